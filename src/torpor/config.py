@@ -1,0 +1,87 @@
+"""Settings: read once at start-up from `TORPOR_*` variables, documented here and nowhere else.
+
+A value that can't be used is a ConfigError that names the variable and what it should look like.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from torpor.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting of server, worker and command line. `X_y` is read from `TORPOR_X_Y`; durations are in seconds."""
+
+    database_url: str | None = None
+    """A Postgres to use, 15 or newer. Without it we start our own under the data directory."""
+    data_dir: Path = Path(".torpor")
+    """Where the embedded database, checkpoint images, keys and the worker's identity live."""
+    host: str = "127.0.0.1"
+    """The address that the server listens on."""
+    port: int = 8787
+    """The port that the server listens on; 0 takes any free one."""
+    public_url: str | None = None
+    """How the outside reaches the server (callback URLs of wait tokens). Default: http://host:port."""
+    api_url: str | None = None
+    """The server, for workers, the command line and clients. TRIGGER_API_URL is read too."""
+    secret_key: str | None = None
+    """An environment's secret key, `tr_dev_…`. TRIGGER_SECRET_KEY is read too."""
+    worker_token: str | None = None
+    """The secret that workers and server share."""
+    worker_slots: int = 20
+    """How many runs one worker holds in memory at once."""
+    lease_s: float = 30.0
+    """How long a worker may be silent before its runs are taken back."""
+    heartbeat_interval_s: float = 10.0
+    """How often a worker renews its leases."""
+    hold_s: float = 5.0
+    """A time wait that is due sooner than this is held in memory; a longer one is frozen."""
+    hold_child_s: float = 1.0
+    """How long a run that waits for a child run is held before it is frozen."""
+    freeze_retry_s: float = 30.0
+    """After a freeze that failed: how long the run is held before the next try (doubled each time, up to ten minutes)."""
+    max_rescues: int = 5
+    """A run that was taken back this often in a row, without progress, is a system failure."""
+    criu: str | None = None
+    """The criu to use; else one that passes a real dump and restore is looked for."""
+    freeze: bool = True
+    """False holds every waiting run in memory, as on a machine without CRIU."""
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> "Settings":
+        """The settings of this process.
+
+        Raises:
+            ConfigError: a variable's text can't be used.
+        """
+        environ = os.environ if environ is None else environ
+        values: dict[str, object] = {}
+        for field in fields(cls):
+            name = "TORPOR_" + field.name.upper()
+            text = environ.get(name)
+            if not text and field.name in ("api_url", "secret_key"):
+                text = environ.get("TRIGGER_" + field.name.upper())
+            if text:
+                values[field.name] = _parse(name, text, getattr(cls, field.name))
+        return cls(**values)  # pyright: ignore[reportArgumentType]
+
+
+def _parse(name: str, text: str, default: object) -> object:
+    try:
+        match default:
+            case bool():
+                return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.lower()]
+            case int():
+                return int(text)
+            case float():
+                return float(text)
+            case Path():
+                return Path(text)
+            case _:
+                return text
+    except (ValueError, KeyError):
+        wanted = {bool: "yes or no", int: "a whole number", float: "a number of seconds"}[type(default)]
+        raise ConfigError(f"{name}={text!r} can't be used: it should be {wanted}") from None

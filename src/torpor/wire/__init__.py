@@ -1,0 +1,6 @@
+"""The JSON shapes that cross a process border, and nothing else.
+
+`http.py`     server <-> worker, over HTTP
+`runner.py`   supervisor <-> runner and supervisor <-> zygote, over unix sockets
+`framing.py`  how a message is laid on a socket
+"""

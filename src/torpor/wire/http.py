@@ -1,0 +1,271 @@
+"""What server and worker say to each other over HTTP. JSON both ways, `Authorization: Bearer <worker token>`.
+
+    POST /worker/v1/hello                    Introduction      -> Welcome
+    POST /worker/v1/versions                 VersionReport     -> VersionAccepted
+    POST /worker/v1/dequeue                  DequeueRequest    -> DequeueReply      (held open up to wait_s for work)
+    GET  /worker/v1/news?worker_id=&instance_id=   a long-lived stream, one News as JSON per line, "\\n" as keep-alive
+    POST /worker/v1/heartbeat                HeartbeatRequest  -> HeartbeatReply
+    POST /worker/v1/checkpoints              CheckpointCensus  -> CheckpointCensus  (which of these to keep)
+    POST /worker/v1/runs/{run_id}/start      StartReport       -> LeaseReply
+    POST /worker/v1/runs/{run_id}/block      BlockReport       -> BlockReply
+    POST /worker/v1/runs/{run_id}/collect    CollectRequest    -> BlockReply
+    POST /worker/v1/runs/{run_id}/suspend    SuspendReport     -> LeaseReply
+    POST /worker/v1/runs/{run_id}/refuse     Refusal           -> LeaseReply
+    POST /worker/v1/runs/{run_id}/finish     FinishReport      -> LeaseReply
+    POST /worker/v1/runs/{run_id}/events     EventReport       -> LeaseReply
+    POST /worker/v1/runs/{run_id}/logs       LogReport         -> {}
+    POST /worker/v1/runs/{run_id}/trigger            TriggerCall       -> TriggerReply      (from user code, on the run's behalf)
+    POST /worker/v1/runs/{run_id}/tokens             TokenCall         -> TokenReply
+    POST /worker/v1/runs/{run_id}/tokens/complete    CompleteTokenCall -> {"success": true}
+
+Every message is idempotent: it carries the lease number, and ids that the sender made. A message with an old lease
+changes nothing and is answered `stale`: the worker kills that process. Errors are `{"error": "…"}` as in the public API.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+from torpor.wire.runner import Answer, NewWait, RunContext, TaskError, TaskManifest
+
+
+class Introduction(msgspec.Struct):
+    """A worker comes up. A new instance of a known worker proves that its former processes are gone."""
+
+    worker_id: str  # kept in the worker's data directory
+    instance_id: str  # new at each start
+    host: str
+    slots: int
+    can_freeze: bool
+    facts: dict[str, Any]  # criu, kernel, arch, python, why it can't freeze, …
+
+
+class Welcome(msgspec.Struct):
+    environment: str  # slug
+    lease_s: float
+    heartbeat_interval_s: float
+    rescued: int  # runs taken back from the former instance
+
+
+class VersionReport(msgspec.Struct):
+    """The version a worker has imported; it becomes the environment's current one."""
+
+    worker_id: str
+    version: str
+    tasks: list[TaskManifest]
+
+
+class VersionAccepted(msgspec.Struct):
+    version: str
+
+
+class DequeueRequest(msgspec.Struct):
+    worker_id: str
+    instance_id: str
+    free: int  # how many runs it could take now
+    versions: list[str]  # that it can start from scratch
+    can_restore: bool
+    wait_s: float = 20.0
+
+
+class StoredCheckpoint(msgspec.Struct, frozen=True):
+    """A checkpoint as worker and engine know it."""
+
+    id: str
+    size_bytes: int
+    files_bytes: int = 0  # the run's working directory, packed
+    dump_ms: float = 0.0  # CRIU alone
+    durable_ms: float = 0.0  # from the wait entered to everything fsynced
+    rss_bytes: int = 0  # of the process tree before the dump
+    facts: dict[str, Any] = {}  # criu, kernel, arch, python
+
+
+class Assignment(msgspec.Struct):
+    """A lease on a run: start it, or restore its checkpoint."""
+
+    run_id: str
+    lease: int
+    lease_s: float
+    task_id: str
+    version: str
+    context: RunContext
+    payload: msgspec.Raw
+    checkpoint: StoredCheckpoint | None = None
+    answers: list[Answer] = []  # with a checkpoint: of all its answered waits
+    due_at: str | None = None  # with a checkpoint: when the wait that woke it was answered (for the story and the bench)
+
+
+class DequeueReply(msgspec.Struct):
+    assignments: list[Assignment]
+
+
+class HeldLease(msgspec.Struct, frozen=True):
+    run_id: str
+    lease: int
+
+
+class HeartbeatRequest(msgspec.Struct):
+    worker_id: str
+    instance_id: str
+    leases: list[HeldLease]
+
+
+class News(msgspec.Struct, frozen=True):
+    """Something happened to a run that this worker holds. Lost news come again with the next heartbeat."""
+
+    kind: Literal["answered", "stale"]  # answered: collect the answers; stale: the lease is over, kill the process
+    run_id: str
+    lease: int
+
+
+class HeartbeatReply(msgspec.Struct):
+    known: bool  # false: the server doesn't know this worker instance; say hello again
+    news: list[News]
+
+
+class CheckpointCensus(msgspec.Struct):
+    worker_id: str
+    ids: list[str]
+
+
+class LeaseReply(msgspec.Struct):
+    """`ok`, `stale` (kill the process), and for suspend: `suspended` (kill it) or `awake` (let it run, drop the image)."""
+
+    status: Literal["ok", "stale", "suspended", "awake"]
+
+
+class StartReport(msgspec.Struct):
+    """User code is running: freshly, or again with these waits answered."""
+
+    lease: int
+    answered: list[str] = []
+    pid: int | None = None
+    start_ms: float | None = None  # from the assignment to the runner's first words
+    restore_ms: float | None = None  # CRIU alone
+    since_due_ms: float | None = None  # from the waitpoint's completion to the runner's first words
+
+
+class BlockReport(msgspec.Struct):
+    lease: int
+    waits: list[NewWait] = []
+    dropped: list[str] = []
+    idle: bool = False
+    blockers: list[str] = []
+
+
+class OpenWait(msgspec.Struct, frozen=True):
+    wait_id: str
+    kind: Literal["time", "run", "token"]
+    due_in_s: float | None  # until its deadline, if it has one
+
+
+class BlockReply(msgspec.Struct):
+    status: Literal["ok", "stale"]
+    answers: list[Answer] = []  # those answered already; the run goes on
+    open: list[OpenWait] = []  # those still open: what the worker decides by, to hold or to suspend
+
+
+class CollectRequest(msgspec.Struct):
+    """Which waits the process still has open. The engine forgets others, and answers those that are complete."""
+
+    lease: int
+    open_waits: list[str]
+
+
+class SuspendReport(msgspec.Struct):
+    """The image is durable; may the process be killed?"""
+
+    lease: int
+    checkpoint: StoredCheckpoint
+    waiting_at: list[dict[str, Any]] = []  # where each asyncio task stands: file, line, source
+
+
+class Refusal(msgspec.Struct):
+    """This worker can't do what the assignment asks. Nothing of the user's ran, so no attempt is used up.
+
+    With `checkpoint_unusable` (damaged, foreign) the run goes on from the checkpoint before it, or with a new attempt.
+    """
+
+    lease: int
+    reason: str
+    checkpoint_unusable: bool = False
+
+
+class FinishReport(msgspec.Struct):
+    """An attempt has ended: completed, failed (an exception) or crashed (the process died)."""
+
+    lease: int
+    outcome: Literal["completed", "failed", "crashed"]
+    output: msgspec.Raw = msgspec.Raw(b"null")
+    error: TaskError | None = None
+    retryable: bool = True
+
+
+class StoryEvent(msgspec.Struct):
+    """A line of a run's story that only the worker can tell, such as `run.held`."""
+
+    kind: str
+    at: str
+    data: dict[str, Any] = {}
+
+
+class EventReport(msgspec.Struct):
+    lease: int
+    events: list[StoryEvent]
+
+
+class LogLine(msgspec.Struct):
+    at: str
+    level: str  # debug, info, warning, error; print() is info
+    message: str
+    attributes: dict[str, Any] = {}
+    stream: str = "log"  # log | output
+
+
+class LogReport(msgspec.Struct):
+    lease: int
+    first: int  # byte offset of the first line in the run's output: the server drops what it has
+    lines: list[LogLine]
+
+
+class TriggerCall(msgspec.Struct):
+    """Trigger a run from inside a run. `run_id` is made by the SDK: a repeated message triggers once."""
+
+    run_id: str
+    task_id: str
+    payload: msgspec.Raw
+    lease: int = 0  # set by the supervisor
+    options: dict[str, Any] = {}  # as in the public API: tags, maxAttempts, idempotencyKey, …
+
+
+class TriggerReply(msgspec.Struct):
+    run_id: str
+    is_cached: bool = False
+
+
+class TokenCall(msgspec.Struct):
+    """Make a wait token from inside a run. `waitpoint_id` is made by the SDK."""
+
+    waitpoint_id: str
+    lease: int = 0
+    timeout_s: float | None = None
+    timeout_at: str | None = None
+    tags: list[str] = []
+    idempotency_key: str | None = None
+    idempotency_key_ttl_s: float | None = None
+    approval: dict[str, Any] | None = None  # {"title", "context"} when a person is asked
+
+
+class TokenReply(msgspec.Struct):
+    waitpoint_id: str
+    url: str
+    is_cached: bool = False
+    public_token: str | None = None
+
+
+class CompleteTokenCall(msgspec.Struct):
+    """Complete a wait token from inside a run."""
+
+    waitpoint_id: str
+    data: msgspec.Raw
+    lease: int = 0

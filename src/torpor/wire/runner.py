@@ -1,0 +1,276 @@
+"""What supervisor, zygote and runner say to each other on their unix sockets.
+
+    zygote                          supervisor                              runner (one run)
+      |  ZygoteReady / ImportFailed   |                                        |
+      |------------------------------>|                                        |
+      |            Fork               |                                        |
+      |<------------------------------|                                        |
+      |  Forked ----------------------|--> (the child)                         |
+      |------------------------------>|                         Hello          |
+      |                               |<---------------------------------------|
+      |                               |  Begin                                 |
+      |                               |--------------------------------------->|
+      |                               |     Call / Block        Result/Answers |
+      |                               |<-------------------------------------->|
+      |                               |  Suspend                               |
+      |                               |--------------------------------------->|
+      |                               |    Suspending, then EOF: it sleeps in sigwait(SIGUSR1)
+      |                               |  ... dump, kill, days pass, restore, SIGUSR1 ...
+      |                               |     Resumed (a new connection)         |
+      |                               |<---------------------------------------|
+      |                               |  Awoken (with the answers)             |
+      |                               |--------------------------------------->|
+      |                               |     Finished                           |
+      |                               |<---------------------------------------|
+      |                               |  Finishing (it may exit)               |
+
+The control socket is `<run directory>/ctl.sock`. The runner closes it just before a freeze and opens it again after, so
+no descriptor of ours is ever in an image. EOF without `Suspending` means that the runner died.
+"""
+
+from typing import Any
+
+import msgspec
+
+# -- parts ------------------------------------------------------------------------------------------------------------
+
+
+class RetryPolicy(msgspec.Struct, frozen=True):
+    """How often and how late a failed attempt is tried again; delays in seconds."""
+
+    max_attempts: int = 3
+    min_delay_s: float = 1.0
+    max_delay_s: float = 60.0
+    factor: float = 2.0
+    jitter: bool = True
+
+
+class TaskManifest(msgspec.Struct, frozen=True):
+    """What the platform knows of a task without loading its code."""
+
+    id: str
+    file: str
+    line: int
+    is_async: bool
+    parameters: str  # "none" | "one" | "named": the payload rule of the task's signature
+    payload_schema: dict[str, Any]  # JSON schema of the payload
+    retry: RetryPolicy
+    doc: str | None = None
+
+
+class TaskError(msgspec.Struct, frozen=True):
+    """An exception of user code, or a failure told as one. `stack_trace` holds the user's own frames."""
+
+    name: str
+    message: str
+    stack_trace: str = ""
+    causes: list["TaskError"] = []
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a wait got. `output` is JSON text."""
+
+    wait_id: str
+    status: str  # "completed" | "failed" (a child run that did not complete) | "timed_out" (a token)
+    output: msgspec.Raw = msgspec.Raw(b"null")
+    error: TaskError | None = None
+    run_id: str | None = None  # the child, when the wait was for a run
+    run_status: str | None = None  # its final public status: COMPLETED, FAILED, CANCELED, …
+    completed_at: str | None = None  # ISO instant
+
+
+class NewWait(msgspec.Struct, frozen=True):
+    """A wait that user code has entered. `wait_id` is made by the SDK, so sending it twice ties it once."""
+
+    wait_id: str
+    kind: str  # "time" | "run" | "token"
+    duration_s: float | None = None  # time: from when the engine hears of it
+    until: str | None = None  # time: an absolute ISO instant instead
+    run_id: str | None = None  # run: the child
+    waitpoint_id: str | None = None  # token
+
+
+class RunContext(msgspec.Struct, frozen=True):
+    """What `torpor.current` shows."""
+
+    run_id: str
+    task_id: str
+    attempt: int
+    max_attempts: int
+    version: str
+    environment: str
+    tags: list[str]
+    is_test: bool
+    created_at: str
+    started_at: str | None = None
+    parent_run_id: str | None = None
+    root_run_id: str | None = None
+    idempotency_key: str | None = None
+    machine: str | None = None
+    worker_id: str | None = None
+
+
+# -- runner -> supervisor ---------------------------------------------------------------------------------------------
+
+
+class Hello(msgspec.Struct, tag="hello"):
+    """First words of a newborn runner on its control socket."""
+
+    run_id: str
+
+
+class Block(msgspec.Struct, tag="block"):
+    """Waits entered and left since the last message, and whether anything but waits keeps this run awake.
+
+    `idle` is true when every asyncio task of the run (or the one thread of a sync task) is blocked in a Torpor wait or in
+    something that only those can wake. `blockers` says what isn't, for the run's story.
+    """
+
+    waits: list[NewWait] = []
+    dropped: list[str] = []  # wait ids nobody waits for any more (the asyncio task was cancelled)
+    idle: bool = False
+    blockers: list[str] = []
+
+
+class Call(msgspec.Struct, tag="call"):
+    """A request to the server that the supervisor passes on: the runner holds no credentials.
+
+    kind "trigger" (body: TriggerCall of wire/http.py), "create_token" (TokenCall), "complete_token" (CompleteTokenCall).
+    """
+
+    call_id: int
+    kind: str
+    body: msgspec.Raw
+
+
+class Suspending(msgspec.Struct, tag="suspending"):
+    """Descriptors are parked and output is flushed; after this the socket closes and the process may be dumped."""
+
+    parked: list[str] = []  # what was let go and will be opened again, for the story
+
+
+class StayingAwake(msgspec.Struct, tag="staying_awake"):
+    """The answer to `Suspend` when something moved since `idle` was said, or can't be frozen."""
+
+    reasons: list[str]
+
+
+class Resumed(msgspec.Struct, tag="resumed"):
+    """First words after a freeze, on a new connection; also after a dump that was given up."""
+
+    run_id: str
+    open_waits: list[str]  # wait ids this process still waits for: the engine's view is set to exactly these
+    lost: list[str] = []  # descriptors that could not be opened again
+
+
+class Finished(msgspec.Struct, tag="finished"):
+    """The end of this attempt. Exactly one of `output` and `error` counts, by `ok`."""
+
+    ok: bool
+    output: msgspec.Raw = msgspec.Raw(b"null")
+    error: TaskError | None = None
+    retryable: bool = True  # false for AbortRun, a payload that doesn't fit, an output that can't be JSON
+
+
+RunnerMessage = Hello | Block | Call | Suspending | StayingAwake | Resumed | Finished
+
+# -- supervisor -> runner ---------------------------------------------------------------------------------------------
+
+
+class Begin(msgspec.Struct, tag="begin"):
+    """The attempt to make."""
+
+    context: RunContext
+    payload: msgspec.Raw
+    env: dict[str, str] = {}
+
+
+class Answers(msgspec.Struct, tag="answers"):
+    """Waits that have been answered while the process lives."""
+
+    answers: list[Answer]
+
+
+class Result(msgspec.Struct, tag="result"):
+    """The reply to a `Call`. On failure `status` and `error` are those of the HTTP reply."""
+
+    call_id: int
+    ok: bool
+    body: msgspec.Raw = msgspec.Raw(b"null")
+    status: int = 200
+    error: str | None = None
+
+
+class Suspend(msgspec.Struct, tag="suspend"):
+    """Please park and close: a checkpoint is to be taken. Answered by Suspending + EOF, or by StayingAwake."""
+
+
+class Awoken(msgspec.Struct, tag="awoken"):
+    """The reply to `Resumed`."""
+
+    restored: bool  # false: the dump was given up, this is the same process as before
+    answers: list[Answer] = []
+    env: dict[str, str] = {}  # values that changed meanwhile
+
+
+class Finishing(msgspec.Struct, tag="finishing"):
+    """The supervisor holds the outcome and will deliver it; the runner may exit."""
+
+
+SupervisorMessage = Begin | Answers | Result | Suspend | Awoken | Finishing
+
+# -- supervisor <-> zygote --------------------------------------------------------------------------------------------
+
+
+class ZygoteReady(msgspec.Struct, tag="ready"):
+    """The version is imported. `threads` > 1 means that forking is unsafe: each run then imports for itself."""
+
+    tasks: list[TaskManifest]
+    threads: int
+    import_ms: float
+
+
+class ImportFailed(msgspec.Struct, tag="import_failed"):
+    """The version can't be imported; the traceback is the user's own."""
+
+    error: TaskError
+
+
+class Fork(msgspec.Struct, tag="fork"):
+    """Make a runner. No payload and no secret passes through the zygote: every run inherits its memory."""
+
+    run_id: str
+    directory: str  # the run's own: ctl.sock, output.log, work/ (cwd), tmp/
+    title: str
+    isolated: bool  # own pid, ipc and uts namespaces (needs root)
+
+
+class Forked(msgspec.Struct, tag="forked"):
+    """The runner's pid, as the supervisor sees it."""
+
+    run_id: str
+    pid: int
+
+
+ZygoteMessage = ZygoteReady | ImportFailed | Forked
+
+
+class _Codec:
+    """Encode any message; decode those of one side."""
+
+    def __init__(self, side: Any) -> None:
+        self._encoder = msgspec.json.Encoder()
+        self._decoder = msgspec.json.Decoder(side)
+
+    def encode(self, message: msgspec.Struct) -> bytes:
+        return self._encoder.encode(message)
+
+    def decode(self, body: bytes) -> Any:
+        """Raises msgspec.ValidationError or msgspec.DecodeError on garbage."""
+        return self._decoder.decode(body)
+
+
+from_runner = _Codec(RunnerMessage)
+from_supervisor = _Codec(SupervisorMessage)
+from_zygote = _Codec(ZygoteMessage)
+to_zygote = _Codec(Fork)
