@@ -1,0 +1,387 @@
+"""CRIU: dump a process tree into a directory of images, and restore it. Nothing here knows what a run is.
+
+Each request starts one `criu swrk` and talks with it over a socket pair; the messages are in criu_rpc.proto. CRIU's
+answer counts and never its exit status: our caller may be pid 1 of a namespace that reaps every child itself.
+
+Whatever happens (a failure, a timeout, a cancellation), a dump leaves the process running or stopped with its images
+complete, and a restore leaves the whole tree or nothing. No CRIU process outlives the call.
+"""
+
+import asyncio
+import math
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from torpor.errors import CriuError
+from torpor.worker import criu_rpc_pb2 as rpc
+from torpor.worker.criu_reasons import plain_reason
+
+DUMP_LOG = "dump.log"
+RESTORE_LOG = "restore.log"
+
+_LOG_TAIL = 4000
+_GHOST_LIMIT = 1 << 30  # A deleted file that is still open travels in the image up to this size.
+_KILL_PATIENCE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Criu:
+    """A CRIU that passed its proof on this machine.
+
+    Attributes:
+        command: how to start it. A private one is run through its own dynamic loader.
+        version: such as `4.2.1`.
+        source: where it was found: `TORPOR_CRIU`, `system` or `private`.
+    """
+
+    command: tuple[str, ...]
+    version: str
+    source: str
+
+
+async def dump(criu: Criu, *, pid: int, images: Path, timeout_s: float = 30.0) -> None:
+    """Write the process tree under `pid` to `images`, an existing directory, and leave the tree stopped.
+
+    The caller makes the images durable and then either kills the tree or calls `let_run`. After any failure the tree
+    runs on as if nothing had happened.
+
+    Raises:
+        CriuError: it could not be dumped; the reason names what stands in the way.
+    """
+    options = _options(DUMP_LOG)
+    options.pid = pid
+    options.leave_stopped = True
+    options.tcp_skip_in_flight = True
+    options.ghost_limit = _GHOST_LIMIT
+    # CRIU gives up by itself, which is the cleaner way, when a thread can't be stopped in half of our time.
+    options.timeout = max(1, math.floor(timeout_s / 2))
+    try:
+        await _ask(criu, rpc.DUMP, options, images, timeout_s=timeout_s)
+    except CriuError as error:
+        let_run(pid)
+        if "unix socket" in error.reason and (numbers := _connected_unix_sockets(pid)):
+            # CRIU's log does not say which one it was.
+            raise CriuError(f"{error.reason} ({' or '.join(f'fd {n}' for n in numbers)})", error.log) from None
+        raise
+    except BaseException:
+        # CRIU may have finished, and left the tree stopped, in the instant in which we were canceled.
+        let_run(pid)
+        raise
+
+
+async def restore(criu: Criu, *, images: Path, timeout_s: float = 60.0) -> int:
+    """Bring a dumped tree back to life as a child of this process; it runs when this returns.
+
+    Returns:
+        The pid of its first process, as seen from here.
+
+    Raises:
+        CriuError: it could not be restored; nothing of it is left.
+    """
+    options = _options(RESTORE_LOG)
+    options.rst_sibling = True
+    options.notify_scripts = True
+    root: _Process | None = None
+
+    def remember_root(notify: rpc.Notify) -> None:
+        nonlocal root
+        if notify.script == "setup-namespaces":
+            root = _Process(notify.pid)
+
+    try:
+        answer = await _ask(criu, rpc.RESTORE, options, images, timeout_s=timeout_s, on_notify=remember_root)
+    except BaseException:
+        # Killing CRIU leaves what it has built so far, spinning or stopped.
+        if root is not None:
+            await _kill_tree(root)
+        raise
+    finally:
+        if root is not None:
+            root.forget()
+    return answer.restore.pid
+
+
+async def version(command: tuple[str, ...], *, timeout_s: float = 10.0) -> str:
+    """The version of a CRIU, such as `4.2.1`; asked by the same channel that dumps use.
+
+    Raises:
+        CriuError: it doesn't run, or it doesn't speak the protocol.
+    """
+    answer = await _ask(Criu(command, "", ""), rpc.VERSION, None, None, timeout_s=timeout_s)
+    numbers = [answer.version.major_number, answer.version.minor_number]
+    if answer.version.HasField("sublevel"):
+        numbers.append(answer.version.sublevel)
+    return ".".join(map(str, numbers))
+
+
+async def warm_up(criu: Criu, *, timeout_s: float = 30.0) -> None:
+    """Have CRIU probe the kernel now and keep the result in /run/criu.kdat, which halves the time of the first dump.
+
+    It has an effect only where /run is a tmpfs.
+
+    Raises:
+        CriuError: CRIU finds this kernel unfit.
+    """
+    await _ask(criu, rpc.CHECK, None, None, timeout_s=timeout_s)
+
+
+def let_run(pid: int) -> None:
+    """Wake the tree under `pid` from the stop in which a dump leaves it. Harmless to processes that aren't stopped."""
+    table = list(_processes())
+    for process in _tree(pid, table):
+        if process.state == "T":
+            _signal(process.pid, signal.SIGCONT)
+
+
+def _options(log_file: str) -> rpc.Options:
+    """The options that dump and restore share. The network is never locked: TCP connections are given up anyway."""
+    return rpc.Options(
+        images_dir_fd=-1,
+        log_level=2,
+        log_file=log_file,
+        network_lock=rpc.NETWORK_LOCK_SKIP,
+        tcp_close=True,
+        file_locks=True,
+        link_remap=True,
+        manage_cgroups_mode=rpc.CGROUP_IGNORE,
+    )
+
+
+async def _ask(
+    criu: Criu,
+    kind: rpc.RequestType,
+    options: rpc.Options | None,
+    images: Path | None,
+    *,
+    timeout_s: float,
+    on_notify: Callable[[rpc.Notify], None] | None = None,
+) -> rpc.Response:
+    """Start a CRIU, send it one request, and see it end."""
+    log = images / options.log_file if images and options else None
+    if log is not None:
+        log.unlink(missing_ok=True)  # An older log must not explain this failure.
+    with _directory(images) as directory, _start(criu) as (process, channel):
+        if options is not None:
+            # CRIU opens it as /proc/<our pid>/fd/<number>, so it stays open here until the end.
+            options.images_dir_fd = directory
+        try:
+            async with asyncio.timeout(timeout_s):
+                answer = await _converse(channel, rpc.Request(type=kind, opts=options), on_notify)
+        except TimeoutError:
+            await _kill_group(process)
+            raise _failure(f"CRIU did not answer within {timeout_s:g} s", log) from None
+        except BaseException:
+            await _kill_group(process)
+            raise
+        channel.close()
+        if not await process.ended(_KILL_PATIENCE_S):
+            await _kill_group(process)
+    if answer is None:
+        raise _failure("CRIU ended without an answer", log)
+    if not answer.success:
+        number = answer.cr_errno
+        told = answer.cr_errmsg.strip() or (os.strerror(number) if number else "it does not say why")
+        raise _failure(f"CRIU says: {told}", log)
+    return answer
+
+
+async def _converse(
+    channel: socket.socket, request: rpc.Request, on_notify: Callable[[rpc.Notify], None] | None
+) -> rpc.Response | None:
+    """Send the request and answer CRIU's notifications until it answers; None when it hangs up instead."""
+    loop = asyncio.get_running_loop()
+    try:
+        await loop.sock_sendall(channel, request.SerializeToString())
+        while packet := await loop.sock_recv(channel, 1 << 16):
+            answer = rpc.Response.FromString(packet)
+            if answer.type != rpc.NOTIFY:
+                return answer
+            if on_notify is not None:
+                on_notify(answer.notify)
+            go_on = rpc.Request(type=rpc.NOTIFY, notify_success=True)
+            await loop.sock_sendall(channel, go_on.SerializeToString())
+    except (ConnectionError, BrokenPipeError):
+        pass
+    return None
+
+
+def _failure(fallback: str, log: Path | None) -> CriuError:
+    try:
+        text = log.read_text(errors="replace") if log else ""
+    except OSError:
+        text = ""
+    return CriuError(plain_reason(text) or fallback, text[-_LOG_TAIL:])
+
+
+# ---- The CRIU process -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _directory(path: Path | None) -> Iterator[int]:
+    if path is None:
+        yield -1
+        return
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise CriuError(f"the image directory can't be opened: {error}") from error
+    try:
+        yield number
+    finally:
+        os.close(number)
+
+
+@contextmanager
+def _start(criu: Criu) -> Iterator[tuple["_Process", socket.socket]]:
+    """`criu swrk` and our end of the socket pair; in a session of its own, to be killed together with its helpers."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        ours.setblocking(False)
+        try:
+            started = subprocess.Popen(
+                [*criu.command, "swrk", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+                cwd="/",
+            )
+        except OSError as error:
+            raise CriuError(f"CRIU can't be started: {error}") from error
+        theirs.close()
+        process = _Process(started.pid)
+        try:
+            yield process, ours
+        finally:
+            process.forget()
+            started.poll()  # Takes the exit status if nobody else did; that it is gone already is fine.
+
+
+class _Process:
+    """A process by pidfd, so that a number which was used again is never signaled."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        try:
+            self._fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._fd = -1
+
+    def kill(self) -> None:
+        if self._fd >= 0:
+            try:
+                signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    async def ended(self, timeout_s: float) -> bool:
+        """Wait until it ends, whoever reaps it; False when it still runs after `timeout_s`."""
+        if self._fd < 0:
+            return True
+        loop = asyncio.get_running_loop()
+        over = asyncio.Event()
+        loop.add_reader(self._fd, over.set)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await over.wait()
+            return True
+        except TimeoutError:
+            return False
+        finally:
+            loop.remove_reader(self._fd)
+
+    def forget(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+async def _kill_group(leader: _Process) -> None:
+    """Kill CRIU and the helpers in its group, and wait until none of them runs."""
+    members = [_Process(process.pid) for process in _processes() if process.group == leader.pid]
+    leader.kill()
+    await _kill_all([leader, *members])
+
+
+async def _kill_tree(root: _Process) -> None:
+    """Kill a half-restored tree, wait until it is gone, and reap its first process, which is our child."""
+    members = [_Process(process.pid) for process in _tree(root.pid, list(_processes())) if process.pid != root.pid]
+    root.kill()
+    await _kill_all([root, *members])
+    _reap(root.pid)
+
+
+async def _kill_all(processes: list[_Process]) -> None:
+    for process in processes:
+        process.kill()
+    for process in processes:
+        await process.ended(_KILL_PATIENCE_S)
+        if process is not processes[0]:
+            process.forget()
+
+
+def _reap(pid: int) -> None:
+    """Take the exit status of a child that has ended."""
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        pass  # Our caller reaps every child by itself.
+
+
+# ---- What /proc says --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Stat:
+    pid: int
+    state: str
+    parent: int
+    group: int
+
+
+def _processes() -> Iterator[_Stat]:
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                text = Path("/proc", entry, "stat").read_text(errors="replace")
+            except OSError:
+                continue  # It has just ended.
+            # The name, in parentheses, may hold anything; the fields begin behind the last one.
+            state, parent, group = text.rpartition(")")[2].split()[:3]
+            yield _Stat(int(entry), state, int(parent), int(group))
+
+
+def _tree(root: int, table: list[_Stat]) -> list[_Stat]:
+    found = [process for process in table if process.pid == root]
+    for process in found:  # The list grows while we walk it: breadth first.
+        found += [child for child in table if child.parent == process.pid]
+    return found
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def _connected_unix_sockets(pid: int) -> list[int]:
+    """Descriptors of `pid` that are connected unix sockets, lowest first; empty when /proc doesn't tell."""
+    numbers: list[int] = []
+    try:
+        rows = [line.split() for line in Path(f"/proc/{pid}/net/unix").read_text().splitlines()[1:]]
+        connected = {f"socket:[{row[6]}]" for row in rows if row[5] == "03"}
+        for entry in os.listdir(f"/proc/{pid}/fd"):
+            if os.readlink(f"/proc/{pid}/fd/{entry}") in connected:
+                numbers.append(int(entry))
+    except OSError:
+        return []
+    return sorted(numbers)

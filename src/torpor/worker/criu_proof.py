@@ -1,0 +1,166 @@
+"""Prove that a CRIU works on this machine: dump, kill and restore a small process that holds an inet socket.
+
+`criu check` says "Looks good" for versions that then fail, so nothing less than a round trip is believed. The proof runs
+in namespaces of its own (pids, mounts, a tmpfs on /run where CRIU keeps its cache of the kernel's features): whatever
+happens in it, no process, mount or file is left behind.
+
+    find() -> python -m torpor.worker.criu_proof COMMAND…     unshares, waits
+                └ pid 1 of the new namespace                  talks with CRIU, prints one line of JSON
+                    └ the target, pid 1 of another one        beats into a file, as a run would
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from torpor.errors import CriuError
+from torpor.worker import criu, namespaces
+
+_STEP_TIMEOUT_S = 20.0
+_PROOF_TIMEOUT_S = 90.0
+_PR_SET_PDEATHSIG_KILL = 9
+
+# The target leaves its namespace for a new one by a child, as a runner does, and tells that child's pid.
+_TARGET = f"""
+import ctypes, os, socket, time
+if ctypes.CDLL(None).unshare({namespaces.CLONE_NEWPID | namespaces.CLONE_NEWIPC | namespaces.CLONE_NEWUTS}) != 0:
+    raise SystemExit("unshare is refused")
+child = os.fork()
+if child:
+    print(child, flush=True)
+    os._exit(0)
+os.setsid()
+nowhere = os.open("/dev/null", os.O_RDWR)
+for number in 0, 1, 2:
+    os.dup2(nowhere, number)
+os.close(nowhere)
+beats = os.open("beats", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+held.bind(("127.0.0.1", 0))
+address = held.getsockname()
+while held.getsockname() == address:
+    os.write(beats, b".")
+    time.sleep(0.01)
+"""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a proof measured."""
+
+    version: str
+    dump_ms: float
+    restore_ms: float
+
+
+async def prove(command: tuple[str, ...]) -> Proof:
+    """Prove the CRIU that `command` starts. Needs root.
+
+    Raises:
+        CriuError: it failed; the reason is in plain words.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "torpor.worker.criu_proof", *command),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(_PROOF_TIMEOUT_S):
+            output, trouble = await process.communicate()
+    except BaseException as error:
+        # The namespace's pid 1 dies with its parent, and takes everything else along.
+        with suppress(ProcessLookupError):
+            process.kill()
+        if isinstance(error, TimeoutError):
+            raise CriuError(f"no answer within {_PROOF_TIMEOUT_S:g} s") from None
+        raise
+    try:
+        told = json.loads(output)
+    except ValueError:
+        last = (trouble.decode(errors="replace").strip().splitlines() or ["it ended without a word"])[-1]
+        raise CriuError(f"the proof itself failed: {last}") from None
+    if "reason" in told:
+        raise CriuError(told["reason"], told["log"])
+    return Proof(**told)
+
+
+def run_apart(main: Callable[[], int]) -> int:
+    """Run `main` as pid 1 of its own pid and mount namespaces, with its own /proc and an empty tmpfs on /run.
+
+    When it returns, or this process dies, every process and mount made inside is gone.
+    """
+    namespaces.unshare(namespaces.CLONE_NEWNS | namespaces.CLONE_NEWPID)
+    namespaces.mount(None, "/", None, namespaces.MS_REC | namespaces.MS_PRIVATE)
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code = 1
+    try:
+        namespaces.prctl(namespaces.PR_SET_PDEATHSIG, _PR_SET_PDEATHSIG_KILL)
+        namespaces.mount("proc", "/proc", "proc")
+        namespaces.mount("tmpfs", "/run", "tmpfs", data="mode=755")
+        code = main()
+    except Exception as error:
+        # The parent's stack must not run here a second time, so this is the last stop of every exception.
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+async def _round_trip(command: tuple[str, ...]) -> Proof:
+    tool = criu.Criu(command, await criu.version(command), "on trial")
+    work = Path("/run/proof")
+    images = work / "images"
+    images.mkdir(parents=True)
+    beats = work / "beats"
+    started = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", _TARGET], cwd=work, capture_output=True, text=True, check=False
+    )
+    if started.returncode != 0:
+        raise CriuError(f"the small process to freeze could not be started: {started.stderr.strip()}")
+    target = int(started.stdout)
+    await _beats_beyond(beats, 0)
+
+    begun = time.perf_counter()
+    await criu.dump(tool, pid=target, images=images, timeout_s=_STEP_TIMEOUT_S)
+    dump_ms = (time.perf_counter() - begun) * 1000
+    os.kill(target, 9)
+    os.waitpid(target, 0)
+    frozen_at = beats.stat().st_size
+
+    begun = time.perf_counter()
+    await criu.restore(tool, images=images, timeout_s=_STEP_TIMEOUT_S)
+    restore_ms = (time.perf_counter() - begun) * 1000
+    await _beats_beyond(beats, frozen_at)
+    return Proof(tool.version, round(dump_ms, 1), round(restore_ms, 1))
+
+
+async def _beats_beyond(beats: Path, size: int) -> None:
+    deadline = time.monotonic() + _STEP_TIMEOUT_S
+    while not beats.exists() or beats.stat().st_size <= size:
+        if time.monotonic() > deadline:
+            raise CriuError("the small process does not run")
+        await asyncio.sleep(0.005)
+
+
+def _main() -> int:
+    try:
+        told = vars(asyncio.run(_round_trip(tuple(sys.argv[1:]))))
+    except CriuError as error:
+        told = {"reason": error.reason, "log": error.log}
+    print(json.dumps(told))
+    return 1 if "reason" in told else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_apart(_main))
