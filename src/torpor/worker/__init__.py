@@ -1,0 +1,18 @@
+"""Where user code runs. In the order in which a run meets the files:
+
+`serve.py`       starts the supervisor in a pid and mount namespace of its own
+`supervisor.py`  asks the server for leases, places them, renews them, shuts down
+`version.py`     one version of the user's code: its zygote, seen from the supervisor
+`discovery.py`   which modules of a project hold tasks, and what the version is called
+`zygote.py`      the process that imported the version once and forks runners
+`runner.py`      the forked child: one attempt, then exit
+`live_run.py`    one run in memory, seen from the supervisor: its process, its control socket, its lease
+`checkpoint.py`  running process -> durable image, in stages
+`restore.py`     image -> running process, in stages
+`images.py`      checkpoint images on disk: publish whole, verify, delete
+`criu.py`        `criu swrk` over a socketpair; `criu_setup.py` finds or installs one
+`output.py`      a run's stdout and log lines, batched to the server
+`link.py`        what the worker says to the server
+`namespaces.py`  the system calls Python lacks
+`faults.py`      the places where tests may stop us
+"""

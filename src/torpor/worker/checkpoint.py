@@ -1,0 +1,112 @@
+"""A running process becomes a durable image, in stages. The engine's word and the kill come after, in `live_run.py`.
+
+    PARKED      the runner has let go of its control socket and sleeps in sigwait: nothing of ours is in its descriptors
+    DUMPED      CRIU has written the tree's memory and left every process stopped
+    PACKED      the run's own files are beside it: nothing could write to them since, the tree is stopped
+    PUBLISHED   all of it is durable, checksummed, and has its name
+
+Until PUBLISHED every failure is undone the same way: the half-written image is removed, and CRIU has let the tree run on
+(or we do). So a checkpoint that fails costs the run nothing but time.
+"""
+
+import asyncio
+import os
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+from torpor.wire.http import StoredCheckpoint
+from torpor.worker import criu
+from torpor.worker.faults import Fault, reach
+from torpor.worker.images import FILES, Images
+
+PRIVATE = ("work", "tmp")
+"""The directories of a run that travel with its checkpoint."""
+
+
+async def take(
+    tool: criu.Criu,
+    images: Images,
+    *,
+    checkpoint_id: str,
+    pid: int,
+    directory: Path,
+    facts: dict[str, Any],
+    entered: float,
+) -> StoredCheckpoint:
+    """Write the image of a parked process tree and leave the tree stopped.
+
+    Args:
+        pid: the tree's root, as this process sees it.
+        directory: the run's own directory.
+        facts: recorded in the manifest.
+        entered: `time.perf_counter()` when the wait was entered, for `durable_ms`.
+
+    Raises:
+        CriuError: the process can't be dumped; it runs on.
+        OSError: the disk is full or broken; the process was let run on.
+    """
+    rss_bytes = resident_bytes(pid)
+    try:
+        place = images.begin(checkpoint_id)
+        await reach(Fault.BEFORE_DUMP)
+        began = time.perf_counter()
+        dumping = asyncio.ensure_future(criu.dump(tool, pid=pid, images=place / "criu"))
+        await reach(Fault.DURING_DUMP)
+        await dumping
+        dump_ms = (time.perf_counter() - began) * 1000
+        await reach(Fault.DUMPED)
+        files_bytes = await asyncio.to_thread(_pack, directory, place / FILES)
+        size_bytes = await asyncio.to_thread(images.publish, checkpoint_id, facts)
+    except BaseException:
+        images.delete(checkpoint_id)
+        criu.let_run(pid)
+        raise
+    await reach(Fault.PUBLISHED)
+    return StoredCheckpoint(
+        id=checkpoint_id,
+        size_bytes=size_bytes,
+        files_bytes=files_bytes,
+        dump_ms=dump_ms,
+        durable_ms=(time.perf_counter() - entered) * 1000,
+        rss_bytes=rss_bytes,
+        facts=facts,
+    )
+
+
+def tree(pid: int) -> list[int]:
+    """The process and all its descendants, parents first. Empty once it is gone."""
+    found = [pid]
+    for each in found:
+        try:
+            threads = os.listdir(f"/proc/{each}/task")
+            for thread in threads:
+                found += [int(child) for child in Path(f"/proc/{each}/task/{thread}/children").read_text().split()]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def resident_bytes(pid: int) -> int:
+    """How much memory the tree holds (RSS; pages that a fork shares are counted in each process that maps them)."""
+    total = 0
+    for each in tree(pid):
+        try:
+            total += int(Path(f"/proc/{each}/statm").read_text().split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return total * os.sysconf("SC_PAGE_SIZE")
+
+
+def _pack(directory: Path, archive: Path) -> int:
+    with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name in PRIVATE:
+            tar.add(directory / name, name)
+    return archive.stat().st_size
+
+
+def unpack(archive: Path, directory: Path) -> None:
+    """Lay the run's files as they were at the freeze. The archive is verified: it is ours."""
+    with tarfile.open(archive) as tar:
+        tar.extractall(directory, numeric_owner=True, filter="fully_trusted")

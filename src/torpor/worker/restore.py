@@ -1,0 +1,60 @@
+"""A durable image becomes a running process again, in stages.
+
+    VERIFIED    every byte of the image is ours and whole; nothing unverified ever reaches CRIU
+    UNPACKED    the run's directory has the files of the freeze, and an empty output.log
+    (the caller listens on the control socket: the runner will connect the moment it wakes)
+    RESTORED    the tree exists and sleeps in sigwait, as a child of this process
+    (the caller sends SIGUSR1)
+
+A failure leaves no process and no directory. `ImageDamaged` means that this image can never be used; `CriuError` that it
+could not be used now and here.
+"""
+
+import asyncio
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from torpor.worker import checkpoint, criu
+from torpor.worker.faults import Fault, reach
+from torpor.worker.images import FILES, Images
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An image that may be restored: it was verified and its files are laid."""
+
+    criu_images: Path
+    output_base: int
+
+
+async def prepare(images: Images, checkpoint_id: str, directory: Path) -> Prepared:
+    """Verify the image and lay the run's directory.
+
+    Raises:
+        ImageDamaged: see `Images.verify`.
+        OSError: the disk is full or broken.
+    """
+    place = await asyncio.to_thread(images.verify, checkpoint_id)
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    checkpoint.unpack(place / FILES, directory)
+    (directory / "output.log").touch(0o600)
+    return Prepared(place / "criu", images.facts(checkpoint_id).get("output_position", 0))
+
+
+async def revive(tool: criu.Criu, prepared: Prepared) -> tuple[int, float]:
+    """Let CRIU make the tree again; return its root's pid and how long CRIU took, in ms.
+
+    Raises:
+        CriuError: nothing of it is left.
+    """
+    await reach(Fault.BEFORE_RESTORE)
+    began = time.perf_counter()
+    restoring = asyncio.ensure_future(criu.restore(tool, images=prepared.criu_images))
+    await reach(Fault.DURING_RESTORE)
+    pid = await restoring
+    took_ms = (time.perf_counter() - began) * 1000
+    await reach(Fault.RESTORED)
+    return pid, took_ms

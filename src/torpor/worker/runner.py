@@ -1,0 +1,83 @@
+"""The forked child: takes its place in its own directory, makes one attempt at a run, and exits.
+
+It never returns to the zygote's code: whatever happens, it ends in `os._exit`, and how it ends is what the supervisor reads.
+"""
+
+import contextlib
+import os
+import random
+import signal
+import sys
+import traceback
+from typing import NoReturn
+
+from torpor.wire import runner as wire
+
+LOST_SUPERVISOR = 70
+"""Exit status: the control socket closed though no freeze was going on. The run is taken back from its lease."""
+
+
+def main(request: wire.Fork, modules: list[str]) -> NoReturn:
+    """Be the runner of this run, then exit."""
+    status = 1
+    try:
+        _settle(request)
+        _attempt(request, modules)
+        status = 0
+    except BaseException:  # noqa: BLE001  (there is nobody above us: the output is the only place left to tell it)
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def _settle(request: wire.Fork) -> None:
+    """Take our own session, directory, output and signals; leave nothing of the zygote's that a run shouldn't have."""
+    os.setsid()  # CRIU wants the session's leader inside of the tree
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # the wake-up call: only ever taken by sigwait
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Pid 1 of a namespace ignores signals that it has no handler for; SIGTERM is to end it all the same.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
+    output = os.open(f"{request.directory}/output.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.closerange(3, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") < 65536 else 65536)
+    os.chdir(f"{request.directory}/work")
+    os.environ["TMPDIR"] = f"{request.directory}/tmp"
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError):
+            stream.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
+    _title(request.title)
+    # A fork has its parent's generators: without this every run of a version would draw the same numbers.
+    random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+
+def _title(title: str) -> None:
+    from setproctitle import setproctitle
+
+    setproctitle(title)
+
+
+def _attempt(request: wire.Fork, modules: list[str]) -> None:
+    from torpor.sdk import task
+    from torpor.sdk.session import Session
+
+    session = Session.open(f"{request.directory}/ctl.sock", request.run_id)
+    if modules:
+        from torpor.worker.zygote import import_version
+
+        import_version(modules)
+    asked = session.begin.context.task_id
+    found = task.registry().get(asked)
+    if found is None:
+        message = f"version {session.begin.context.version} has no task {asked!r}"
+        session.finish(wire.Finished(False, error=wire.TaskError("TaskNotFound", message), retryable=False))
+        return
+    session.finish(session.perform(found))

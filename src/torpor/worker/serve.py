@@ -1,0 +1,164 @@
+"""Start a worker: `run_worker`, what `torpor worker` calls.
+
+    torpor worker (this process: waits, and passes signals on)
+      +-- supervisor, pid 1 of its own pid namespace, in its own mount namespace
+            +-- zygotes, runs, CRIU
+
+The pid namespace is the fence that makes "who may die" simple: when the supervisor ends, whatever the reason, the kernel
+kills everything below it at once. No run outlives its supervisor, so none can go on beside its own restored twin.
+
+In its mount namespace /run is a tmpfs (CRIU keeps its cache of kernel features only there) and runs have their
+directories below /run/torpor, the same path on every machine: an image names the files that it has open.
+
+Without root or Linux there are no namespaces: everything works, and runs that wait are held in memory.
+"""
+
+import asyncio
+import fcntl
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from blake3 import blake3
+
+from torpor.config import Settings
+from torpor.errors import ConfigError
+from torpor.worker import namespaces
+
+RUN_ROOT = Path("/run/torpor")
+PASSED_ON = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+
+
+def run_worker(settings: Settings, path: Path) -> int:
+    """Be a worker for the project at `path` until SIGTERM or SIGINT; SIGHUP imports the project anew.
+
+    Returns:
+        The exit status for the process.
+
+    Raises:
+        ConfigError: the server's address or the worker token is missing, or this data directory has a worker already.
+    """
+    if settings.api_url is None:
+        raise ConfigError("TORPOR_API_URL is not set: it should be the address of the Torpor server")
+    if settings.worker_token is None:
+        raise ConfigError("TORPOR_WORKER_TOKEN is not set: it should be the secret that the server was started with")
+    lock = _only_one(settings.data_dir.resolve() / "worker")
+    try:
+        if not namespaces.may_unshare():
+            return _supervise(settings, path, _private_root(settings), unfreezable=_why_not())
+        return _in_own_namespace(settings, path)
+    finally:
+        os.close(lock)
+
+
+def _in_own_namespace(settings: Settings, path: Path) -> int:
+    """Fork the supervisor into new namespaces and stay behind as its shadow."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # none gets lost before the supervisor can take it
+    alive_read, alive_write = os.pipe()
+    namespaces.unshare(namespaces.CLONE_NEWPID)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            namespaces.prctl(namespaces.PR_SET_PDEATHSIG, signal.SIGKILL)
+            os.close(alive_write)
+            os.set_blocking(alive_read, False)
+            try:
+                if os.read(alive_read, 1) == b"":
+                    os._exit(1)  # our parent died before the line above could tie us to it
+            except BlockingIOError:
+                pass
+            _furnish(settings)
+            status = _supervise(settings, path, RUN_ROOT, unfreezable=None)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    os.close(alive_read)
+    for number in PASSED_ON:
+        signal.signal(number, lambda got, _frame: os.kill(pid, got))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
+    _, status = os.waitpid(pid, 0)
+    os.close(alive_write)
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def _furnish(settings: Settings) -> None:
+    """Mounts of our own, seen by nobody outside: /proc of our pids, a tmpfs on /run, the runs' directories."""
+    namespaces.unshare(namespaces.CLONE_NEWNS)
+    namespaces.mount(None, "/", None, namespaces.MS_REC | namespaces.MS_PRIVATE)
+    flags = namespaces.MS_NOSUID | namespaces.MS_NODEV | namespaces.MS_NOEXEC
+    namespaces.mount("proc", "/proc", "proc", flags)
+    if namespaces.filesystem_of("/run") != "tmpfs":
+        _tmpfs_over_run()
+    runs = settings.data_dir.resolve() / "worker" / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    for left_over in runs.iterdir():
+        shutil.rmtree(left_over, ignore_errors=True)
+    RUN_ROOT.mkdir(parents=True, exist_ok=True)
+    namespaces.bind(str(runs), str(RUN_ROOT))
+
+
+def _tmpfs_over_run() -> None:
+    """Put a tmpfs on /run and let what was there show through: user code may need a resolver's or a database's socket."""
+    old = os.open("/run", os.O_RDONLY | os.O_DIRECTORY)
+    names = os.listdir(old)
+    namespaces.mount("tmpfs", "/run", "tmpfs", namespaces.MS_NOSUID | namespaces.MS_NODEV, "mode=755")
+    for name in names:
+        source, target = Path(f"/proc/self/fd/{old}/{name}"), Path("/run", name)
+        if name == "torpor" or name.startswith("criu.kdat"):
+            continue
+        if source.is_symlink():
+            target.symlink_to(os.readlink(source))
+            continue
+        if source.is_dir():
+            target.mkdir()
+        else:
+            target.touch()
+        namespaces.bind(str(source), str(target))
+    os.close(old)
+
+
+def _supervise(settings: Settings, path: Path, run_root: Path, *, unfreezable: str | None) -> int:
+    # The imports are here because the process that stays behind needs none of this.
+    from torpor.worker.supervisor import Supervisor
+
+    run_root.mkdir(parents=True, exist_ok=True)
+
+    async def main() -> None:
+        supervisor = Supervisor(
+            settings, path, run_root=run_root, isolated=unfreezable is None, unfreezable=unfreezable
+        )
+        await supervisor.serve()
+
+    asyncio.run(main())
+    return 0
+
+
+def _only_one(directory: Path) -> int:
+    """Two workers on one data directory would take each other's runs for left-overs."""
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(f"another worker is running on {directory}: give this one its own TORPOR_DATA_DIR") from None
+    return lock
+
+
+def _why_not() -> str:
+    if sys.platform != "linux":
+        return "freezing needs Linux"
+    if os.geteuid() != 0:
+        return "freezing needs root (or run the worker in a container that may use CRIU)"
+    return "freezing needs the capability SYS_ADMIN, which this container lacks"
+
+
+def _private_root(settings: Settings) -> Path:
+    """A short path for the runs' directories: unix sockets allow little more than a hundred characters."""
+    name = blake3(str(settings.data_dir.resolve()).encode()).hexdigest()[:8]
+    return Path(tempfile.gettempdir(), f"torpor-{os.getuid()}-{name}")

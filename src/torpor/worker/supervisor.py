@@ -1,0 +1,292 @@
+"""The worker's main process: asks the server for leases, places them, renews them, and shuts down.
+
+Four duties run side by side: `_take_work` holds a request for leases open, `_hear_news` a stream of what happens to our
+runs, `_renew_leases` tells the server that we live, `_tidy` deletes images that nobody needs. Each run that we hold has a
+task of its own (`live_run.py`). Heartbeats come from here, never from user code: code that blocks is not a stall.
+"""
+
+import asyncio
+import logging
+import os
+import platform
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from torpor import ids
+from torpor.config import Settings
+from torpor.errors import ApiError, ConfigError, CriuError
+from torpor.wire import http
+from torpor.worker import criu, discovery
+from torpor.worker.criu_setup import NoCriu, find
+from torpor.worker.images import Images
+from torpor.worker.link import Link
+from torpor.worker.live_run import House, LiveRun
+from torpor.worker.version import ImportFailed, Version, ZygoteDied
+
+log = logging.getLogger(__name__)
+
+TIDY_INTERVAL_S = 60.0
+DRAIN_S = 10.0
+YOUNG_IMAGE_S = 600.0
+
+
+class Supervisor:
+    """One worker.
+
+    Args:
+        settings: `api_url` and `worker_token` must be set.
+        path: the project whose tasks this worker runs.
+        run_root: where runs have their directories; the same path on every machine, for images name it.
+        isolated: runs get namespaces of their own, which freezing needs.
+        unfreezable: why this process can't freeze at all, or None to look for a CRIU.
+    """
+
+    def __init__(
+        self, settings: Settings, path: Path, *, run_root: Path, isolated: bool, unfreezable: str | None
+    ) -> None:
+        assert settings.api_url is not None
+        assert settings.worker_token is not None
+        self._settings = settings
+        self._path = path
+        self._isolated = isolated
+        self._unfreezable = unfreezable
+        self._data = settings.data_dir.resolve() / "worker"
+        self._worker_id = _identity(self._data / "id")
+        self._instance_id = ids.new("instance")
+        self._versions: dict[str, Version] = {}
+        self._runs: dict[str, LiveRun] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._room = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._leases_news = asyncio.Event()
+        self._lease_s = settings.lease_s
+        self._heartbeat_interval_s = settings.heartbeat_interval_s
+        self._house = House(
+            settings=settings,
+            link=Link(settings.api_url, settings.worker_token),
+            images=Images(self._data / "checkpoints"),
+            criu=None,
+            no_freeze_reason="",
+            facts={},
+            run_root=run_root,
+            worker_id=self._worker_id,
+            version=self._versions.get,
+            failed_restores={},
+        )
+
+    async def serve(self) -> None:
+        """Work until SIGTERM or SIGINT, then freeze what waits and leave."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._load_version()))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+        self._house.images.sweep()
+        await self._look_for_criu()
+        await self._introduce()
+        await self._load_version()
+        duties = [
+            asyncio.create_task(self._forever(duty))
+            for duty in (self._take_work, self._hear_news, self._renew_leases, self._tidy, self._reap)
+        ]
+        await self._stopping.wait()
+        await self._drain(duties)
+
+    # -- coming up ----------------------------------------------------------------------------------------------------
+
+    async def _look_for_criu(self) -> None:
+        reason = self._unfreezable
+        if not self._settings.freeze:
+            reason = "freezing is switched off (TORPOR_FREEZE)"
+        if reason is None:
+            match await find(self._settings):
+                case NoCriu() as missing:
+                    reason = f"this machine can't freeze: {missing.reason}"
+                case found:
+                    self._house.criu = found
+        if self._house.criu is not None:
+            try:
+                await criu.warm_up(self._house.criu)
+            except CriuError as error:
+                log.warning("CRIU could not be warmed up: %s", error)
+        self._house.no_freeze_reason = reason or ""
+        self._house.facts = {
+            "criu": self._house.criu.version if self._house.criu else None,
+            "kernel": platform.release(),
+            "arch": platform.machine(),
+            "python": platform.python_version(),
+            "host": platform.node(),
+        }
+        if reason:
+            log.warning("runs that wait are held in memory: %s", reason)
+        else:
+            assert self._house.criu is not None
+            log.info("freezing with CRIU %s (%s)", self._house.criu.version, self._house.criu.source)
+
+    async def _introduce(self) -> None:
+        introduction = http.Introduction(
+            self._worker_id,
+            self._instance_id,
+            platform.node(),
+            self._settings.worker_slots,
+            self._house.criu is not None,
+            {**self._house.facts, "no_freeze_reason": self._house.no_freeze_reason or None},
+        )
+        welcome = await self._house.link.send("hello", introduction, http.Welcome)
+        self._lease_s = welcome.lease_s
+        self._heartbeat_interval_s = welcome.heartbeat_interval_s
+        if welcome.rescued:
+            log.info("took back %d runs that this worker held when it ended", welcome.rescued)
+
+    async def _load_version(self) -> None:
+        """Import the project as it is now; on success it becomes the current version."""
+        try:
+            project = discovery.find(self._path)
+            if project.version not in self._versions:
+                version = Version(project, isolated=self._isolated)
+                await version.start()
+                for name, former in list(self._versions.items()):
+                    former.stop()  # its runs live on; new ones start from the new version
+                    del self._versions[name]
+                self._versions[project.version] = version
+            version = self._versions[project.version]
+            report = http.VersionReport(self._worker_id, version.name, version.tasks)
+            await self._house.link.send("versions", report, http.VersionAccepted)
+            self._room.set()
+            names = ", ".join(task.id for task in version.tasks) or "no tasks"
+            log.info("version %s: %s (imported in %.0f ms)", version.name, names, version.import_ms)
+        except ImportFailed as failed:
+            log.error("the tasks in %s can't be imported\n%s", self._path, failed.error.stack_trace)
+        except (ConfigError, ZygoteDied, ApiError) as error:
+            log.error("%s", error)
+
+    # -- duties -------------------------------------------------------------------------------------------------------
+
+    async def _forever(self, duty: Callable[[], Awaitable[None]]) -> None:
+        """A duty that fails says so and goes on: the worker must not stand still for one bad answer."""
+        while True:
+            try:
+                await duty()
+            except (ApiError, OSError, msgspec.MsgspecError) as error:
+                log.error("%s: %s", getattr(duty, "__name__", "duty").strip("_"), error)
+                await asyncio.sleep(1.0)
+
+    async def _take_work(self) -> None:
+        free = self._settings.worker_slots - len(self._runs)
+        if free <= 0:
+            self._room.clear()
+            await self._room.wait()
+            return
+        request = http.DequeueRequest(
+            self._worker_id, self._instance_id, free, list(self._versions), self._house.criu is not None
+        )
+        reply = await self._house.link.send("dequeue", request, http.DequeueReply)
+        for assignment in reply.assignments:
+            self._spawn(self._hold(LiveRun(self._house, assignment)))
+
+    async def _hold(self, run: LiveRun) -> None:
+        former = self._runs.get(run.lease.run_id)
+        if former is not None:
+            # We hold this run under an older lease, which is over: that process must end before its directory is reused.
+            former.tell(http.News("stale", run.lease.run_id, former.lease.lease))
+            while self._runs.get(run.lease.run_id) is former:
+                await asyncio.sleep(0.01)
+        self._runs[run.lease.run_id] = run
+        try:
+            await run.live()
+        finally:
+            del self._runs[run.lease.run_id]
+            self._room.set()
+
+    async def _hear_news(self) -> None:
+        async for news in self._house.link.news(self._worker_id, self._instance_id):
+            self._hand_on(news)
+        await asyncio.sleep(0.2)
+
+    async def _renew_leases(self) -> None:
+        await asyncio.sleep(self._heartbeat_interval_s)
+        leases = [run.lease for run in self._runs.values()]
+        heartbeat = http.HeartbeatRequest(self._worker_id, self._instance_id, leases)
+        reply = await self._house.link.send("heartbeat", heartbeat, http.HeartbeatReply)
+        if not reply.known:
+            await self._introduce()
+            await self._load_version()
+        for news in reply.news:
+            self._hand_on(news)
+
+    def _hand_on(self, news: http.News) -> None:
+        run = self._runs.get(news.run_id)
+        if run is not None and news.lease == run.lease.lease:
+            run.tell(news)
+
+    async def _tidy(self) -> None:
+        """Delete images that the engine needs no longer; one that it does not know yet is given time to become known."""
+        images = self._house.images
+        mine = images.ids()
+        if mine:
+            census = await self._house.link.send(
+                "checkpoints", http.CheckpointCensus(self._worker_id, mine), http.CheckpointCensus
+            )
+            for checkpoint_id in set(mine) - set(census.ids):
+                if time.time() - (images.directory / checkpoint_id).stat().st_mtime > YOUNG_IMAGE_S or not self._runs:
+                    await asyncio.to_thread(images.delete, checkpoint_id)
+        await asyncio.sleep(TIDY_INTERVAL_S)
+
+    async def _reap(self) -> None:
+        """As pid 1 of our namespace we inherit what others leave behind; nobody else would collect it."""
+        await asyncio.sleep(1.0)
+        known = {run.pid for run in self._runs.values()} | {each.zygote_pid for each in self._versions.values()}
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if ended is None or ended.si_pid in known:
+                return
+            os.waitpid(ended.si_pid, os.WNOHANG)
+
+    # -- going down ---------------------------------------------------------------------------------------------------
+
+    async def _drain(self, duties: list[asyncio.Task[None]]) -> None:
+        """Take no more work, freeze what waits, and leave. What still runs is taken back when this worker comes up again."""
+        duties[0].cancel()
+        for run in self._runs.values():
+            run.freeze_soon()
+        waiting = [run for run in self._runs.values() if run.is_waiting]
+        if waiting and self._house.criu is not None:
+            log.info("freezing %d waiting runs before leaving", len(waiting))
+            end = time.monotonic() + DRAIN_S
+            while any(run in self._runs.values() for run in waiting) and time.monotonic() < end:
+                await asyncio.sleep(0.05)
+        for each in [*duties, *self._tasks]:
+            each.cancel()
+        await asyncio.gather(*duties, *self._tasks, return_exceptions=True)
+        for version in self._versions.values():
+            version.stop()
+        await self._house.link.close()
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._spawned_ended)
+
+    def _spawned_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a run's attendant failed; its lease will run out", exc_info=error)
+
+
+def _identity(path: Path) -> str:
+    """This worker's id, made at its first start: it is how the engine knows its former processes to be gone."""
+    if path.exists():
+        return path.read_text().strip()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    draft.write_text(ids.new("worker") + "\n")
+    draft.rename(path)
+    return path.read_text().strip()

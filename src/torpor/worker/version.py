@@ -1,0 +1,173 @@
+"""One version of the user's code, seen from the supervisor: its zygote, started, asked for runners, started again.
+
+A version whose imports start threads can't be forked safely (the threads would be missing in the child): its zygote
+stays bare, and each runner imports for itself. That is slower to start and otherwise the same.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from torpor.errors import TorporError
+from torpor.wire import runner as wire
+from torpor.wire.framing import Unframer, frame
+from torpor.worker.discovery import Project
+
+START_TIMEOUT_S = 120.0
+FORK_TIMEOUT_S = 10.0
+HIDDEN = ("TORPOR_", "TRIGGER_")  # our settings and keys: user code runs without them
+
+
+class ImportFailed(TorporError):
+    """The user's modules can't be imported; `.error` has their own traceback."""
+
+    def __init__(self, error: wire.TaskError) -> None:
+        super().__init__(f"{error.name}: {error.message}")
+        self.error = error
+
+
+class ZygoteDied(TorporError):
+    """The zygote is gone; it will be started again for the next run."""
+
+
+class Version:
+    """A version and its zygote.
+
+    Args:
+        project: where the code is and which modules hold tasks.
+        isolated: runners get namespaces of their own.
+    """
+
+    def __init__(self, project: Project, *, isolated: bool) -> None:
+        self.project = project
+        self.name = project.version
+        self.tasks: list[wire.TaskManifest] = []
+        self.import_ms = 0.0
+        self._isolated = isolated
+        self._bare = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._inbox: list[bytes] = []
+        self._unframer = Unframer()
+        self._one_at_a_time = asyncio.Lock()
+
+    @property
+    def zygote_pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    async def start(self) -> None:
+        """Import the version.
+
+        Raises:
+            ImportFailed: the user's code does not import.
+            ZygoteDied: the process died or hung while importing.
+        """
+        async with self._one_at_a_time:
+            await self._start()
+
+    async def fork(self, run_id: str, directory: Path, title: str) -> int:
+        """Have the zygote make a runner; return its pid, as this process sees it.
+
+        Raises:
+            ZygoteDied: it could not, even after a fresh start.
+        """
+        request = wire.Fork(run_id, str(directory), title, self._isolated)
+        async with self._one_at_a_time:
+            for _ in range(2):
+                if self._control is None:
+                    await self._start()
+                try:
+                    reply = await self._ask(wire.to_zygote.encode(request), FORK_TIMEOUT_S)
+                except ZygoteDied:
+                    continue
+                if isinstance(reply, wire.Forked) and reply.run_id == run_id and reply.pid > 0:
+                    return reply.pid
+                self.stop()
+        raise ZygoteDied(f"the zygote of version {self.name} could not fork")
+
+    def stop(self) -> None:
+        """End the zygote. Runners that it made are not touched."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+        self._unframer = Unframer()
+        self._inbox.clear()
+
+    async def _start(self) -> None:
+        self.stop()
+        ready = await self._launch()
+        if ready.threads > 1 and not self._bare:
+            self.tasks = ready.tasks
+            self.import_ms = ready.import_ms
+            self._bare = True
+            self.stop()
+            await self._launch()
+        elif not self._bare:
+            self.tasks = ready.tasks
+            self.import_ms = ready.import_ms
+
+    async def _launch(self) -> wire.ZygoteReady:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        command = [sys.executable, "-m", "torpor.worker.zygote", *(["--bare"] if self._bare else [])]
+        with theirs:
+            self._process = subprocess.Popen(
+                [*command, str(theirs.fileno()), str(self.project.root), *self.project.modules],
+                pass_fds=[theirs.fileno()],
+                cwd=self.project.root,
+                stdin=subprocess.DEVNULL,
+                env=user_environment(),
+            )
+        self._control = ours
+        match await self._reply(START_TIMEOUT_S):
+            case wire.ZygoteReady() as ready:
+                return ready
+            case wire.ImportFailed(error):
+                self.stop()
+                raise ImportFailed(error)
+            case other:
+                self.stop()
+                raise ZygoteDied(
+                    f"the zygote of version {self.name} said {type(other).__name__} instead of being ready"
+                )
+
+    async def _ask(self, body: bytes, timeout_s: float) -> wire.ZygoteMessage:
+        assert self._control is not None
+        try:
+            await asyncio.get_running_loop().sock_sendall(self._control, frame(body))
+        except OSError:
+            self.stop()
+            raise ZygoteDied(f"the zygote of version {self.name} is gone") from None
+        return await self._reply(timeout_s)
+
+    async def _reply(self, timeout_s: float) -> wire.ZygoteMessage:
+        assert self._control is not None
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self._inbox:
+                    data = await asyncio.get_running_loop().sock_recv(self._control, 65536)
+                    if not data:
+                        raise ConnectionResetError
+                    self._inbox += self._unframer.feed(data)
+        except TimeoutError:
+            self.stop()
+            raise ZygoteDied(f"the zygote of version {self.name} did not answer within {timeout_s:.0f} s") from None
+        except OSError:
+            self.stop()
+            raise ZygoteDied(f"the zygote of version {self.name} died") from None
+        return wire.from_zygote.decode(self._inbox.pop(0))
+
+
+def user_environment() -> dict[str, str]:
+    """The environment of user code: ours, without our own settings and secrets."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(HIDDEN)}

@@ -1,0 +1,122 @@
+"""The warm process: imports one version of the user's code once, then forks a runner for each run, in milliseconds.
+
+    supervisor -- Fork --> zygote -- fork --> midwife -- unshare, fork --> runner (pid 1 of its own namespaces)
+                                                 | reports the runner's pid, exits: the runner becomes the supervisor's child
+
+It is single-threaded, holds no secret (every run inherits its memory) and knows nothing of payloads. It dies with its
+supervisor: the socket's EOF ends it.
+
+Started as `python -m torpor.worker.zygote FD ROOT MODULE…`. With `--bare` it leaves the modules to each child: for a
+version whose imports start threads, which a fork would lose.
+"""
+
+import gc
+import importlib
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+
+from torpor.wire import runner as wire
+from torpor.wire.framing import Unframer, frame
+from torpor.worker import namespaces, runner
+
+
+def main() -> None:
+    bare = "--bare" in sys.argv
+    fd, root, *modules = [argument for argument in sys.argv[1:] if argument != "--bare"]
+    control = socket.socket(fileno=int(fd))
+    control.set_inheritable(False)
+    sys.path.insert(0, root)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C at the terminal is the supervisor's business
+    began = time.perf_counter()
+    if not bare:
+        try:
+            import_version(modules)
+        except BaseException as error:  # noqa: BLE001  (user code may raise anything, SystemExit included)
+            _say(control, wire.ImportFailed(_told(error)))
+            return
+    _warm()
+    gc.collect()
+    gc.freeze()  # what is here stays here: the collector of a child shall not touch, and so copy, these pages
+    _say(control, wire.ZygoteReady(_manifests(), _threads(), (time.perf_counter() - began) * 1000))
+    unframer = Unframer()
+    while data := control.recv(65536):
+        for body in unframer.feed(data):
+            _make_runner(control, wire.to_zygote.decode(body), modules if bare else [])
+
+
+def import_version(modules: list[str]) -> None:
+    """Import the user's modules; their `@task` decorators fill the registry."""
+    for module in modules:
+        importlib.import_module(module)
+
+
+def _warm() -> None:
+    """Import and build what every run needs, so that no run has to."""
+    import asyncio
+    import random
+    import ssl
+
+    from torpor.sdk import session, task
+
+    for each in task.registry().values():
+        each.manifest()
+    _ = asyncio, random, ssl, session
+
+
+def _manifests() -> list[wire.TaskManifest]:
+    from torpor.sdk import task
+
+    return [each.manifest() for each in task.registry().values()]
+
+
+def _threads() -> int:
+    """How many threads run here; without /proc only Python's own can be counted."""
+    if os.path.isdir("/proc/self/task"):
+        return len(os.listdir("/proc/self/task"))
+    import threading
+
+    return threading.active_count()
+
+
+def _make_runner(control: socket.socket, request: wire.Fork, modules: list[str]) -> None:
+    """Fork twice: the runner's parent, the midwife, is gone at once, so that the supervisor inherits the runner.
+
+    A process can enter a new pid namespace for its children only once; that too is why each birth has its own midwife.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    midwife = os.fork()
+    if midwife == 0:
+        try:
+            if request.isolated:
+                namespaces.unshare(namespaces.CLONE_NEWPID | namespaces.CLONE_NEWIPC | namespaces.CLONE_NEWUTS)
+            pid = os.fork()
+        except OSError:
+            traceback.print_exc()
+            os._exit(1)
+        if pid == 0:
+            runner.main(request, modules)
+        _say(control, wire.Forked(request.run_id, pid))
+        os._exit(0)
+    if os.waitpid(midwife, 0)[1] != 0:
+        _say(control, wire.Forked(request.run_id, 0))
+
+
+def _say(control: socket.socket, message: wire.ZygoteMessage) -> None:
+    control.sendall(frame(wire.from_zygote.encode(message)))
+
+
+def _told(error: BaseException) -> wire.TaskError:
+    """The user's own traceback: without the frames of this file and of importlib above it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [each for each in frames if each.filename != __file__ and "importlib" not in each.filename]
+    lines = traceback.format_list(own) + traceback.format_exception_only(error)
+    return wire.TaskError(type(error).__name__, str(error), "".join(lines).rstrip())
+
+
+if __name__ == "__main__":
+    main()
