@@ -1,0 +1,181 @@
+"""One frozen record per table: its fields are the table's columns, under the same names.
+
+A record is what a row was when it was read. Only the engine's verbs write rows, and they write SQL.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What all records can do: come from a row."""
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """The record of a `select table.*` row."""
+        return cls(**row)
+
+
+@dataclass(frozen=True, slots=True)
+class Environment(Row):
+    id: str
+    slug: str
+    current_version: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Worker(Row):
+    id: str
+    environment_id: str
+    instance_id: str
+    host: str
+    slots: int
+    can_freeze: bool
+    facts: dict[str, Any]
+    hello_at: datetime
+    seen_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Task(Row):
+    environment_id: str
+    version: str
+    id: str
+    file: str
+    line: int
+    is_async: bool
+    parameters: str
+    payload_schema: dict[str, Any]
+    retry: dict[str, Any]
+    doc: str | None
+    reported_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Run(Row):
+    id: str
+    environment_id: str
+    task_id: str
+    version: str | None
+    state: str
+    payload: str | None
+    output: str | None
+    error: dict[str, Any] | None
+    attempt: int
+    max_attempts: int
+    lease: int
+    lease_expires_at: datetime | None
+    worker_id: str | None
+    instance_id: str | None
+    checkpoint_id: str | None
+    available_at: datetime
+    due_at: datetime | None
+    rescues: int
+    delay_until: datetime | None
+    idempotency_key: str | None
+    idempotency_key_options: dict[str, Any] | None
+    tags: list[str]
+    metadata: dict[str, Any] | None
+    is_test: bool
+    trigger_function: str
+    parent_run_id: str | None
+    root_run_id: str | None
+    depth: int
+    created_at: datetime
+    updated_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt(Row):
+    run_id: str
+    number: int
+    version: str
+    worker_id: str
+    lease: int
+    dequeued_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    outcome: str | None
+    error: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Waitpoint(Row):
+    id: str
+    environment_id: str
+    kind: str
+    status: str
+    due_at: datetime | None
+    awaited_run_id: str | None
+    output: str | None
+    error: dict[str, Any] | None
+    run_status: str | None
+    tags: list[str]
+    idempotency_key: str | None
+    idempotency_key_expires_at: datetime | None
+    title: str | None
+    context: Any
+    created_by_run_id: str | None
+    completed_by: str | None
+    created_at: datetime
+    completed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Wait(Row):
+    run_id: str
+    wait_id: str
+    waitpoint_id: str
+    created_at: datetime
+    delivered_at: datetime | None
+    detached_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint(Row):
+    id: str
+    run_id: str
+    worker_id: str
+    attempt: int
+    state: str
+    reason: str | None
+    open_waits: list[str]
+    size_bytes: int
+    files_bytes: int
+    dump_ms: float
+    durable_ms: float
+    rss_bytes: int
+    facts: dict[str, Any]
+    waiting_at: list[dict[str, Any]]
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Event(Row):
+    id: int
+    run_id: str
+    at: datetime
+    kind: str
+    attempt: int | None
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine(Row):
+    id: int
+    run_id: str
+    lease: int
+    first_byte: int
+    nth: int
+    at: datetime
+    level: str
+    message: str
+    attributes: dict[str, Any]
+    stream: str
