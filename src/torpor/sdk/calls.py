@@ -1,0 +1,306 @@
+"""What each API call sends and how its reply is read, written once for the blocking and the awaiting client.
+
+Nothing here sends: `client.py` does. `Target` makes the request, `Attempts` decides after each answer whether to try
+again, `Pages` and `Story` say what to ask next.
+"""
+
+import os
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import msgspec
+
+from torpor.config import Settings
+from torpor.errors import (
+    ApiError,
+    ConfigError,
+    ConnectionFailed,
+    NotFound,
+    RateLimited,
+    RunFailed,
+    ServerError,
+    Unauthorized,
+    Unprocessable,
+)
+
+if TYPE_CHECKING:
+    import httpx2
+
+Json = dict[str, Any]
+
+ATTEMPTS = 5
+FIRST_PAUSE_S = 1.0
+PAUSE_FACTOR = 1.6
+POLL_S = 25.0
+"""How long the server holds one request of a follower before it answers that nothing happened."""
+
+# -- one call: what is sent -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Call:
+    method: str
+    path: str
+    query: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+    held_s: float = 0.0  # how long the server may hold it
+
+
+def get(path: str, query: Json | None = None, held_s: float = 0.0) -> Call:
+    pairs = tuple((name, _text(value)) for name, value in (query or {}).items() if value is not None)
+    return Call("GET", path, pairs, held_s=held_s)
+
+
+def post(path: str, body: Json | None = None) -> Call:
+    return Call("POST", path, body=b"" if body is None else msgspec.json.encode(body, enc_hook=_plain))
+
+
+def _text(value: Any) -> str:
+    """A query value as the API writes it: lists comma-joined, instants in ISO 8601."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return value
+        case datetime():
+            return value.isoformat()
+        case timedelta():
+            return f"{round(value.total_seconds())}s"
+        case list() | tuple() | set() | frozenset():
+            return ",".join(_text(part) for part in value)
+        case _:
+            return str(value)
+
+
+def _plain(value: Any) -> Any:
+    """msgspec's way out for types it doesn't know: pydantic models, and whatever else can dump itself."""
+    dump = getattr(value, "model_dump", None)
+    if dump is not None:
+        return dump(mode="json")
+    raise NotImplementedError(f"a {type(value).__name__} can't be sent as JSON")
+
+
+def _duration(value: Any) -> Any:
+    """A timedelta or a number of seconds as text, since the API takes text; text and dates stay as they are."""
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:.3f}".rstrip("0").rstrip(".") + "s"
+    return value
+
+
+_OPTIONS = {
+    "idempotency_key": "idempotencyKey",
+    "idempotency_key_ttl": "idempotencyKeyTTL",
+    "max_attempts": "maxAttempts",
+    "max_duration": "maxDuration",
+    "concurrency_key": "concurrencyKey",
+    "lock_to_version": "lockToVersion",
+    "is_test": "test",
+}
+_FILTERS = {
+    "status": "filter[status]",
+    "task": "filter[taskIdentifier]",
+    "task_id": "filter[taskIdentifier]",
+    "version": "filter[version]",
+    "tag": "filter[tag]",
+    "tags": "filter[tags]",
+    "is_test": "filter[isTest]",
+    "idempotency_key": "filter[idempotencyKey]",
+    "since": "filter[createdAt][from]",
+    "until": "filter[createdAt][to]",
+    "period": "filter[createdAt][period]",
+    "page_size": "page[size]",
+}
+
+
+def trigger(task_id: str, payload: Any, options: Json) -> Call:
+    body: Json = {} if payload is None else {"payload": payload}
+    chosen = {_OPTIONS.get(name, name): value for name, value in options.items() if value is not None}
+    for name in ("delay", "ttl", "idempotencyKeyTTL"):
+        if name in chosen:
+            chosen[name] = _duration(chosen[name])
+    if isinstance(queue := chosen.get("queue"), str):
+        chosen["queue"] = {"name": queue}
+    if chosen:
+        body["options"] = chosen
+    return post(f"/api/v1/tasks/{segment(task_id)}/trigger", body)
+
+
+def create_token(timeout: Any, tags: Any, idempotency_key: Any, ttl: Any, title: Any, context: Any) -> Call:
+    body = {
+        "timeout": _duration(timeout),
+        "tags": tags,
+        "idempotencyKey": idempotency_key,
+        "idempotencyKeyTTL": _duration(ttl),
+        "title": title,
+        "context": context,
+    }
+    return post("/api/v1/waitpoints/tokens", {name: value for name, value in body.items() if value is not None})
+
+
+def approval(approved: bool, by: str | None, comment: str | None) -> Json:
+    said = {"approved": approved, "by": by, "comment": comment}
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def complete(token_id: str, data: Any) -> Call:
+    return post(f"/api/v1/waitpoints/tokens/{segment(token_id)}/complete", {"data": data})
+
+
+def segment(text: str) -> str:
+    return quote(text, safe="")
+
+
+class Pages:
+    """A listing, page after page: `call` is what to ask next, None at the end."""
+
+    def __init__(self, path: str, filters: Json) -> None:
+        unknown = filters.keys() - _FILTERS.keys()
+        if unknown:
+            raise TypeError(f"unknown filter {sorted(unknown)[0]!r}; there are: {', '.join(_FILTERS)}")
+        self._path = path
+        self._query = {_FILTERS[name]: value for name, value in filters.items()}
+        self.call: Call | None = get(path, self._query)
+
+    def read(self, page: Json) -> list[Json]:
+        after = page["pagination"].get("next")
+        self.call = get(self._path, {**self._query, "page[after]": after}) if after else None
+        return page["data"]
+
+
+class Story:
+    """A run's events or log lines; with `follow` until the run has ended."""
+
+    def __init__(self, run_id: str, what: str, follow: bool, after: int = 0, timeout_s: float | None = None) -> None:
+        self._path = f"/api/v1/runs/{segment(run_id)}/{what}"
+        self._follow = follow
+        self._until = None if timeout_s is None else time.monotonic() + timeout_s
+        self._run_id = run_id
+        self._after = after
+        self.call: Call | None = self._next()
+
+    def _next(self) -> Call:
+        wait_s = POLL_S if self._follow else 0.0
+        if self._until is not None:
+            wait_s = min(wait_s, self._until - time.monotonic())
+            if wait_s < 0:
+                raise TimeoutError(f"run {self._run_id} has not ended in time")
+        return get(self._path, {"after": self._after, "wait_s": round(wait_s, 3) or None}, held_s=wait_s)
+
+    def read(self, page: Json) -> list[Json]:
+        data: list[Json] = page["data"]
+        if data:
+            self._after = data[-1]["id"]
+        over = page["ended"] or (not self._follow and not data)
+        self.call = None if over else self._next()
+        return data
+
+
+def output(run: Json) -> Any:
+    if run["status"] == "COMPLETED":
+        return run.get("output")
+    error = run.get("error")
+    if error is not None:
+        error = {"name": "Error", "stackTrace": "", **error}
+    raise RunFailed(run["id"], run["status"], error)
+
+
+# -- one call: where it goes, what comes back, and when it is tried again ---------------------------------------------
+
+
+@dataclass(frozen=True)
+class Target:
+    """The server and the key."""
+
+    url: str
+    key: str
+
+    @classmethod
+    def choose(cls, url: str | None, key: str | None) -> "Target":
+        settings = Settings.from_environment()
+        key = key or settings.secret_key
+        if not key:
+            raise ConfigError("no secret key: pass secret_key=, or set TORPOR_SECRET_KEY to the one the server printed")
+        return cls((url or settings.api_url or f"http://{settings.host}:{settings.port}").rstrip("/"), key)
+
+    def request(self, http: "httpx2.Client | httpx2.AsyncClient", call: Call) -> "httpx2.Request":
+        """One request for all attempts at the call, so that a repeated one is known for what it is."""
+        headers = {
+            "authorization": f"Bearer {self.key}",
+            "content-type": "application/json",
+            "x-trigger-source": "sdk",
+            "x-trigger-api-version": "2025-07-16",
+            "x-trigger-request-idempotency-key": os.urandom(16).hex(),
+        }
+        timeout = {"connect": 5.0, "read": 30.0 + call.held_s, "write": 30.0, "pool": 60.0}
+        return http.build_request(
+            call.method,
+            self.url + call.path,
+            params=call.query or None,
+            content=call.body,
+            headers=headers,
+            extensions={"timeout": timeout},
+        )
+
+
+class Attempts:
+    """The attempts at one call. After each: a pause until the next, or None and the value is there, or it raises."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._made = 0
+        self.value: Any = None
+
+    def failed(self, error: Exception) -> float:
+        """No reply came."""
+        pause = self._pause()
+        if pause is None:
+            told = str(error) or type(error).__name__
+            raise ConnectionFailed(f"no answer from {self._target.url} ({told}): is the server running?") from error
+        return pause
+
+    def answered(self, response: "httpx2.Response") -> float | None:
+        """A reply came."""
+        try:
+            body = msgspec.json.decode(response.content) if response.content else None
+        except msgspec.DecodeError:
+            body = None
+        if response.is_success:
+            self.value = body
+            return None
+        error = _error(response, body)
+        should = response.headers.get("x-should-retry")
+        again = should == "true" or (should != "false" and (error.status in (408, 429) or error.status >= 500))
+        pause = self._pause() if again else None
+        if pause is None:
+            raise error
+        return max(pause, _asked_pause(response))
+
+    def _pause(self) -> float | None:
+        self._made += 1
+        return None if self._made >= ATTEMPTS else FIRST_PAUSE_S * PAUSE_FACTOR ** (self._made - 1)
+
+
+def _asked_pause(response: "httpx2.Response") -> float:
+    """Seconds that the server asks for, at most a minute."""
+    try:
+        if reset := response.headers.get("x-ratelimit-reset"):
+            return min(60.0, float(reset) / 1000 - time.time())
+        return min(60.0, float(response.headers.get("retry-after", 0)))
+    except ValueError:
+        return 0.0
+
+
+def _error(response: "httpx2.Response", body: Any) -> ApiError:
+    status = response.status_code
+    message = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(message, str):
+        message = response.reason_phrase or "the server said no more"
+    if near := isinstance(body, dict) and body.get("near"):
+        message += f" (did you mean {', '.join(map(str, near))}?)" if "did you mean" not in message.lower() else ""
+    kinds = {401: Unauthorized, 404: NotFound, 422: Unprocessable, 429: RateLimited}
+    return kinds.get(status, ServerError if status >= 500 else ApiError)(status, message, body)

@@ -1,0 +1,272 @@
+"""HTTP calls to the server, from anywhere outside a run: scripts, web applications, the command line.
+
+`Client` blocks, `AsyncClient` is awaited. What a call sends and how its reply is read is in `calls.py`, once; the two
+doors only differ in how they send and sleep. httpx2 is imported when the first client is made: `import torpor` and a
+run never load it.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any
+
+from torpor.sdk import calls
+from torpor.sdk.calls import Json
+
+
+class Client:
+    """The API, for blocking code.
+
+    Args:
+        api_url: the server. Default: `TORPOR_API_URL`, else `TRIGGER_API_URL`, else the local one.
+        secret_key: an environment's key. Default: `TORPOR_SECRET_KEY`, else `TRIGGER_SECRET_KEY`.
+        transport: an httpx2 transport, for instance one to a unix socket.
+
+    Values come back as the API writes them: `client.run(id)["status"]`.
+
+    Raises:
+        ConfigError: there is no key.
+
+    Example:
+        >>> with Client(secret_key="tr_dev_example") as client:  # doctest: +SKIP
+        ...     run = client.trigger("send_campaign", {"user": "u1"}, tags=["spring"])
+        ...     print(client.result(run["id"]))
+    """
+
+    def __init__(self, api_url: str | None = None, secret_key: str | None = None, *, transport: Any = None) -> None:
+        import httpx2
+
+        self._target = calls.Target.choose(api_url, secret_key)
+        self._no_reply = httpx2.TransportError
+        self._http = httpx2.Client(transport=transport)
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _do(self, call: calls.Call) -> Any:
+        request, attempts = self._target.request(self._http, call), calls.Attempts(self._target)
+        while True:
+            try:
+                pause = attempts.answered(self._http.send(request))
+            except self._no_reply as error:
+                pause = attempts.failed(error)
+            if pause is None:
+                return attempts.value
+            time.sleep(pause)
+
+    def _each(self, pages: calls.Pages | calls.Story) -> Iterator[Json]:
+        while call := pages.call:
+            yield from pages.read(self._do(call))
+
+    def trigger(self, task_id: str, payload: Any = None, **options: Any) -> Json:
+        """Ask for a run: `{"id": "run_…", "isCached"?: bool}`. Options: tags, delay, idempotency_key, max_attempts, ….
+
+        Raises:
+            NotFound: no such task; `error.body["near"]` has similar names.
+            Unprocessable: the payload doesn't fit; `error.body["problems"]` says where.
+        """
+        return self._do(calls.trigger(task_id, payload, options))
+
+    def run(self, run_id: str) -> Json:
+        """One run, with payload, output and error."""
+        return self._do(calls.get(f"/api/v3/runs/{calls.segment(run_id)}"))
+
+    def runs(self, **filters: Any) -> Iterator[Json]:
+        """Runs that fit, newest first: `status`, `task`, `tag`, `version`, `is_test`, `since`, `until`, `period`."""
+        return self._each(calls.Pages("/api/v1/runs", filters))
+
+    def cancel(self, run_id: str) -> Json:
+        """End a run now. One that has ended already stays as it is."""
+        return self._do(calls.post(f"/api/v2/runs/{calls.segment(run_id)}/cancel"))
+
+    def result(self, run_id: str, timeout_s: float | None = None) -> Any:
+        """Wait for a run's end and return its output.
+
+        Raises:
+            RunFailed: it did not complete; its own error is inside.
+            TimeoutError: it has not ended in time; the run goes on.
+        """
+        for _ in self._each(calls.Story(run_id, "story", True, timeout_s=timeout_s)):
+            pass
+        return calls.output(self.run(run_id))
+
+    def story(self, run_id: str, follow: bool = False) -> Iterator[Json]:
+        """What happened to a run, event by event; with `follow` as it happens, until it ends."""
+        return self._each(calls.Story(run_id, "story", follow))
+
+    def logs(self, run_id: str, follow: bool = False) -> Iterator[Json]:
+        """What a run logged and printed; with `follow` as it comes, until the run ends."""
+        return self._each(calls.Story(run_id, "logs", follow))
+
+    def checkpoints(self, run_id: str) -> list[Json]:
+        """The images kept of a run, newest first."""
+        return self._do(calls.get(f"/api/v1/runs/{calls.segment(run_id)}/checkpoints"))["data"]
+
+    def create_token(
+        self,
+        timeout: str | float | timedelta | datetime | None = None,
+        *,
+        tags: list[str] | None = None,
+        idempotency_key: str | None = None,
+        idempotency_key_ttl: str | float | timedelta | None = None,
+        title: str | None = None,
+        context: Any = None,
+    ) -> Json:
+        """A token that a run may wait for: `{"id", "url", "isCached"}`. A POST to `url` completes it, without a key."""
+        return self._do(calls.create_token(timeout, tags, idempotency_key, idempotency_key_ttl, title, context))
+
+    def token(self, token_id: str) -> Json:
+        """One token, with its output when it is complete."""
+        return self._do(calls.get(f"/api/v1/waitpoints/tokens/{calls.segment(token_id)}"))
+
+    def tokens(self, **filters: Any) -> Iterator[Json]:
+        """Tokens that fit, newest first: `status`, `tags`, `idempotency_key`, `since`, `until`, `period`."""
+        return self._each(calls.Pages("/api/v1/waitpoints/tokens", filters))
+
+    def complete_token(self, token_id: str, data: Any = None) -> Json:
+        """Give a token its value. The first one wins; later ones change nothing."""
+        return self._do(calls.complete(token_id, data))
+
+    def approve(
+        self, token_id: str, approved: bool = True, *, by: str | None = None, comment: str | None = None
+    ) -> Json:
+        """Answer a `wait.for_approval`."""
+        return self._do(calls.complete(token_id, calls.approval(approved, by, comment)))
+
+    def tasks(self) -> list[Json]:
+        """The tasks of the current version."""
+        return self._do(calls.get("/api/v1/tasks"))["data"]
+
+    def workers(self) -> list[Json]:
+        """The workers, and what each can do."""
+        return self._do(calls.get("/api/v1/workers"))["data"]
+
+
+class AsyncClient:
+    """The API, for asyncio. The same calls as `Client`, awaited; listings are async iterators.
+
+    Example:
+        >>> async with AsyncClient(secret_key="tr_dev_example") as client:  # doctest: +SKIP
+        ...     run = await client.trigger("send_campaign", {"user": "u1"})
+        ...     async for event in client.story(run["id"], follow=True):
+        ...         print(event["kind"])
+    """
+
+    def __init__(self, api_url: str | None = None, secret_key: str | None = None, *, transport: Any = None) -> None:
+        import httpx2
+
+        self._target = calls.Target.choose(api_url, secret_key)
+        self._no_reply = httpx2.TransportError
+        self._http = httpx2.AsyncClient(transport=transport)
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def _do(self, call: calls.Call) -> Any:
+        request, attempts = self._target.request(self._http, call), calls.Attempts(self._target)
+        while True:
+            try:
+                pause = attempts.answered(await self._http.send(request))
+            except self._no_reply as error:
+                pause = attempts.failed(error)
+            if pause is None:
+                return attempts.value
+            await asyncio.sleep(pause)
+
+    async def _each(self, pages: calls.Pages | calls.Story) -> AsyncIterator[Json]:
+        while call := pages.call:
+            for item in pages.read(await self._do(call)):
+                yield item
+
+    async def trigger(self, task_id: str, payload: Any = None, **options: Any) -> Json:
+        """As `Client.trigger`."""
+        return await self._do(calls.trigger(task_id, payload, options))
+
+    async def run(self, run_id: str) -> Json:
+        """As `Client.run`."""
+        return await self._do(calls.get(f"/api/v3/runs/{calls.segment(run_id)}"))
+
+    def runs(self, **filters: Any) -> AsyncIterator[Json]:
+        """As `Client.runs`."""
+        return self._each(calls.Pages("/api/v1/runs", filters))
+
+    async def cancel(self, run_id: str) -> Json:
+        """As `Client.cancel`."""
+        return await self._do(calls.post(f"/api/v2/runs/{calls.segment(run_id)}/cancel"))
+
+    async def result(self, run_id: str, timeout_s: float | None = None) -> Any:
+        """As `Client.result`."""
+        async for _ in self._each(calls.Story(run_id, "story", True, timeout_s=timeout_s)):
+            pass
+        return calls.output(await self.run(run_id))
+
+    def story(self, run_id: str, follow: bool = False) -> AsyncIterator[Json]:
+        """As `Client.story`."""
+        return self._each(calls.Story(run_id, "story", follow))
+
+    def logs(self, run_id: str, follow: bool = False) -> AsyncIterator[Json]:
+        """As `Client.logs`."""
+        return self._each(calls.Story(run_id, "logs", follow))
+
+    async def checkpoints(self, run_id: str) -> list[Json]:
+        """As `Client.checkpoints`."""
+        return (await self._do(calls.get(f"/api/v1/runs/{calls.segment(run_id)}/checkpoints")))["data"]
+
+    async def create_token(
+        self,
+        timeout: str | float | timedelta | datetime | None = None,
+        *,
+        tags: list[str] | None = None,
+        idempotency_key: str | None = None,
+        idempotency_key_ttl: str | float | timedelta | None = None,
+        title: str | None = None,
+        context: Any = None,
+    ) -> Json:
+        """As `Client.create_token`."""
+        return await self._do(calls.create_token(timeout, tags, idempotency_key, idempotency_key_ttl, title, context))
+
+    async def token(self, token_id: str) -> Json:
+        """As `Client.token`."""
+        return await self._do(calls.get(f"/api/v1/waitpoints/tokens/{calls.segment(token_id)}"))
+
+    def tokens(self, **filters: Any) -> AsyncIterator[Json]:
+        """As `Client.tokens`."""
+        return self._each(calls.Pages("/api/v1/waitpoints/tokens", filters))
+
+    async def complete_token(self, token_id: str, data: Any = None) -> Json:
+        """As `Client.complete_token`."""
+        return await self._do(calls.complete(token_id, data))
+
+    async def approve(
+        self, token_id: str, approved: bool = True, *, by: str | None = None, comment: str | None = None
+    ) -> Json:
+        """As `Client.approve`."""
+        return await self._do(calls.complete(token_id, calls.approval(approved, by, comment)))
+
+    async def tasks(self) -> list[Json]:
+        """As `Client.tasks`."""
+        return (await self._do(calls.get("/api/v1/tasks")))["data"]
+
+    async def workers(self) -> list[Json]:
+        """As `Client.workers`."""
+        return (await self._do(calls.get("/api/v1/workers")))["data"]
