@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,10 +133,12 @@ async def warm_up(criu: Criu, *, timeout_s: float = 30.0) -> None:
 
 def let_run(pid: int) -> None:
     """Wake the tree under `pid` from the stop in which a dump leaves it. Harmless to processes that aren't stopped."""
-    table = list(_processes())
-    for process in _tree(pid, table):
-        if process.state == "T":
-            _signal(process.pid, signal.SIGCONT)
+    for process in _tree(pid, list(_processes())):
+        # Whatever its state: SIGCONT also takes back a stop which CRIU has sent and which has yet to arrive.
+        try:
+            os.kill(process.pid, signal.SIGCONT)
+        except ProcessLookupError:
+            pass
 
 
 def _options(log_file: str) -> rpc.Options:
@@ -305,27 +307,29 @@ class _Process:
 
 
 async def _kill_group(leader: _Process) -> None:
-    """Kill CRIU and the helpers in its group, and wait until none of them runs."""
-    members = [_Process(process.pid) for process in _processes() if process.group == leader.pid]
+    """Kill CRIU, then the helpers that it had in its group, and wait until none of them runs."""
     leader.kill()
-    await _kill_all([leader, *members])
+    await leader.ended(_KILL_PATIENCE_S)
+    # Looked for only now, because until its end it could start another one; the group's number lives on in them.
+    await _kill_all(process.pid for process in _processes() if process.group == leader.pid)
 
 
 async def _kill_tree(root: _Process) -> None:
     """Kill a half-restored tree, wait until it is gone, and reap its first process, which is our child."""
-    members = [_Process(process.pid) for process in _tree(root.pid, list(_processes())) if process.pid != root.pid]
+    members = [process.pid for process in _tree(root.pid, list(_processes())) if process.pid != root.pid]
     root.kill()
-    await _kill_all([root, *members])
+    await root.ended(_KILL_PATIENCE_S)
+    await _kill_all(members)
     _reap(root.pid)
 
 
-async def _kill_all(processes: list[_Process]) -> None:
+async def _kill_all(pids: Iterable[int]) -> None:
+    processes = [_Process(pid) for pid in pids]
     for process in processes:
         process.kill()
     for process in processes:
         await process.ended(_KILL_PATIENCE_S)
-        if process is not processes[0]:
-            process.forget()
+        process.forget()
 
 
 def _reap(pid: int) -> None:
@@ -342,7 +346,6 @@ def _reap(pid: int) -> None:
 @dataclass(frozen=True)
 class _Stat:
     pid: int
-    state: str
     parent: int
     group: int
 
@@ -355,8 +358,8 @@ def _processes() -> Iterator[_Stat]:
             except OSError:
                 continue  # It has just ended.
             # The name, in parentheses, may hold anything; the fields begin behind the last one.
-            state, parent, group = text.rpartition(")")[2].split()[:3]
-            yield _Stat(int(entry), state, int(parent), int(group))
+            _state, parent, group = text.rpartition(")")[2].split()[:3]
+            yield _Stat(int(entry), int(parent), int(group))
 
 
 def _tree(root: int, table: list[_Stat]) -> list[_Stat]:
@@ -364,13 +367,6 @@ def _tree(root: int, table: list[_Stat]) -> list[_Stat]:
     for process in found:  # The list grows while we walk it: breadth first.
         found += [child for child in table if child.parent == process.pid]
     return found
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def _connected_unix_sockets(pid: int) -> list[int]:

@@ -1,21 +1,21 @@
 """Prove that a CRIU works on this machine: dump, kill and restore a small process that holds an inet socket.
 
-`criu check` says "Looks good" for versions that then fail, so nothing less than a round trip is believed. The proof runs
-in namespaces of its own (pids, mounts, a tmpfs on /run where CRIU keeps its cache of the kernel's features): whatever
-happens in it, no process, mount or file is left behind.
+`criu check` says "Looks good" for versions that then fail, so nothing less than a round trip is believed. The proof
+runs in namespaces of its own (pids, mounts, a tmpfs on /run where CRIU keeps its cache of the kernel's features):
+whatever happens in it, no process, mount or file is left behind.
 
-    find() -> python -m torpor.worker.criu_proof COMMAND…     unshares, waits
-                └ pid 1 of the new namespace                  talks with CRIU, prints one line of JSON
-                    └ the target, pid 1 of another one        beats into a file, as a run would
+    find() -> python -m torpor.worker.criu_proof apart COMMAND…     unshares, waits
+                └ … inside COMMAND…, pid 1 of the namespace            talks with CRIU, prints one line of JSON
+                    └ the target, pid 1 of another one                 beats into a file, as a run would
 """
 
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,6 @@ from torpor.worker import criu, namespaces
 
 _STEP_TIMEOUT_S = 20.0
 _PROOF_TIMEOUT_S = 90.0
-_PR_SET_PDEATHSIG_KILL = 9
 
 # The target leaves its namespace for a new one by a child, as a runner does, and tells that child's pid.
 _TARGET = f"""
@@ -67,7 +66,7 @@ async def prove(command: tuple[str, ...]) -> Proof:
         CriuError: it failed; the reason is in plain words.
     """
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "torpor.worker.criu_proof", *command),
+        *(sys.executable, "-m", "torpor.worker.criu_proof", "apart", *command),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -92,70 +91,80 @@ async def prove(command: tuple[str, ...]) -> Proof:
     return Proof(**told)
 
 
-def run_apart(main: Callable[[], int]) -> int:
-    """Run `main` as pid 1 of its own pid and mount namespaces, with its own /proc and an empty tmpfs on /run.
+def run_apart(command: list[str]) -> int:
+    """Run a command as pid 1 of its own pid and mount namespaces, with its own /proc and an empty tmpfs on /run.
 
-    When it returns, or this process dies, every process and mount made inside is gone.
+    When it ends, or this process dies, every process and mount made inside is gone. A command rather than a function,
+    because CRIU can't dump a process whose program was mapped before the mount namespace was made.
     """
     namespaces.unshare(namespaces.CLONE_NEWNS | namespaces.CLONE_NEWPID)
     namespaces.mount(None, "/", None, namespaces.MS_REC | namespaces.MS_PRIVATE)
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    code = 1
     try:
-        namespaces.prctl(namespaces.PR_SET_PDEATHSIG, _PR_SET_PDEATHSIG_KILL)
+        namespaces.prctl(namespaces.PR_SET_PDEATHSIG, signal.SIGKILL)
         namespaces.mount("proc", "/proc", "proc")
         namespaces.mount("tmpfs", "/run", "tmpfs", data="mode=755")
-        code = main()
-    except Exception as error:
-        # The parent's stack must not run here a second time, so this is the last stop of every exception.
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        os.execv(command[0], command)
+    except OSError as error:
+        print(error, file=sys.stderr, flush=True)
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        # The parent's stack must not unwind here a second time.
+        os._exit(1)
 
 
-async def _round_trip(command: tuple[str, ...]) -> Proof:
-    tool = criu.Criu(command, await criu.version(command), "on trial")
+def _round_trip(command: tuple[str, ...]) -> Proof:
+    tool = criu.Criu(command, asyncio.run(criu.version(command)), "on trial")
     work = Path("/run/proof")
     images = work / "images"
     images.mkdir(parents=True)
     beats = work / "beats"
-    started = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", _TARGET], cwd=work, capture_output=True, text=True, check=False
-    )
-    if started.returncode != 0:
-        raise CriuError(f"the small process to freeze could not be started: {started.stderr.strip()}")
-    target = int(started.stdout)
-    await _beats_beyond(beats, 0)
+    target = _start_target(_TARGET, work)
+    _wait_for_beats(beats, 0)
 
     begun = time.perf_counter()
-    await criu.dump(tool, pid=target, images=images, timeout_s=_STEP_TIMEOUT_S)
+    asyncio.run(criu.dump(tool, pid=target, images=images, timeout_s=_STEP_TIMEOUT_S))
     dump_ms = (time.perf_counter() - begun) * 1000
-    os.kill(target, 9)
+    os.kill(target, signal.SIGKILL)
     os.waitpid(target, 0)
     frozen_at = beats.stat().st_size
 
     begun = time.perf_counter()
-    await criu.restore(tool, images=images, timeout_s=_STEP_TIMEOUT_S)
+    asyncio.run(criu.restore(tool, images=images, timeout_s=_STEP_TIMEOUT_S))
     restore_ms = (time.perf_counter() - begun) * 1000
-    await _beats_beyond(beats, frozen_at)
+    _wait_for_beats(beats, frozen_at)
     return Proof(tool.version, round(dump_ms, 1), round(restore_ms, 1))
 
 
-async def _beats_beyond(beats: Path, size: int) -> None:
+def _start_target(code: str, work: Path) -> int:
+    """Start a bare Python on `code` in `work`, and return the pid that it prints as its first line.
+
+    Raises:
+        CriuError: it could not be started.
+    """
+    started = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], cwd=work, capture_output=True, text=True, check=False
+    )
+    if started.returncode != 0:
+        raise CriuError(f"the small process to freeze could not be started: {started.stderr.strip()}")
+    return int(started.stdout)
+
+
+def _wait_for_beats(beats: Path, size: int) -> None:
     deadline = time.monotonic() + _STEP_TIMEOUT_S
     while not beats.exists() or beats.stat().st_size <= size:
         if time.monotonic() > deadline:
             raise CriuError("the small process does not run")
-        await asyncio.sleep(0.005)
+        time.sleep(0.005)
 
 
 def _main() -> int:
+    where, *command = sys.argv[1:]
+    if where == "apart":
+        return run_apart([sys.executable, "-m", "torpor.worker.criu_proof", "inside", *command])
     try:
-        told = vars(asyncio.run(_round_trip(tuple(sys.argv[1:]))))
+        told = vars(_round_trip(tuple(command)))
     except CriuError as error:
         told = {"reason": error.reason, "log": error.log}
     print(json.dumps(told))
@@ -163,4 +172,4 @@ def _main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_apart(_main))
+    raise SystemExit(_main())
