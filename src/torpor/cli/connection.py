@@ -1,0 +1,106 @@
+"""Which server the command line talks to, and with which key.
+
+In this order: TORPOR_API_URL and TORPOR_SECRET_KEY, then what `torpor dev` left in the project (see project.py), then
+this machine's default port. The requests themselves are those of `torpor.Client`.
+"""
+
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from torpor.cli.project import find_state
+from torpor.config import Settings
+from torpor.errors import ApiError, ConfigError, ConnectionFailed, NotFound, TorporError, Unauthorized
+
+if TYPE_CHECKING:
+    from torpor.sdk.client import Client
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server and a key, and where each was found, for error messages."""
+
+    url: str
+    secret_key: str
+    url_from: str
+    key_from: str
+
+
+def find_target(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Target:
+    """The server and key to use.
+
+    Raises:
+        ConfigError: there is no key anywhere.
+    """
+    environ = os.environ if environ is None else environ
+    settings = Settings.from_environment(environ)
+    found = find_state(environ, cwd or Path.cwd())
+    state, left_by = (found[0], f"`torpor dev` ({found[1] / 'dev.json'})") if found else (None, "")
+    if settings.api_url:
+        url, url_from = settings.api_url, "TORPOR_API_URL"
+    elif state:
+        url, url_from = state.url, left_by
+    else:
+        url, url_from = f"http://{settings.host}:{settings.port}", "the default"
+    if settings.secret_key:
+        return Target(url.rstrip("/"), settings.secret_key, url_from, "TORPOR_SECRET_KEY")
+    if state and url == state.url:
+        return Target(url.rstrip("/"), state.secret_key, url_from, left_by)
+    raise ConfigError(
+        "no secret key: set TORPOR_SECRET_KEY, or start `torpor dev` here, which makes one and keeps it for later commands"
+    )
+
+
+def check_reachable(target: Target) -> None:
+    """Fail at once when nothing listens there; the client alone would try for ten seconds.
+
+    Raises:
+        ConnectionFailed: with the URL, where it came from and how to start a server.
+    """
+    parts = urlsplit(target.url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname or "127.0.0.1", port), timeout=5).close()
+    except OSError as error:
+        raise ConnectionFailed(
+            f"no server answers at {target.url}, which is the address from {target.url_from} ({error.strerror or error}).\n"
+            "Start one with `torpor dev`, or say where it is with TORPOR_API_URL."
+        ) from error
+
+
+@contextmanager
+def client() -> Iterator["Client"]:
+    """The API client of this command; what the server refuses is told with where the key came from."""
+    from torpor.sdk.client import Client  # here, so that `torpor --help` needn't load it
+
+    target = find_target()
+    check_reachable(target)
+    try:
+        with Client(target.url, target.secret_key) as connected:
+            yield connected
+    except Unauthorized as error:
+        raise wrong_key(target) from error
+
+
+def wrong_key(target: Target) -> Unauthorized:
+    return Unauthorized(401, f"{target.url} does not accept the secret key from {target.key_from}")
+
+
+def told(error: TorporError) -> str:
+    """An expected error as people should read it: what is wrong, and what to do."""
+    match error:
+        case NotFound():
+            near = error.body.get("near") if isinstance(error.body, dict) else None
+            text = error.message.split(" (did you mean")[0]
+            return f"{text}\nDid you mean {' or '.join(map(str, near))}?" if near else text
+        case ApiError():
+            problems = error.body.get("problems") if isinstance(error.body, dict) else None
+            lines = [f"  {one.get('path') or 'payload'}: {one.get('message')}" for one in problems or []]
+            return "\n".join([error.message, *lines])
+        case _:
+            return str(error)

@@ -1,0 +1,48 @@
+"""One run told live: its story and its output, as they come, until it ends."""
+
+import asyncio
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from torpor.cli.story import ENDINGS, QUIET, error_lines, event_line, how_to_answer, log_line
+from torpor.sdk.client import AsyncClient
+
+Line = dict[str, Any]
+
+
+async def follow(client: AsyncClient, run_id: str, console: Console) -> Line:
+    """Tell the run until it ends, with how to answer what it waits for; returns the run as it ended.
+
+    Story and output come from two streams. The run's end is told last: the output that came before it is waited for.
+    """
+    ending: list[Line] = []
+
+    async def events() -> None:
+        async for event in client.story(run_id, follow=True):
+            if event["kind"] in ENDINGS:
+                ending.append(event)
+            elif event["kind"] not in QUIET:
+                console.print(event_line(event))
+                answer = how_to_answer(event, run_id)
+                if answer:
+                    console.print(Text("              answer it with  ", style="dim").append(answer, style="bold"))
+
+    async def output() -> None:
+        async for line in client.logs(run_id, follow=True):
+            console.print(log_line(line))
+
+    await asyncio.gather(events(), output())
+    for event in ending:
+        console.print(event_line(event))
+    return await client.run(run_id)
+
+
+def print_outcome(run: Line, console: Console) -> None:
+    """What the run returned, or its error with the user's own traceback."""
+    if run["status"] == "COMPLETED":
+        console.print(Text("output  ", style="dim"), end="")
+        console.print_json(data=run.get("output"))
+    elif run.get("error"):
+        console.print(error_lines(run["error"]))

@@ -1,0 +1,135 @@
+"""`torpor runs`: look at runs, and end them."""
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(help="Runs: list, show, logs, cancel.", no_args_is_help=True)
+
+RunId = Annotated[str, typer.Argument(help="The run's id.", metavar="RUN", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="As the API has it.")]
+
+
+@app.command("list")
+def list_runs(
+    status: Annotated[list[str] | None, typer.Option(help="WAITING, COMPLETED, …; may be given several times.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Of this task; may be given several times.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 25,
+    as_json: AsJson = False,
+) -> None:
+    """List runs, newest first."""
+    from itertools import islice
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from torpor.cli.connection import client
+    from torpor.cli.figures import ago, instant
+    from torpor.cli.story import STATUS_STYLES
+
+    wanted = [name.upper() for name in status or []]
+    with client() as api:
+        filters = {"status": wanted or None, "task": task or None, "page_size": min(limit, 100)}
+        found = list(islice(api.runs(**filters), limit))
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    if not found:
+        typer.echo("No runs.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("run", "task", "status", "triggered", "tags"):
+        table.add_column(heading, no_wrap=heading != "tags", overflow="fold")
+    for run in found:
+        shown = Text(run["status"], style=STATUS_STYLES.get(run["status"], ""))
+        tags = ", ".join(run.get("tags") or [])
+        table.add_row(run["id"], run["taskIdentifier"], shown, ago(instant(run["createdAt"])), tags)
+    Console(highlight=False).print(table)
+
+
+@app.command()
+def show(run: RunId, as_json: AsJson = False) -> None:
+    """Tell a run's story: what happened when, where its time went, its output or error."""
+    from rich.console import Console
+
+    from torpor.cli.connection import client
+
+    with client() as api:
+        found = api.run(run)
+        events = list(api.story(run))
+        checkpoints = api.checkpoints(run)
+    if as_json:
+        typer.echo(json.dumps({**found, "story": events, "checkpoints": checkpoints}, indent=2))
+        return
+    print_run(found, events, Console(highlight=False))
+
+
+def print_run(run: dict[str, Any], events: list[dict[str, Any]], console: "Console") -> None:
+    """A run with its story, as `runs show` prints it."""
+    from datetime import UTC, datetime
+
+    from rich.text import Text
+
+    from torpor.cli.figures import clock, instant
+    from torpor.cli.follow import print_outcome
+    from torpor.cli.story import ENDINGS, STATUS_STYLES, event_line, next_answer, times, times_line
+
+    head = Text(run["taskIdentifier"], style="bold").append("  " + run["id"], style="dim")
+    head.append("  " + run["status"], style=STATUS_STYLES.get(run["status"], ""))
+    console.print(head)
+    attempts = run.get("attemptCount") or 0
+    facts = [f"triggered {clock(instant(run['createdAt']))}", f"attempt {attempts}" if attempts > 1 else ""]
+    facts += [
+        f"version {run['version']}" if run.get("version") else "",
+        f"tags {', '.join(run['tags'])}" if run.get("tags") else "",
+    ]
+    console.print(Text("  ".join(fact for fact in facts if fact), style="dim"))
+    if run.get("payload") is not None:
+        console.print(Text("payload ", style="dim").append(json.dumps(run["payload"], ensure_ascii=False)))
+    console.print()
+    for event in events:
+        # The error of the end is told below, whole; here its traceback would stand twice.
+        console.print(event_line(event, brief=event["kind"] in ENDINGS))
+    console.print()
+    console.print(times_line(times(events, datetime.now(UTC))))
+    answer = next_answer(events, run["id"]) if run["status"] == "WAITING" else None
+    if answer:
+        console.print(Text("answer it with  ", style="dim").append(answer, style="bold"))
+    print_outcome(run, console)
+
+
+@app.command()
+def logs(
+    run: RunId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
+) -> None:
+    """What a run logged and printed."""
+    from rich.console import Console
+
+    from torpor.cli.connection import client
+    from torpor.cli.story import log_line
+
+    console = Console(highlight=False, soft_wrap=True)
+    with client() as api:
+        for line in api.logs(run, follow=follow):
+            console.print(log_line(line))
+
+
+@app.command()
+def cancel(run: RunId) -> None:
+    """End a run now, whether it executes or is frozen. One that has ended stays as it is."""
+    from torpor.cli.connection import client
+
+    with client() as api:
+        before = api.run(run)
+        api.cancel(run)
+        after = api.run(run)
+    if before["isCompleted"]:
+        typer.echo(f"{run} had ended already: {before['status']}")
+    else:
+        typer.echo(f"{run} is {after['status'].lower()}")

@@ -1,0 +1,22 @@
+"""`torpor server`: the API alone, for whoever runs the database and the workers elsewhere."""
+
+import asyncio
+
+import typer
+
+
+def server() -> None:
+    """Run the API server (settings: TORPOR_SECRET_KEY, TORPOR_WORKER_TOKEN, TORPOR_DATABASE_URL, TORPOR_PORT …)."""
+    import logging
+
+    from torpor.cli.lifeline import die_with_parent
+    from torpor.config import Settings
+    from torpor.errors import ConfigError
+    from torpor.server.serve import serve
+
+    die_with_parent()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    settings = Settings.from_environment()
+    if not settings.database_url:
+        raise ConfigError("TORPOR_DATABASE_URL is not set: the server needs a Postgres (`torpor dev` brings its own)")
+    asyncio.run(serve(settings, settings.database_url, ready=lambda url: typer.echo(f"listening on {url}")))

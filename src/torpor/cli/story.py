@@ -1,0 +1,326 @@
+"""How a run's events are told: one line each, in words, with the figures that matter.
+
+Used by `torpor dev`, `torpor trigger --follow` and `torpor runs show`. It draws what the API's story holds and makes
+nothing up: a figure that an event lacks is left out.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from torpor.cli.figures import clock, duration, instant, milliseconds, size
+
+Event = dict[str, Any]
+Data = dict[str, Any]
+
+# -- one event --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Words:
+    """What is said of an event: a verb that stands out, the rest of the sentence, and lines below it."""
+
+    verb: str
+    rest: str = ""
+    style: str = ""
+    below: tuple[str, ...] = ()
+
+
+def _triggered(data: Data) -> Words:
+    tags = data.get("tags") or []
+    return Words("triggered", f"tags {', '.join(tags)}" if tags else "", "cyan")
+
+
+def _started(data: Data) -> Words:
+    facts = [f"pid {data['pid']}" if data.get("pid") else "", _took("ready in", data.get("start_ms"))]
+    return Words("started", _join(facts), "green")
+
+
+def _waiting(data: Data) -> Words:
+    return Words("waiting", _waits(data), "blue")
+
+
+def _held(data: Data) -> Words:
+    """The process stays in memory: for a short wait by choice, else because something can't be frozen."""
+    blockers = [str(one) for one in data.get("blockers") or data.get("reasons") or []]
+    why = data.get("reason") or ("it can't be frozen now:" if blockers else "the wait is short")
+    return Words("held in memory", str(why), "yellow", tuple(blockers))
+
+
+def _suspended(data: Data) -> Words:
+    facts = [
+        f"{size(data.get('size_bytes') or data.get('size'))} on disk",
+        _took("dumped in", data.get("dump_ms")),
+        _took("durable after", data.get("durable_ms")),
+        f"{size(data['rss_bytes'])} of memory given back" if data.get("rss_bytes") else "",
+    ]
+    return Words("frozen", _join(facts), "bold blue", tuple(_places(data.get("waiting_at") or [])))
+
+
+def _resuming(data: Data) -> Words:
+    kinds = {"time": "its time has come", "run": "its child has ended", "token": "its token was completed"}
+    why = kinds.get(str(data.get("kind")), "what it waits for is answered")
+    if data.get("status") == "timed_out":
+        why = "its token timed out"
+    return Words("waking", why, "blue")
+
+
+def _lost(data: Data) -> Words:
+    return Words(
+        "some files could not be opened again", "", "yellow", tuple(str(one) for one in data.get("lost") or [])
+    )
+
+
+def _resumed(data: Data) -> Words:
+    facts = [
+        _took("restored in", data.get("restore_ms")),
+        _took("back", data.get("since_due_ms"), "after its answer"),
+        f"pid {data['pid']}" if data.get("pid") else "",
+    ]
+    return Words("back on the next line", _join(facts), "bold green")
+
+
+def _ending(verb: str, data: Data) -> Words:
+    message, below = _error(data)
+    return Words(verb, message, "bold red", below)
+
+
+def _retrying(data: Data) -> Words:
+    message, below = _error(data)
+    when = ""
+    if data.get("retry_at"):
+        when = f"again at {clock(instant(str(data['retry_at'])))}"
+    elif data.get("delay_s") is not None:
+        when = f"again in {duration(float(data['delay_s']))}"
+    return Words("will be tried again", _join([when, message]), "yellow", below)
+
+
+def _plain(verb: str, style: str = "", *keys: str) -> Callable[[Data], Words]:
+    """Words of an event that only has a reason to tell."""
+
+    def words(data: Data) -> Words:
+        return Words(verb, _join([str(data[key]) for key in keys if data.get(key)]), style)
+
+    return words
+
+
+_TELL: dict[str, Callable[[Data], Words]] = {
+    "run.triggered": _triggered,
+    "run.dequeued": _plain("handed to a worker", "dim"),
+    "run.started": _started,
+    "run.waiting": _waiting,
+    "run.held": _held,
+    "run.suspended": _suspended,
+    "run.resuming": _resuming,
+    "run.resumed": _resumed,
+    "run.descriptors_lost": _lost,
+    "run.completed": _plain("completed", "bold green"),
+    "run.failed": lambda data: _ending("failed", data),
+    "run.crashed": lambda data: _ending("crashed", data),
+    "run.timed_out": lambda data: _ending("timed out", data),
+    "run.system_failure": lambda data: _ending("given up by Torpor", data),
+    "run.retrying": _retrying,
+    "run.canceled": _plain("canceled", "bold yellow", "reason"),
+    "run.expired": _plain("expired", "bold yellow", "reason"),
+    "run.rescued": _plain("taken back from a lost worker", "yellow", "reason"),
+    "run.checkpoint_refused": _plain("checkpoint not restored", "bold yellow", "reason"),
+    "run.freeze_failed": _plain("freeze given up, the run stays in memory", "yellow", "reason"),
+}
+
+QUIET = frozenset({"run.dequeued"})
+"""Told by `runs show` only: live, the next line follows within milliseconds."""
+
+
+def words(event: Event) -> Words:
+    """What is said of an event. A kind from a newer server is told by its name."""
+    kind = str(event.get("kind", ""))
+    tell = _TELL.get(kind)
+    if tell is None:
+        return Words(kind.removeprefix("run.").replace("_", " ").replace(".", " "), "", "dim")
+    return tell(event.get("data") or {})
+
+
+def event_line(event: Event, label: Text | None = None, *, brief: bool = False) -> RenderableType:
+    """One event as a line of a story; `label` says which run when several are told at once, `brief` leaves the rest out."""
+    said = words(event)
+    line = Text(clock(instant(str(event["at"])), precise=True) + "  ", style="dim")
+    if label is not None:
+        line.append_text(label).append("  ")
+    line.append(said.verb, style=said.style)
+    if said.rest:
+        line.append("  " + said.rest, style="default")
+    if brief or not said.below:
+        return line
+    below = [Padding(Text(text, style="dim"), (0, 0, 0, 16)) for text in said.below]
+    return Group(line, *below)
+
+
+def log_line(line: dict[str, Any], label: Text | None = None) -> Text:
+    """A line that user code printed or logged."""
+    level = str(line.get("level") or "info").lower()
+    style = {"debug": "dim", "warning": "yellow", "error": "red", "critical": "bold red"}.get(level, "default")
+    told = Text(clock(instant(str(line["at"])), precise=True) + "  ", style="dim")
+    if label is not None:
+        told.append_text(label).append("  ")
+    told.append("│ ", style="dim")
+    if level not in ("info", "") and line.get("stream", "log") == "log":
+        told.append(level + " ", style=style)
+    told.append(str(line.get("message", "")), style=style)
+    attributes = line.get("attributes") or {}
+    for name, value in attributes.items():
+        told.append(f"  {name}=", style="dim").append(str(value), style="dim")
+    return told
+
+
+def how_to_answer(event: Event, run_id: str) -> str | None:
+    """The command that answers the approval or token a run now waits for, if it waits for one."""
+    if event.get("kind") == "run.waiting" and "token" in (event.get("data") or {}).get("kinds", []):
+        return f"torpor approve {run_id}"
+    return None
+
+
+def next_answer(events: list[Event], run_id: str) -> str | None:
+    """As above, for a run that waits now: by its last wait, whatever was told after it (it may be frozen since)."""
+    waits = [event for event in events if event.get("kind") == "run.waiting"]
+    return how_to_answer(waits[-1], run_id) if waits else None
+
+
+# -- a whole story ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Times:
+    """Where a run's time went, in seconds. `frozen` cost no memory and no process."""
+
+    queued_s: float = 0.0
+    executing_s: float = 0.0
+    held_s: float = 0.0
+    frozen_s: float = 0.0
+
+    @property
+    def total_s(self) -> float:
+        return self.queued_s + self.executing_s + self.held_s + self.frozen_s
+
+
+_PHASE_AFTER = {
+    "run.triggered": "queued",
+    "run.started": "executing",
+    "run.resumed": "executing",
+    "run.waiting": "held",
+    "run.suspended": "frozen",
+    "run.rescued": "queued",
+    "run.retrying": "queued",
+    "run.checkpoint_refused": "queued",
+}
+ENDINGS = frozenset(
+    "run." + end for end in ("completed", "failed", "canceled", "crashed", "timed_out", "expired", "system_failure")
+)
+
+
+def times(events: Iterable[Event], now: datetime) -> Times:
+    """How long the run was queued, executing, waiting in memory, and frozen; up to `now` if it has not ended."""
+    spent = {"queued": 0.0, "executing": 0.0, "held": 0.0, "frozen": 0.0}
+    phase: str | None = None
+    since = now
+    for event in events:
+        kind, at = str(event["kind"]), instant(str(event["at"]))
+        following = None if kind in ENDINGS else _PHASE_AFTER.get(kind, phase)
+        if kind == "run.resuming" and phase == "held":
+            following = "executing"  # answered while still in memory: it goes on at once
+        if kind == "run.resuming" and phase == "frozen":
+            following = "queued"
+        if following != phase:
+            if phase is not None:
+                spent[phase] += max(0.0, (at - since).total_seconds())
+            phase, since = following, at
+    if phase is not None:
+        spent[phase] += max(0.0, (now - since).total_seconds())
+    return Times(**{name + "_s": seconds for name, seconds in spent.items()})
+
+
+def times_line(spent: Times) -> Text:
+    """The summary under a story, with the frozen share."""
+    line = Text("executing ", style="dim")
+    line.append(duration(spent.executing_s), style="green")
+    line.append("  held in memory ").append(duration(spent.held_s), style="yellow")
+    line.append("  frozen ").append(duration(spent.frozen_s), style="bold blue")
+    line.append("  queued ").append(duration(spent.queued_s))
+    if spent.total_s > 0 and spent.frozen_s > 0:
+        line.append(f"  ({spent.frozen_s / spent.total_s:.0%} of its life without a process)", style="dim")
+    return line
+
+
+def error_lines(error: dict[str, Any]) -> RenderableType:
+    """A run's error with the traceback of the user's own frames, then what caused it."""
+    trace = str(error.get("stackTrace") or error.get("stack_trace") or "").rstrip()
+    head = Text(f"{error.get('name') or 'Error'}: {error.get('message', '')}", style="bold red")
+    parts: list[RenderableType] = [Text(trace, style="red"), head] if trace else [head]
+    if trace.endswith(head.plain):
+        parts = [Text(trace, style="red")]
+    for cause in error.get("causes") or []:
+        parts.append(Text("caused by", style="dim"))
+        parts.append(error_lines(cause))
+    return Group(*parts)
+
+
+STATUS_STYLES = {
+    "COMPLETED": "green",
+    "FAILED": "bold red",
+    "CRASHED": "bold red",
+    "SYSTEM_FAILURE": "bold red",
+    "TIMED_OUT": "bold red",
+    "CANCELED": "yellow",
+    "EXPIRED": "yellow",
+    "WAITING": "blue",
+    "EXECUTING": "cyan",
+}
+"""The colour of each public status, the same in every table."""
+
+
+# -- phrases ----------------------------------------------------------------------------------------------------------
+
+
+def _join(parts: Iterable[str]) -> str:
+    return " · ".join(part for part in parts if part)
+
+
+def _took(verb: str, ms: float | None, after: str = "") -> str:
+    return "" if ms is None else f"{verb} {milliseconds(ms)} {after}".rstrip()
+
+
+_WAITED_FOR = {"time": "for time to pass", "run": "for a child run", "token": "for someone to complete a token"}
+
+
+def _waits(data: Data) -> str:
+    told = ", ".join(_WAITED_FOR.get(str(kind), f"for {kind}") for kind in data.get("kinds") or [])
+    if (data.get("count") or 0) > 1:
+        told += f" ({data['count']} waits)"
+    due = data.get("due_at")
+    return _join([told, f"until {clock(instant(str(due)))}" if due else ""])
+
+
+def _places(waiting_at: list[Any]) -> list[str]:
+    """Where each task of the run stands: the line that it will come back to."""
+    places: list[str] = []
+    for place in waiting_at:
+        if isinstance(place, dict):
+            source = str(place.get("source") or "").strip()
+            name = str(place.get("file", "")).rsplit("/", 1)[-1]
+            places.append(f"at {name}:{place.get('line', '?')}  {source}".rstrip())
+    return places
+
+
+def _error(data: Data) -> tuple[str, tuple[str, ...]]:
+    """An error's one-line message, and its traceback as lines below."""
+    error = data.get("error")
+    if not isinstance(error, dict):
+        return str(error or data.get("reason") or ""), ()
+    message = f"{error.get('name') or 'Error'}: {error.get('message', '')}"
+    trace = str(error.get("stackTrace") or error.get("stack_trace") or "").rstrip()
+    lines = tuple(line for line in trace.splitlines() if line.strip())
+    return message, lines[:-1] if lines and lines[-1].startswith(str(error.get("name"))) else lines

@@ -1,0 +1,52 @@
+"""`torpor trigger`: ask for a run, and tell its story if wanted."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from torpor.cli.payload import parse_payload
+
+
+def trigger(
+    task: Annotated[str, typer.Argument(help="The task's id.", show_default=False)],
+    payload: Annotated[
+        list[str] | None, typer.Argument(help="JSON, or key=value words (n=3 is a number).", show_default=False)
+    ] = None,
+    payload_file: Annotated[Path | None, typer.Option(help="Read the JSON payload from this file; - is stdin.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Tell the run as it happens, until it ends.")] = False,
+    tag: Annotated[list[str] | None, typer.Option(help="A tag; may be given several times.")] = None,
+    idempotency_key: Annotated[str | None, typer.Option(help="The same key means the same run.")] = None,
+    delay: Annotated[str | None, typer.Option(help="Start later: 30s, 2h30m, 1w, or a date.")] = None,
+) -> None:
+    """Trigger a task. With --follow the exit code is 0 when the run completed, 1 when it did not."""
+    from torpor.cli.connection import client
+
+    options: dict[str, Any] = {"tags": tag or None, "idempotency_key": idempotency_key, "delay": delay}
+    value = parse_payload(payload or [], payload_file)
+    with client() as api:
+        run = api.trigger(task, value, **options)
+    if not follow:
+        typer.echo(run["id"])
+        if run.get("isCached"):
+            typer.echo("this idempotency key had its run already", err=True)
+        return
+    completed = asyncio.run(_follow(run["id"]))
+    raise typer.Exit(0 if completed else 1)
+
+
+async def _follow(run_id: str) -> bool:
+    from rich.console import Console
+
+    from torpor.cli.connection import find_target
+    from torpor.cli.follow import follow, print_outcome
+    from torpor.sdk.client import AsyncClient
+
+    console = Console(highlight=False)
+    console.print(f"[bold]{run_id}[/]  [dim](torpor runs show {run_id})[/]")
+    target = find_target()
+    async with AsyncClient(target.url, target.secret_key) as api:
+        run = await follow(api, run_id, console)
+    print_outcome(run, console)
+    return run["status"] == "COMPLETED"
