@@ -162,14 +162,14 @@ def _remember(settings: Settings, found: Criu) -> None:
 async def _set_up() -> int:
     """Leave the machine with a CRIU that works, if that can be had; say in one line how it went."""
     settings = Settings.from_environment()
-    found = await find(settings, fresh=True)
+    found = await find(settings)
     if isinstance(found, NoCriu) and not settings.criu and _obstacle() is None:
         try:
             await install(None, lambda line: print(line, flush=True))
         except CriuError as error:
             print(f"CRIU could not be installed, so waiting runs will be held in memory: {error.reason}")
             return 1
-        found = await find(settings, fresh=True)
+        found = await find(settings)
     if isinstance(found, NoCriu):
         print(f"Waiting runs will be held in memory: {found.reason}. To change that, {found.fix}.")
         return 1
