@@ -414,8 +414,8 @@ class LiveRun:
             let_run(self.pid)
             self._wake()
             return
-        if reply.status == "stale":
-            self.house.images.delete(checkpoint_id)
+        # Stale may mean that an earlier, unanswered copy of this message was accepted: then the image is the run. The
+        # census deletes it if it isn't.
         self._over = True
 
     async def _resume_in_place(self, open_waits: list[str]) -> None:

@@ -1,0 +1,45 @@
+"""One Postgres for all, a database and a pair of services for each test."""
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from stack import Stack, StackMaker, fresh_database
+
+from torpor.store.embedded import EmbeddedPostgres
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
+    asyncio.run(server.start())
+    yield server
+    asyncio.run(server.stop())
+
+
+@pytest.fixture
+def make_stack(postgres: EmbeddedPostgres, tmp_path: Path) -> Iterator[StackMaker]:
+    """Makes stacks that are not started yet; stops them all in the end."""
+    made: list[Stack] = []
+
+    def make(**settings: str) -> Stack:
+        number = next(_numbers)
+        stack = Stack(tmp_path / f"stack{number}", fresh_database(postgres, f"lifecycle{number}"), **settings)
+        made.append(stack)
+        return stack
+
+    yield make
+    for stack in made:
+        stack.stop()
+
+
+@pytest.fixture
+def stack(make_stack: StackMaker) -> Stack:
+    """Server and worker, up."""
+    made = make_stack()
+    made.start()
+    return made

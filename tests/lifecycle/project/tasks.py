@@ -1,0 +1,180 @@
+"""Tasks for the lifecycle tests. Each tells what it did by what it returns and by lines in a file that outlives it."""
+
+import asyncio
+import ctypes
+import os
+import threading
+import time
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from torpor import AbortRun, Retry, TokenTimeout, create_token, current, task, wait
+from torpor import sync as blocking
+
+
+class Item(BaseModel):
+    sku: str
+    count: int
+
+
+class Order(BaseModel):
+    customer: str
+    items: list[Item]
+
+
+def note(journal: str, line: str) -> None:
+    with open(journal, "a") as file:
+        file.write(line + "\n")
+
+
+@task
+async def total(order: Order) -> int:
+    return sum(item.count for item in order.items)
+
+
+@task
+async def sleeper(journal: str, seconds: float) -> dict[str, object]:
+    """Before and after the wait it writes a line: each should be there exactly once."""
+    held = {"secret": os.urandom(8).hex()}
+    note(journal, f"before {held['secret']}")
+    await wait.for_(seconds=seconds)
+    note(journal, f"after {held['secret']}")
+    return {"secret": held["secret"], "pid": os.getpid(), "attempt": current.attempt}
+
+
+@task
+def sync_sleeper(journal: str, seconds: float) -> str:
+    secret = os.urandom(8).hex()
+    note(journal, f"before {secret}")
+    blocking.wait.for_(seconds=seconds)
+    note(journal, f"after {secret}")
+    return secret
+
+
+@task
+async def waits_for_token(journal: str, token_id: str) -> object:
+    note(journal, "before")
+    answer = await wait.for_token(token_id)
+    note(journal, "after")
+    return answer
+
+
+@task
+async def two_waits(journal: str, first: str, second: str) -> list[object]:
+    one = await wait.for_token(first)
+    note(journal, "between")
+    two = await wait.for_token(second)
+    return [one, two]
+
+
+@task
+async def approval() -> dict[str, object]:
+    answer = await wait.for_approval("Ship it?", timeout="1h", context={"cost": 3})
+    return {"approved": bool(answer), "by": answer.by}
+
+
+@task
+async def times_out() -> str:
+    token = await create_token(timeout=0.5)
+    try:
+        await wait.for_token(token)
+    except TokenTimeout as error:
+        return type(error).__name__
+    return "completed"
+
+
+@task
+async def adder(a: int, b: int) -> int:
+    print(f"adding {a} and {b}")
+    return a + b
+
+
+@task(retry=Retry(max_attempts=1))
+async def failing_child() -> None:
+    raise ValueError("the child's own reason")
+
+
+@task(retry=Retry(max_attempts=1))
+async def parent(fails: bool = False) -> int:
+    if fails:
+        await failing_child.trigger_and_wait()
+    return await adder.trigger_and_wait(2, 3)
+
+
+@task
+async def gathers(seconds: float) -> list[object]:
+    return list(
+        await asyncio.gather(adder.trigger_and_wait(1, 2), adder.trigger_and_wait(3, 4), wait.for_(seconds=seconds))
+    )
+
+
+@task(retry=Retry(max_attempts=3, min_delay=0, max_delay=0, jitter=False))
+async def flaky(journal: str) -> int:
+    note(journal, f"attempt {current.attempt}")
+    if current.attempt < 3:
+        raise RuntimeError(f"not yet at attempt {current.attempt}")
+    return current.attempt
+
+
+@task
+async def aborts() -> None:
+    raise AbortRun("no use trying")
+
+
+@task(retry=Retry(max_attempts=2, min_delay=0, max_delay=0))
+async def busy(journal: str) -> None:
+    """Runs until somebody kills it or the journal's `.go` file appears."""
+    note(journal, f"busy {current.attempt}")
+    while not Path(journal + ".go").exists():
+        await asyncio.sleep(0.01)
+
+
+@task
+async def wait_then_busy(journal: str, token_id: str) -> int:
+    note(journal, "before")
+    await wait.for_token(token_id)
+    note(journal, f"after {current.attempt}")
+    while not Path(journal + ".go").exists():
+        await asyncio.sleep(0.01)
+    return current.attempt
+
+
+@task
+async def blocks_the_loop(seconds: float) -> str:
+    time.sleep(seconds)  # noqa: ASYNC251  (that it blocks is the point)
+    return "done"
+
+
+@task
+async def waits_with_thread(token_id: str) -> object:
+    """A thread of asyncio.to_thread is at work while the task waits: not a moment to freeze."""
+    gate = threading.Event()
+    crunch = asyncio.create_task(asyncio.to_thread(gate.wait))
+    try:
+        return await wait.for_token(token_id)
+    finally:
+        gate.set()
+        await crunch
+
+
+@task
+async def waits_with_socket(token_id: str, path: str) -> object:
+    """A unix socket connected to another process can't travel."""
+    _, writer = await asyncio.open_unix_connection(path)
+    try:
+        return await wait.for_token(token_id)
+    finally:
+        writer.close()
+
+
+@task
+async def waits_with_io_uring(token_id: str) -> object:
+    """CRIU can't dump an io_uring."""
+    parameters = ctypes.create_string_buffer(120)
+    ring = ctypes.CDLL(None, use_errno=True).syscall(425, 4, parameters)
+    assert ring >= 0, os.strerror(ctypes.get_errno())
+    try:
+        return await wait.for_token(token_id)
+    finally:
+        os.close(ring)

@@ -1,0 +1,288 @@
+"""A whole Torpor for a test: database, server and worker as the processes that users run, with the means to kill each.
+
+Nothing is imitated. The tests wait for facts (a state, an event, a line in a journal) with `eventually`, never for time.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torpor.errors import TorporError
+from torpor.sdk.client import Client
+from torpor.store.embedded import EmbeddedPostgres
+
+KEY = "tr_dev_lifecycle0000000000000000"
+PROJECT = Path(__file__).parent / "project"
+PATIENCE_S = 60.0
+ENDS = {"COMPLETED", "FAILED", "CANCELED", "CRASHED", "SYSTEM_FAILURE", "TIMED_OUT", "EXPIRED"}
+
+Found = TypeVar("Found")
+
+
+def eventually(look: Callable[[], Found], *, what: str, patience_s: float = PATIENCE_S) -> Found:
+    """What `look` finds as soon as it finds something true."""
+    end = time.monotonic() + patience_s
+    while not (found := look()):
+        assert time.monotonic() < end, f"{what}: not within {patience_s:.0f} s"
+        time.sleep(0.02)
+    return found
+
+
+class Stack:
+    """Server and worker on a directory of their own.
+
+    Args:
+        directory: data, logs, journals and fault files.
+        database_url: a database of this stack's own.
+        project: the tasks.
+        settings: further TORPOR_* variables.
+    """
+
+    def __init__(self, directory: Path, database_url: str, project: Path = PROJECT, **settings: str) -> None:
+        self.directory = directory
+        self.faults = directory / "faults"
+        self.faults.mkdir(parents=True)
+        self.port = _free_port()
+        self._project = project
+        self._server: subprocess.Popen[bytes] | None = None
+        self._worker: subprocess.Popen[bytes] | None = None
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("TORPOR_", "TRIGGER_"))},
+            "TORPOR_DATABASE_URL": database_url,
+            "TORPOR_DATA_DIR": str(directory / "data"),
+            "TORPOR_PORT": str(self.port),
+            "TORPOR_API_URL": f"http://127.0.0.1:{self.port}",
+            "TORPOR_SECRET_KEY": KEY,
+            "TORPOR_WORKER_TOKEN": "tr_worker_lifecycle",
+            "TORPOR_LEASE_S": "4",
+            "TORPOR_HEARTBEAT_INTERVAL_S": "0.5",
+            "TORPOR_HOLD_S": "0.2",
+            "TORPOR_HOLD_CHILD_S": "0.1",
+            "TORPOR_FREEZE_RETRY_S": "0.5",
+            "TORPOR_FAULT_DIR": str(self.faults),
+            **settings,
+        }
+        self.client = Client(f"http://127.0.0.1:{self.port}", KEY)
+
+    # -- the processes ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self.start_server()
+        self.start_worker()
+
+    def start_server(self) -> None:
+        self._server = self._launch("server")
+        eventually(self._server_answers, what="the server answers")
+
+    def start_worker(self) -> None:
+        self._worker = self._launch("worker", str(self._project))
+        eventually(lambda: "version dev-" in self.worker_log() or self._worker_ended(), what="the worker is up")
+
+    def kill_server(self) -> None:
+        assert self._server is not None
+        self._server.send_signal(signal.SIGKILL)
+        self._server.wait()
+
+    def kill_worker(self) -> None:
+        """SIGKILL for the worker; the kernel takes its supervisor, zygotes and runs along."""
+        assert self._worker is not None
+        self._worker.send_signal(signal.SIGKILL)
+        self._worker.wait()
+        eventually(lambda: not self.processes(), what="everything below the worker is gone")
+
+    def stop(self) -> None:
+        self.client.close()
+        for process in (self._worker, self._server):
+            if process is not None and process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(PATIENCE_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    raise
+
+    def reload_worker(self) -> None:
+        assert self._worker is not None
+        self._worker.send_signal(signal.SIGHUP)
+
+    def worker_log(self) -> str:
+        return (self.directory / "worker.log").read_text()
+
+    def _launch(self, *arguments: str) -> subprocess.Popen[bytes]:
+        with open(self.directory / f"{arguments[0]}.log", "ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "torpor", *arguments],
+                env=self._environment,
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _server_answers(self) -> bool:
+        assert self._server is not None
+        assert self._server.poll() is None, (self.directory / "server.log").read_text()
+        try:
+            self.client.tasks()
+        except TorporError:
+            return False
+        return True
+
+    def _worker_ended(self) -> bool:
+        assert self._worker is not None
+        assert self._worker.poll() is None, self.worker_log()
+        return False
+
+    # -- what is there ------------------------------------------------------------------------------------------------
+
+    def processes(self, naming: str | None = None) -> list[int]:
+        """Live processes below this stack's worker; with `naming`, those whose command line holds it."""
+        return [
+            pid
+            for pid, command, environment in _all_processes()
+            if (naming is None or naming in command)
+            and str(self.directory) in environment + command
+            and pid not in (self._server_pid, self._worker_pid)
+            and "torpor server" not in command
+        ]
+
+    def process_of(self, run_id: str) -> int | None:
+        """The pid of a run's process, seen from outside; None when it has none."""
+        found = [pid for pid, command, _ in _all_processes() if command.startswith("torpor run") and run_id in command]
+        return found[0] if found else None
+
+    def alive(self, pid: int) -> bool:
+        return Path(f"/proc/{pid}").exists()
+
+    def worker_pids(self) -> list[int]:
+        """The worker with everything below it."""
+        assert self._worker is not None
+        return _descendants(self._worker.pid)
+
+    def server_pids(self) -> list[int]:
+        assert self._server is not None
+        return _descendants(self._server.pid)
+
+    def zygote(self) -> int:
+        return next(pid for pid, command, _ in _all_processes() if "torpor.worker.zygote" in command)
+
+    @property
+    def _server_pid(self) -> int | None:
+        return self._server.pid if self._server else None
+
+    @property
+    def _worker_pid(self) -> int | None:
+        return self._worker.pid if self._worker and self._worker.poll() is None else None
+
+    def journal(self, name: str = "journal") -> Path:
+        return self.directory / name
+
+    def lines(self, name: str = "journal") -> list[str]:
+        path = self.journal(name)
+        return path.read_text().splitlines() if path.exists() else []
+
+    # -- runs ---------------------------------------------------------------------------------------------------------
+
+    def trigger(self, task_id: str, payload: Any = None, **options: Any) -> str:
+        return self.client.trigger(task_id, payload, **options)["id"]
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        return self.client.run(run_id)
+
+    def status(self, run_id: str) -> str:
+        return self.run(run_id)["status"]
+
+    def kinds(self, run_id: str) -> list[str]:
+        return [event["kind"] for event in self.client.story(run_id)]
+
+    def events(self, run_id: str, kind: str) -> list[dict[str, Any]]:
+        return [event["data"] for event in self.client.story(run_id) if event["kind"] == kind]
+
+    def await_event(self, run_id: str, kind: str, count: int = 1) -> None:
+        eventually(lambda: self.kinds(run_id).count(kind) >= count, what=f"{kind} of {run_id}: {self.kinds(run_id)}")
+
+    def await_end(self, run_id: str) -> dict[str, Any]:
+        eventually(lambda: self.status(run_id) in ENDS, what=f"{run_id} ends: {self.kinds(run_id)}")
+        return self.run(run_id)
+
+    def output(self, run_id: str) -> Any:
+        run = self.await_end(run_id)
+        assert run["status"] == "COMPLETED", (run.get("error"), self.kinds(run_id))
+        return run.get("output")
+
+    # -- faults -------------------------------------------------------------------------------------------------------
+
+    def pause_at(self, fault: str) -> None:
+        """Let the worker stand still when it next comes to this place."""
+        (self.faults / f"{fault}.reached").unlink(missing_ok=True)
+        (self.faults / f"{fault}.pause").touch()
+
+    def await_reached(self, fault: str) -> None:
+        eventually((self.faults / f"{fault}.reached").exists, what=f"the worker comes to {fault}")
+
+    def go_on(self, fault: str) -> None:
+        (self.faults / f"{fault}.pause").unlink(missing_ok=True)
+
+    def assert_nothing_left(self) -> None:
+        """After all runs ended: no process of a run, no directory of a run, no half-written image."""
+        eventually(lambda: not self.processes(naming="torpor run"), what="no process of a run is left")
+        worker = self.directory / "data" / "worker"
+        eventually(lambda: not list((worker / "runs").iterdir()), what="no directory of a run is left")
+        assert not list((worker / "checkpoints").glob(".writing-*"))
+        images = [path for path in (worker / "checkpoints").iterdir() if path.name.startswith("checkpoint_")]
+        eventually(lambda: not [path for path in images if path.exists()], what="no image of an ended run is left")
+
+
+StackMaker = Callable[..., Stack]
+
+
+def _all_processes() -> Iterator[tuple[int, str, str]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                environment = (entry / "environ").read_bytes().decode(errors="replace")
+                zombie = ") Z " in (entry / "stat").read_text()
+            except OSError:
+                continue
+            if not zombie:
+                yield int(entry.name), command, environment
+
+
+def _descendants(pid: int) -> list[int]:
+    found = [pid]
+    for each in found:
+        for children in Path(f"/proc/{each}/task").glob("*/children"):
+            found += [int(child) for child in children.read_text().split()]
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def fresh_database(postgres: EmbeddedPostgres, name: str) -> str:
+    """A database of its own inside the session's Postgres."""
+
+    async def create() -> str:
+        import asyncpg
+
+        url = await postgres.ensure()
+        connection = await asyncpg.connect(url)
+        await connection.execute(f'create database "{name}"')
+        await connection.close()
+        return url
+
+    url = asyncio.run(create())
+    base, _, query = url.partition("?")
+    return base.rsplit("/", 1)[0] + "/" + name + (f"?{query}" if query else "")

@@ -1,0 +1,85 @@
+"""What can't be frozen is held and says why; what was damaged on disk is never restored."""
+
+import socket
+from pathlib import Path
+
+import pytest
+from stack import Stack
+
+pytestmark = pytest.mark.criu
+
+
+def suspended(stack: Stack) -> tuple[str, str, Path]:
+    token = stack.client.create_token()["id"]
+    run_id = stack.trigger("waits_for_token", {"journal": str(stack.journal()), "token_id": token})
+    stack.await_event(run_id, "run.suspended")
+    [image] = (stack.directory / "data" / "worker" / "checkpoints").glob("checkpoint_*")
+    return token, run_id, image
+
+
+def flip(image: Path) -> None:
+    pages = image / "criu" / "pages-1.img"
+    data = bytearray(pages.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    pages.write_bytes(data)
+
+
+def truncate(image: Path) -> None:
+    pages = image / "criu" / "pages-1.img"
+    pages.write_bytes(pages.read_bytes()[: pages.stat().st_size // 2])
+
+
+def forge(image: Path) -> None:
+    manifest = image / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("4.2", "9.9"))
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, forge])
+def test_a_damaged_image_is_found_before_the_restore_and_the_run_begins_anew(stack: Stack, damage: object) -> None:
+    token, run_id, image = suspended(stack)
+    damage(image)  # pyright: ignore[reportCallIssue]
+    stack.client.complete_token(token, "the answer")
+    assert stack.output(run_id) == "the answer"
+    [refusal] = stack.events(run_id, "run.checkpoint_refused")
+    assert "changed" in refusal["reason"] or "bytes instead of" in refusal["reason"]
+    assert stack.lines() == ["before", "before", "after"]
+    assert stack.run(run_id)["attemptCount"] == 2
+    stack.assert_nothing_left()
+
+
+def held_for(stack: Stack, task: str, **payload: object) -> str:
+    """Why a run of this task could not be frozen; it is then answered in memory and completes."""
+    token = stack.client.create_token()["id"]
+    run_id = stack.trigger(task, {"token_id": token, **payload} if payload else token)
+    stack.await_event(run_id, "run.waiting" if task != "waits_with_thread" else "run.held")
+    reasons = ""
+    if "run.held" not in stack.kinds(run_id):
+        from stack import eventually
+
+        eventually(
+            lambda: {"run.held", "run.freeze_failed"} & set(stack.kinds(run_id)), what=f"{task} is held and says why"
+        )
+    for kind in ("run.held", "run.freeze_failed"):
+        reasons += str(stack.events(run_id, kind))
+    assert stack.process_of(run_id)
+    assert "run.suspended" not in stack.kinds(run_id)
+    stack.client.complete_token(token, 7)
+    assert stack.output(run_id) == 7
+    stack.assert_nothing_left()
+    return reasons
+
+
+def test_a_thread_that_the_loop_waits_for_keeps_the_run_awake(stack: Stack) -> None:
+    assert "thread" in held_for(stack, "waits_with_thread")
+
+
+def test_a_unix_socket_to_another_process_keeps_the_run_in_memory(stack: Stack, tmp_path: Path) -> None:
+    path = tmp_path / "peer.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        assert "unix socket" in held_for(stack, "waits_with_socket", path=str(path))
+
+
+def test_an_io_uring_keeps_the_run_in_memory(stack: Stack) -> None:
+    assert "io_uring" in held_for(stack, "waits_with_io_uring")

@@ -1,0 +1,161 @@
+"""Everything that can die is killed with SIGKILL, at rest and at the worst moments: nothing lost, nothing twice.
+
+"Nothing twice": code before an accepted checkpoint never runs again. Code after it may, once per crash.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from stack import Stack, eventually
+
+from torpor.store.embedded import EmbeddedPostgres
+
+VICTIMS = ["run", "zygote", "worker", "server", "postgres"]
+
+Kill = Callable[[str, str], None]
+
+
+@pytest.fixture
+def kill(stack: Stack, postgres: EmbeddedPostgres) -> Kill:
+    """SIGKILL the victim and, where it is a service, start it again, as whatever supervises it would."""
+
+    def kill(victim: str, run_id: str) -> None:
+        match victim:
+            case "run":
+                pid = stack.process_of(run_id)
+                if pid is not None:
+                    os.kill(pid, signal.SIGKILL)
+            case "criu":
+                for pid in stack.processes(naming=" swrk "):
+                    os.kill(pid, signal.SIGKILL)
+            case "zygote":
+                os.kill(stack.zygote(), signal.SIGKILL)
+            case "worker":
+                stack.kill_worker()
+            case "server":
+                stack.kill_server()
+                stack.start_server()
+            case "postgres":
+                [pid_file] = Path(postgres._root()).glob("data/postmaster.pid")
+                os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)
+                asyncio.run(postgres.ensure())
+            case _:
+                raise AssertionError(victim)
+
+    return kill
+
+
+def begin(stack: Stack) -> tuple[str, str]:
+    token = stack.client.create_token()["id"]
+    return token, stack.trigger("waits_for_token", {"journal": str(stack.journal()), "token_id": token})
+
+
+def finish(stack: Stack, token: str, run_id: str) -> None:
+    stack.client.complete_token(token, "the answer")
+    assert stack.output(run_id) == "the answer"
+    stack.assert_nothing_left()
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_a_kill_while_user_code_runs(stack: Stack, kill: Kill, victim: str) -> None:
+    run_id = stack.trigger("busy", str(stack.journal()))
+    eventually(lambda: stack.lines() == ["busy 1"], what="user code runs")
+    kill(victim, run_id)
+    if victim == "worker":
+        stack.start_worker()
+    begun_again = victim in ("run", "worker")
+    if begun_again:
+        eventually(lambda: len(stack.lines()) == 2, what="a second process runs it")
+    stack.journal("journal.go").touch()
+    stack.await_end(run_id)
+    assert stack.status(run_id) == "COMPLETED", stack.kinds(run_id)
+    assert len(stack.lines()) == (2 if begun_again else 1)
+    stack.assert_nothing_left()
+
+
+@pytest.mark.criu
+@pytest.mark.parametrize("victim", ["zygote", "worker", "server", "postgres"])
+def test_a_kill_while_the_run_sleeps(stack: Stack, kill: Kill, victim: str) -> None:
+    token, run_id = begin(stack)
+    stack.await_event(run_id, "run.suspended")
+    kill(victim, run_id)
+    if victim == "worker":
+        stack.start_worker()
+    finish(stack, token, run_id)
+    assert stack.lines() == ["before", "after"]
+
+
+@pytest.mark.criu
+@pytest.mark.parametrize("fault", ["before_dump", "during_dump", "dumped", "published", "accepted"])
+@pytest.mark.parametrize("victim", [*VICTIMS, "criu"])
+def test_a_kill_during_a_dump(stack: Stack, kill: Kill, victim: str, fault: str) -> None:
+    stack.pause_at(fault)
+    token, run_id = begin(stack)
+    stack.await_reached(fault)
+    kill(victim, run_id)
+    stack.go_on(fault)
+    if victim == "worker":
+        stack.start_worker()
+    stack.await_event(run_id, "run.suspended")
+    finish(stack, token, run_id)
+    assert stack.lines()[-1] == "after"
+    assert stack.lines().count("after") == 1
+    # Before the checkpoint was accepted, there was nothing else to go on from than the beginning.
+    unsaved = (victim == "worker" and fault != "accepted") or (
+        victim == "run" and fault in ("before_dump", "during_dump")
+    )
+    assert stack.lines().count("before") <= (2 if unsaved else 1)
+
+
+@pytest.mark.criu
+@pytest.mark.parametrize("fault", ["before_restore", "during_restore", "restored", "resumed"])
+@pytest.mark.parametrize("victim", [*VICTIMS, "criu"])
+def test_a_kill_during_a_restore(stack: Stack, kill: Kill, victim: str, fault: str) -> None:
+    token, run_id = begin(stack)
+    stack.await_event(run_id, "run.suspended")
+    stack.pause_at(fault)
+    stack.client.complete_token(token, "the answer")
+    stack.await_reached(fault)
+    kill(victim, run_id)
+    stack.go_on(fault)
+    if victim == "worker":
+        stack.start_worker()
+    assert stack.output(run_id) == "the answer"
+    stack.assert_nothing_left()
+    assert stack.lines().count("before") == 1
+    assert stack.lines().count("after") <= (2 if fault == "resumed" else 1)
+
+
+@pytest.mark.criu
+def test_a_run_killed_after_a_restore_goes_on_from_its_checkpoint(stack: Stack) -> None:
+    token = stack.client.create_token()["id"]
+    run_id = stack.trigger("wait_then_busy", {"journal": str(stack.journal()), "token_id": token})
+    stack.await_event(run_id, "run.suspended")
+    stack.client.complete_token(token, None)
+    eventually(lambda: stack.lines() == ["before", "after 1"], what="it goes on")
+    pid = stack.process_of(run_id)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: len(stack.lines()) == 3, what="it goes on again")
+    stack.journal("journal.go").touch()
+    stack.output(run_id)
+    assert stack.lines()[0] == "before"
+    assert stack.lines().count("before") == 1
+    stack.assert_nothing_left()
+
+
+@pytest.mark.parametrize("victim", ["worker", "server", "postgres"])
+def test_an_outcome_that_is_known_here_only_is_not_lost(stack: Stack, kill: Kill, victim: str) -> None:
+    stack.pause_at("before_finish")
+    run_id = stack.trigger("flaky", str(stack.journal()))
+    stack.await_reached("before_finish")
+    kill(victim, run_id)
+    stack.go_on("before_finish")
+    if victim == "worker":
+        stack.start_worker()
+    assert stack.output(run_id) == 3
+    stack.assert_nothing_left()

@@ -1,0 +1,181 @@
+"""What a task's author sees, with every process real: runs begin, wait, leave memory, come back, end."""
+
+import time
+
+import pytest
+from stack import Stack, StackMaker, eventually
+
+from torpor.errors import NotFound, Unprocessable
+
+
+def test_a_payload_becomes_the_call(stack: Stack) -> None:
+    order = {"customer": "Ann", "items": [{"sku": "a", "count": 2}, {"sku": "b", "count": 3}]}
+    assert stack.output(stack.trigger("total", order)) == 5
+    assert stack.output(stack.trigger("adder", {"a": 1, "b": 2})) == 3
+    stack.assert_nothing_left()
+
+
+def test_an_unknown_task_is_told_with_near_names(stack: Stack) -> None:
+    with pytest.raises(NotFound) as refused:
+        stack.trigger("addr", {"a": 1, "b": 2})
+    assert "adder" in refused.value.body["near"]
+
+
+def test_a_payload_that_does_not_fit_makes_no_run_and_says_where(stack: Stack) -> None:
+    with pytest.raises(Unprocessable) as refused:
+        stack.trigger("total", {"customer": "Ann", "items": [{"sku": "a", "count": "many"}]})
+    assert [problem["path"] for problem in refused.value.body["problems"]] == ["items[0].count"]
+    assert list(stack.client.runs()) == []
+
+
+def test_print_and_output_are_told(stack: Stack) -> None:
+    run_id = stack.trigger("adder", {"a": 20, "b": 22})
+    assert stack.output(run_id) == 42
+    assert [line["message"] for line in stack.client.logs(run_id)] == ["adding 20 and 22"]
+
+
+@pytest.mark.criu
+@pytest.mark.parametrize("task", ["sleeper", "sync_sleeper"])
+def test_a_waiting_run_leaves_memory_and_goes_on_at_the_next_line(stack: Stack, task: str) -> None:
+    run_id = stack.trigger(task, {"journal": str(stack.journal()), "seconds": 2.5})
+    stack.await_event(run_id, "run.suspended")
+    eventually(lambda: stack.process_of(run_id) is None, what="its process is gone")
+    assert stack.status(run_id) == "WAITING"
+    assert [line.split()[0] for line in stack.lines()] == ["before"]
+    output = stack.output(run_id)
+    secret = output["secret"] if isinstance(output, dict) else output
+    assert stack.lines() == [f"before {secret}", f"after {secret}"]
+    assert "run.resumed" in stack.kinds(run_id)
+    stack.assert_nothing_left()
+
+
+@pytest.mark.criu
+def test_a_run_may_be_frozen_again_and_again(stack: Stack) -> None:
+    first, second = (stack.client.create_token()["id"] for _ in range(2))
+    run_id = stack.trigger("two_waits", {"journal": str(stack.journal()), "first": first, "second": second})
+    stack.await_event(run_id, "run.suspended")
+    stack.client.complete_token(first, {"n": 1})
+    stack.await_event(run_id, "run.suspended", count=2)
+    assert stack.lines() == ["between"]
+    stack.client.complete_token(second, "two")
+    assert stack.output(run_id) == [{"n": 1}, "two"]
+    stack.assert_nothing_left()
+
+
+@pytest.mark.criu
+def test_two_runs_sleep_at_once_and_neither_gets_the_others_answer(stack: Stack) -> None:
+    tokens = [stack.client.create_token()["id"] for _ in range(2)]
+    runs = [
+        stack.trigger("waits_for_token", {"journal": str(stack.journal(f"j{n}")), "token_id": token})
+        for n, token in enumerate(tokens)
+    ]
+    for run_id in runs:
+        stack.await_event(run_id, "run.suspended")
+    for n, token in reversed(list(enumerate(tokens))):
+        stack.client.complete_token(token, n)
+    assert [stack.output(run_id) for run_id in runs] == [0, 1]
+    assert [stack.lines(f"j{n}") for n in range(2)] == [["before", "after"]] * 2
+    stack.assert_nothing_left()
+
+
+@pytest.mark.criu
+def test_ten_runs_are_restored_at_once(stack: Stack) -> None:
+    """All ten wait for one token: its completion wakes them in the same instant."""
+    token = stack.client.create_token()["id"]
+    runs = [
+        stack.trigger("waits_for_token", {"journal": str(stack.journal(f"j{n}")), "token_id": token}) for n in range(10)
+    ]
+    for run_id in runs:
+        stack.await_event(run_id, "run.suspended")
+    assert not stack.processes(naming="torpor run")
+    stack.client.complete_token(token, "go")
+    assert [stack.output(run_id) for run_id in runs] == ["go"] * 10
+    assert [stack.lines(f"j{n}") for n in range(10)] == [["before", "after"]] * 10
+    stack.assert_nothing_left()
+
+
+def test_a_short_wait_is_held_in_memory(make_stack: StackMaker) -> None:
+    stack = make_stack(TORPOR_HOLD_S="30")
+    stack.start()
+    run_id = stack.trigger("sleeper", {"journal": str(stack.journal()), "seconds": 0.3})
+    assert stack.output(run_id)
+    assert "run.suspended" not in stack.kinds(run_id)
+    assert "run.waiting" in stack.kinds(run_id)
+
+
+def test_without_criu_everything_works_and_runs_are_held(make_stack: StackMaker) -> None:
+    stack = make_stack(TORPOR_FREEZE="no")
+    stack.start()
+    run_id = stack.trigger("sleeper", {"journal": str(stack.journal()), "seconds": 1.0})
+    stack.await_event(run_id, "run.held")
+    assert "switched off" in stack.events(run_id, "run.held")[0]["reasons"][0]
+    assert stack.process_of(run_id)
+    assert stack.output(run_id)["attempt"] == 1
+    assert "run.suspended" not in stack.kinds(run_id)
+
+
+def test_a_parent_waits_for_its_child(stack: Stack) -> None:
+    assert stack.output(stack.trigger("parent", False)) == 5
+
+
+def test_a_childs_failure_is_the_parents_to_see(stack: Stack) -> None:
+    run = stack.await_end(stack.trigger("parent", True))
+    assert run["status"] == "FAILED"
+    assert run["error"]["name"] == "RunFailed"
+    assert "the child's own reason" in run["error"]["message"]
+
+
+def test_one_freeze_covers_parallel_waits(stack: Stack) -> None:
+    assert stack.output(stack.trigger("gathers", 1.0)) == [3, 7, None]
+
+
+def test_an_approval_is_given_by_a_person(stack: Stack) -> None:
+    run_id = stack.trigger("approval")
+    [token] = eventually(lambda: list(stack.client.tokens(status="WAITING")), what="the approval is open")
+    assert token["title"] == "Ship it?"
+    assert token["context"] == {"cost": 3}
+    stack.client.approve(token["id"], True, by="ann")
+    assert stack.output(run_id) == {"approved": True, "by": "ann"}
+
+
+def test_a_token_that_nobody_completes_times_out(stack: Stack) -> None:
+    assert stack.output(stack.trigger("times_out")) == "TokenTimeout"
+
+
+def test_an_exception_is_tried_again_by_policy(stack: Stack) -> None:
+    run_id = stack.trigger("flaky", str(stack.journal()))
+    assert stack.output(run_id) == 3
+    assert stack.lines() == ["attempt 1", "attempt 2", "attempt 3"]
+    assert stack.run(run_id)["attemptCount"] == 3
+
+
+def test_abort_ends_without_another_attempt(stack: Stack) -> None:
+    run = stack.await_end(stack.trigger("aborts"))
+    assert (run["status"], run["attemptCount"]) == ("FAILED", 1)
+    assert run["error"]["message"] == "no use trying"
+    assert "tasks.py" in run["error"]["stackTrace"]
+    assert "session.py" not in run["error"]["stackTrace"]
+
+
+def test_a_canceled_run_ends_wherever_it_is(stack: Stack) -> None:
+    token = stack.client.create_token()["id"]
+    running = stack.trigger("busy", str(stack.journal()))
+    waiting = stack.trigger("waits_for_token", {"journal": str(stack.journal("w")), "token_id": token})
+    eventually(lambda: stack.lines() == ["busy 1"], what="user code runs")
+    stack.await_event(waiting, "run.waiting")
+    for run_id in (running, waiting):
+        stack.client.cancel(run_id)
+        assert stack.status(run_id) == "CANCELED"
+    stack.client.complete_token(token, 1)
+    stack.assert_nothing_left()
+    assert stack.lines("w") == ["before"]
+
+
+def test_code_that_blocks_the_loop_is_no_stall(make_stack: StackMaker) -> None:
+    stack = make_stack(TORPOR_LEASE_S="1")
+    stack.start()
+    began = time.monotonic()
+    run_id = stack.trigger("blocks_the_loop", 2.5)
+    assert stack.output(run_id) == "done"
+    assert time.monotonic() - began > 2.5
+    assert "run.rescued" not in stack.kinds(run_id)
