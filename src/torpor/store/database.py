@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import asyncpg
+import asyncpg.transaction
 import msgspec
 
 from torpor.errors import TorporError
@@ -19,7 +20,7 @@ from torpor.errors import TorporError
 log = logging.getLogger(__name__)
 
 CHANNEL = "torpor"
-ACQUIRE_TIMEOUT_S = 10.0  # longer than any verb takes: who waits so long for a connection will not get one
+ACQUIRE_TIMEOUT_S = 10  # longer than any verb takes: who waits so long for a connection will not get one
 LISTEN_CHECK_S = 20.0  # a listener on a dead TCP connection hears nothing; ask it this often whether it still lives
 
 Callback = Callable[[str, dict[str, Any]], None]
@@ -185,6 +186,7 @@ async def _prepare(connection: asyncpg.Connection) -> None:
     await connection.set_type_codec(
         "jsonb",
         schema="pg_catalog",
-        encoder=lambda value: msgspec.json.encode(value).decode(),
+        # A NUL is the one character that jsonb can't hold; an exception's message may well contain one.
+        encoder=lambda value: msgspec.json.encode(value).decode().replace("\\u0000", "\\ufffd"),
         decoder=msgspec.json.decode,
     )

@@ -21,6 +21,7 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import asyncpg
@@ -68,7 +69,7 @@ class EmbeddedPostgres:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory.absolute()
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: subprocess.Popen[Any] | None = None
 
     # -- what callers do -----------------------------------------------------------------------------------------------
 
@@ -336,7 +337,7 @@ def _write_access(data: Path, user: Account) -> None:
         _give(data / file, user)
 
 
-def _as(user: Account) -> dict[str, object]:
+def _as(user: Account) -> dict[str, Any]:
     """Arguments for subprocess that switch to that user."""
     return {} if user.is_ours else {"user": user.uid, "group": user.gid, "extra_groups": []}
 

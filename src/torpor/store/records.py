@@ -3,7 +3,6 @@
 A record is what a row was when it was read. Only the engine's verbs write rows, and they write SQL.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
@@ -14,8 +13,9 @@ class Row:
     """What all records can do: come from a row."""
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Self:
-        """The record of a `select table.*` row."""
+    def of(cls, row: Any) -> Self:
+        """The record of a `select table.*` row, which must be there."""
+        assert row is not None, f"no row for a {cls.__name__}"
         return cls(**row)
 
 

@@ -126,7 +126,7 @@ create table idempotency_keys (
     environment_id text not null references environments,
     task_id text not null,
     key text not null,
-    run_id text not null references runs,
+    run_id text not null references runs deferrable initially deferred,  -- the key is claimed before the run is made
     expires_at timestamptz not null,
     primary key (environment_id, task_id, key)
 );

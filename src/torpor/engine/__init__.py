@@ -1,0 +1,118 @@
+"""The run's life, as verbs: every state write is in this package. Read in this order:
+
+     1. states.py       the states, the drawing, who may move a run along which edge, the public names
+     2. deploy.py       ensure_environment, register_worker, register_version: who may come, what they bring
+     3. trigger.py      trigger: a request becomes a run, queued or delayed (payload.py: does the payload fit?)
+     4. dequeue.py      dequeue: a lease for a worker, with an attempt to start or a checkpoint to restore
+     5. attempt.py      start, heartbeat, holds
+     6. wait.py         block, collect: tie a run to waitpoints, hand it their answers (answers.py)
+        token.py        create_token: a waitpoint for someone outside
+     7. complete.py     complete_waitpoint, fire_due: answer a waitpoint, once, and wake who is tied to it
+     8. suspend.py      suspend: accept a checkpoint or discard it
+     9. resume.py       wake, resume: a frozen run is queued again, a living process is told
+    10. refuse.py       refuse: a worker can't do what its assignment asks
+    11. finish.py       finish: the run is over, or tried again (end.py: what every end has in common)
+    12. cancel.py       cancel: by a user.  rescue.py: rescue, because a lease ran out
+    13. events.py       record, tell: the story.  logs.py: append.  checkpoints.py: keep
+    14. read.py         for API and dashboard; writes nothing
+
+Each verb is one function that takes a transaction and `now`, and never reads a clock. It locks the run, compares the
+lease, checks the state, writes everything that belongs together, and answers with a small frozen value.
+
+**The lease is the fence.** Its number moves on at each hand-out and each end (suspend, finish, cancel, rescue, refuse).
+A message with another number is Stale and changes nothing, however late or doubled. Ends are final.
+
+**Lock order**: the worker's row; then runs by id; then waitpoints by id (locks.py says how a completion finds the runs
+it must lock before). A run's row also guards its waits, attempts and checkpoints. Who locks runs with SKIP LOCKED
+(dequeue, the release of delayed runs) waits for nobody and so may take them in any order. A deadlock is left only where
+runs wait for each other in a circle through a shared idempotency key: Postgres ends one transaction, and the message is
+repeated.
+"""
+
+from torpor.engine import read
+from torpor.engine.attempt import heartbeat, holds, start
+from torpor.engine.cancel import AlreadyEnded, Canceled, cancel
+from torpor.engine.checkpoints import keep
+from torpor.engine.complete import (
+    AlreadyCompleted,
+    Completed,
+    FiredTimers,
+    complete_waitpoint,
+    fire_due,
+    next_due,
+)
+from torpor.engine.deploy import ensure_environment, register_version, register_worker
+from torpor.engine.dequeue import dequeue
+from torpor.engine.events import record, tell
+from torpor.engine.finish import Finished, finish, retry_delay_s
+from torpor.engine.logs import append
+from torpor.engine.outcomes import Blocked, Lease, Ok, Stale, Unknown
+from torpor.engine.payload import PayloadMisfit
+from torpor.engine.read import Listing, Page, RunFilter, TokenFilter, TokenView
+from torpor.engine.refuse import refuse
+from torpor.engine.rescue import rescue
+from torpor.engine.resume import resume, wake
+from torpor.engine.states import EDGES, ENDS, LEASED, STATUS, RunState
+from torpor.engine.suspend import Awake, Suspended, suspend
+from torpor.engine.token import TokenCreated, TokenRequest, create_token
+from torpor.engine.trigger import Triggered, TriggerRequest, UnknownTask, trigger
+from torpor.engine.wait import block, collect
+
+__all__ = [
+    "EDGES",
+    "ENDS",
+    "LEASED",
+    "STATUS",
+    "AlreadyCompleted",
+    "AlreadyEnded",
+    "Awake",
+    "Blocked",
+    "Canceled",
+    "Completed",
+    "Finished",
+    "FiredTimers",
+    "Lease",
+    "Listing",
+    "Ok",
+    "Page",
+    "PayloadMisfit",
+    "RunFilter",
+    "RunState",
+    "Stale",
+    "Suspended",
+    "TokenCreated",
+    "TokenFilter",
+    "TokenRequest",
+    "TokenView",
+    "TriggerRequest",
+    "Triggered",
+    "Unknown",
+    "UnknownTask",
+    "append",
+    "block",
+    "cancel",
+    "collect",
+    "complete_waitpoint",
+    "create_token",
+    "dequeue",
+    "ensure_environment",
+    "finish",
+    "fire_due",
+    "heartbeat",
+    "holds",
+    "keep",
+    "next_due",
+    "read",
+    "record",
+    "refuse",
+    "register_version",
+    "register_worker",
+    "rescue",
+    "resume",
+    "retry_delay_s",
+    "start",
+    "suspend",
+    "tell",
+    "trigger",
+    "wake",
+]

@@ -1,0 +1,147 @@
+"""Complete a waitpoint: once, first wins; then wake whoever is tied to it."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from torpor.engine.locks import lock_waitpoints_and_waiters
+from torpor.engine.outcomes import Unknown
+from torpor.engine.resume import wake
+from torpor.store.database import Transaction
+from torpor.store.records import Run, Waitpoint
+from torpor.wire.runner import TaskError
+
+FIRE_LIMIT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """This was the first answer. `woken` are the runs that were told of it."""
+
+    woken: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyCompleted:
+    """Somebody was first, or its time ran out (`status`). Nothing has changed."""
+
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class FiredTimers:
+    """How many waitpoints and delayed runs came due, and when to look again (None: when a `timer` note comes)."""
+
+    count: int
+    next_due: datetime | None
+
+
+async def complete_waitpoint(
+    tx: Transaction,
+    waitpoint_id: str,
+    *,
+    output: str,
+    output_is_error: bool = False,
+    by: str | None = None,
+    now: datetime,
+) -> Completed | AlreadyCompleted | Unknown:
+    """Answer a token with JSON text. For whoever holds the token: API, callback, approval, another run.
+
+    Times and runs can't be completed from outside: to those who ask, they don't exist.
+    """
+    runs, waitpoints = await lock_waitpoints_and_waiters(tx, [waitpoint_id])
+    if not waitpoints or waitpoints[0].kind != "token":
+        return Unknown()
+    waitpoint = waitpoints[0]
+    if waitpoint.status != "pending":
+        return AlreadyCompleted(waitpoint.status)
+    if output_is_error:
+        error = msgspec.to_builtins(TaskError(name="TokenFailed", message=output))
+        return Completed(await settle(tx, waitpoint, runs, status="failed", error=error, by=by, now=now))
+    return Completed(await settle(tx, waitpoint, runs, status="completed", output=output, by=by, now=now))
+
+
+async def settle(
+    tx: Transaction,
+    waitpoint: Waitpoint,
+    runs: dict[str, Run],
+    *,
+    status: str,
+    output: str | None = None,
+    error: dict[str, Any] | None = None,
+    run_status: str | None = None,
+    by: str | None = None,
+    now: datetime,
+) -> list[str]:
+    """Write a waitpoint's answer and wake those tied to it. The caller has locked it, and them (`runs`)."""
+    await tx.execute(
+        """update waitpoints set status = $2, output = $3, error = $4, run_status = $5, completed_by = $6,
+                                 completed_at = $7 where id = $1""",
+        waitpoint.id,
+        status,
+        output,
+        error,
+        run_status,
+        by,
+        now,
+    )
+    answered = replace(waitpoint, status=status, completed_by=by, completed_at=now)
+    if waitpoint.kind == "token" and status != "timed_out":
+        answered = replace(answered, due_at=None)  # its deadline is not what wakes the run
+    rows = await tx.fetch(
+        "select distinct run_id from waits where waitpoint_id = $1 and detached_at is null order by run_id",
+        waitpoint.id,
+    )
+    for row in rows:
+        # Wake by a fresh look: one of several waitpoints of this transaction may have resumed the run already.
+        run = Run.of(await tx.fetchrow("select * from runs where id = $1", row["run_id"]))
+        assert run.id in runs, "a run is woken only by who holds its row"
+        await wake(tx, run, answered, now=now)
+    return [row["run_id"] for row in rows]
+
+
+async def fire_due(tx: Transaction, *, limit: int = FIRE_LIMIT, now: datetime) -> FiredTimers:
+    """Whatever the clock decides: time waits that are over, tokens whose time ran out, delayed runs to release.
+
+    For the server's timer loop, in as many servers as there are: each picks without a lock, locks in the one order, and
+    fires what is still pending. (SKIP LOCKED on waitpoints would take them before their runs: the wrong order. On
+    delayed runs, which need nothing else, it is used.) When `next_due` is not after `now`, call again at once.
+    """
+    due = await tx.fetch(
+        "select id from waitpoints where status = 'pending' and due_at <= $1 order by due_at limit $2", now, limit
+    )
+    count = 0
+    if due:
+        runs, waitpoints = await lock_waitpoints_and_waiters(tx, [row["id"] for row in due])
+        for waitpoint in waitpoints:
+            if waitpoint.status == "pending":
+                status = "completed" if waitpoint.kind == "time" else "timed_out"
+                await settle(tx, waitpoint, runs, status=status, now=now)
+                count += 1
+    count += await _release(tx, limit, now)
+    return FiredTimers(count, await next_due(tx))
+
+
+async def _release(tx: Transaction, limit: int, now: datetime) -> int:
+    """delayed -> queued, when its time has come. `available_at` stays: it lines up by when it was due."""
+    rows = await tx.fetch(
+        """update runs set state = 'queued', updated_at = $1
+           where id in (select id from runs where state = 'delayed' and available_at <= $1
+                        order by available_at limit $2 for no key update skip locked)
+           returning environment_id""",
+        now,
+        limit,
+    )
+    for environment_id in {row["environment_id"] for row in rows}:
+        await tx.notify("work", environment_id=environment_id)
+    return len(rows)
+
+
+async def next_due(tx: Transaction) -> datetime | None:
+    """When the next timer is due; it may be past, while somebody else is firing it."""
+    return await tx.fetchval(
+        """select least((select min(due_at) from waitpoints where status = 'pending' and due_at is not null),
+                        (select min(available_at) from runs where state = 'delayed'))"""
+    )

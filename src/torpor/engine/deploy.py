@@ -1,0 +1,117 @@
+"""Environments, workers and versions: who may come, what they bring."""
+
+from datetime import datetime
+
+import msgspec
+
+from torpor import ids
+from torpor.engine.instants import after
+from torpor.engine.rescue import take_back
+from torpor.store.database import Transaction
+from torpor.store.records import Environment
+from torpor.wire.http import Introduction, VersionReport
+
+
+async def ensure_environment(tx: Transaction, slug: str, *, key_hash: bytes | None, now: datetime) -> Environment:
+    """The environment of that name, made if it is missing, with this key (its sha256) let in. For server start-up."""
+    row = await tx.fetchrow(
+        # The update that changes nothing makes `returning` give the row in either case, also to the slower of two.
+        """insert into environments (id, slug, created_at) values ($1, $2, $3)
+           on conflict (slug) do update set slug = excluded.slug returning *""",
+        ids.new("env"),
+        slug,
+        now,
+    )
+    environment = Environment.of(row)
+    if key_hash is not None:
+        await tx.execute(
+            """insert into api_keys (key_hash, environment_id, created_at) values ($1, $2, $3)
+               on conflict (key_hash) do nothing""",
+            key_hash,
+            environment.id,
+            now,
+        )
+    return environment
+
+
+async def register_worker(
+    tx: Transaction,
+    environment_id: str,
+    intro: Introduction,
+    *,
+    lease_s: float,
+    now: datetime,
+    max_rescues: int = 5,
+) -> int:
+    """A worker came up. Every lease of its former instances is taken back at once; returns how many.
+
+    For the server, on hello. The new instance proves that the former's processes are gone, so nobody has to wait until
+    their leases run out. The same hello twice takes nothing back.
+    """
+    await tx.execute(
+        """insert into workers (id, environment_id, instance_id, host, slots, can_freeze, facts,
+                                hello_at, seen_at, expires_at)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9)
+           on conflict (id) do update set environment_id = excluded.environment_id,
+               instance_id = excluded.instance_id, host = excluded.host, slots = excluded.slots,
+               can_freeze = excluded.can_freeze, facts = excluded.facts, hello_at = excluded.hello_at,
+               seen_at = excluded.seen_at, expires_at = excluded.expires_at""",
+        intro.worker_id,
+        environment_id,
+        intro.instance_id,
+        intro.host,
+        intro.slots,
+        intro.can_freeze,
+        intro.facts,
+        now,
+        after(now, lease_s),
+    )
+    held = await tx.fetch(
+        "select id from runs where worker_id = $1 and instance_id <> $2", intro.worker_id, intro.instance_id
+    )
+    taken = await take_back(
+        tx,
+        [row["id"] for row in held],
+        lambda run: run.worker_id == intro.worker_id and run.instance_id != intro.instance_id,
+        reason="its worker has started anew",
+        max_rescues=max_rescues,
+        now=now,
+    )
+    return len(taken)
+
+
+async def register_version(tx: Transaction, environment_id: str, report: VersionReport, *, now: datetime) -> None:
+    """A worker has imported a version: its tasks are known from now on, and fresh attempts start with it."""
+    await tx.execute("update environments set current_version = $2 where id = $1", environment_id, report.version)
+    await tx.execute(
+        "delete from tasks where environment_id = $1 and version = $2 and not id = any($3::text[])",
+        environment_id,
+        report.version,
+        [task.id for task in report.tasks],
+    )
+    await tx.executemany(
+        """insert into tasks (environment_id, version, id, file, line, is_async, parameters, payload_schema, retry, doc,
+                              reported_at)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+           on conflict (environment_id, version, id) do update set file = excluded.file, line = excluded.line,
+               is_async = excluded.is_async, parameters = excluded.parameters,
+               payload_schema = excluded.payload_schema, retry = excluded.retry, doc = excluded.doc,
+               reported_at = excluded.reported_at""",
+        [
+            (
+                environment_id,
+                report.version,
+                task.id,
+                task.file,
+                task.line,
+                task.is_async,
+                task.parameters,
+                task.payload_schema,
+                msgspec.to_builtins(task.retry),
+                task.doc,
+                now,
+            )
+            for task in report.tasks
+        ],
+    )
+    await tx.notify("work", environment_id=environment_id)

@@ -1,0 +1,99 @@
+"""A run's end, and an attempt's: what finish, cancel, refuse and rescue have in common. Not verbs by themselves."""
+
+from datetime import datetime
+from typing import Any
+
+from torpor.engine import events
+from torpor.engine.answers import detach_all
+from torpor.engine.complete import settle
+from torpor.engine.states import STATUS, RunState
+from torpor.store.database import Transaction
+from torpor.store.records import Run, Waitpoint
+
+
+async def end(
+    tx: Transaction,
+    run: Run,
+    state: RunState,
+    around: tuple[dict[str, Run], list[Waitpoint]],
+    *,
+    output: str | None = None,
+    error: dict[str, Any] | None = None,
+    data: dict[str, Any] | None = None,
+    now: datetime,
+) -> None:
+    """The last state of a run: its lease moves on, its waits and images are let go, whoever waits for it is answered.
+
+    `around` is what `lock_runs_and_waiters` has locked. The caller tells a worker that may still have the process.
+    """
+    runs, waitpoints = around
+    await tx.execute(
+        """update runs set state = $2, output = $3, error = $4, finished_at = $5, updated_at = $5, lease = lease + 1,
+               lease_expires_at = null, worker_id = null, instance_id = null, checkpoint_id = null, rescues = 0
+           where id = $1""",
+        run.id,
+        state,
+        output,
+        error,
+        now,
+    )
+    await close_attempt(tx, run, str(state), error=error, now=now)
+    await detach_all(tx, run.id, now=now)
+    await drop_checkpoints(tx, run.id)
+    await events.record(tx, run.id, f"run.{state}", now=now, attempt=run.attempt or None, data=data)
+    for waitpoint in waitpoints:
+        if waitpoint.awaited_run_id == run.id and waitpoint.status == "pending":
+            await settle(
+                tx,
+                waitpoint,
+                runs,
+                status="completed" if state == RunState.COMPLETED else "failed",
+                output=output,
+                error=error,
+                run_status=STATUS[state],
+                now=now,
+            )
+
+
+async def close_attempt(
+    tx: Transaction, run: Run, outcome: str, *, error: dict[str, Any] | None = None, now: datetime
+) -> None:
+    """The latest attempt is over, if one is open."""
+    await tx.execute(
+        """update attempts set outcome = $3, error = $4, finished_at = $5
+           where run_id = $1 and number = $2 and outcome is null""",
+        run.id,
+        run.attempt,
+        outcome,
+        error,
+        now,
+    )
+
+
+async def drop_checkpoints(tx: Transaction, run_id: str) -> None:
+    """No image of this run will be restored any more: the worker's next census lets it delete them."""
+    await tx.execute(
+        "update checkpoints set state = 'superseded' where run_id = $1 and state in ('current', 'previous')", run_id
+    )
+
+
+async def requeue(tx: Transaction, run: Run, *, checkpoint_id: str | None, rescues: int, now: datetime) -> None:
+    """-> queued, at once, from this checkpoint or from the top. The lease moves on."""
+    await tx.execute(
+        """update runs set state = 'queued', checkpoint_id = $2, rescues = $3, available_at = $4, updated_at = $4,
+               lease = lease + 1, lease_expires_at = null, worker_id = null, instance_id = null
+           where id = $1""",
+        run.id,
+        checkpoint_id,
+        rescues,
+        now,
+    )
+    if checkpoint_id is None:
+        await detach_all(tx, run.id, now=now)
+    await tx.notify("work", environment_id=run.environment_id)
+
+
+async def tell_stale(tx: Transaction, run: Run) -> None:
+    """To the worker that held the lease as `run` shows it: it is over, kill the process."""
+    if run.worker_id is not None:
+        await tx.notify("news", worker_id=run.worker_id, run_id=run.id, lease=run.lease, kind="stale")

@@ -1,0 +1,110 @@
+"""An attempt has ended: the run is over, or tried again."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import msgspec
+
+from torpor.engine import events
+from torpor.engine.answers import detach_all
+from torpor.engine.end import close_attempt, drop_checkpoints, end, requeue
+from torpor.engine.instants import to_iso
+from torpor.engine.locks import fenced, lock_runs_and_waiters
+from torpor.engine.outcomes import Lease, Stale
+from torpor.engine.states import RunState
+from torpor.store.database import Transaction
+from torpor.store.records import Run
+from torpor.wire.http import FinishReport
+from torpor.wire.runner import RetryPolicy, TaskError
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Where the run stands now. `retry_at`: when its next attempt may start, if there is one."""
+
+    state: RunState
+    retry_at: datetime | None = None
+
+
+async def finish(
+    tx: Transaction, lease: Lease, report: FinishReport, *, jitter: Callable[[], float], now: datetime
+) -> Finished | Stale:
+    """The attempt completed, failed (an exception) or crashed (the process died). For the worker that holds the lease.
+
+    Completed: the run is over and its output is kept. Failed: tried again from the top, after the retry policy's delay,
+    if it is retryable and attempts are left. Crashed with attempts left: at once, from the newest usable checkpoint if
+    there is one. Whoever waits for a run that is over is answered. Stale: this came before, or the run was taken away;
+    the outcome counts for nothing, and the worker forgets it. `jitter()` is between 0 and 1.
+    """
+    around = await lock_runs_and_waiters(tx, [lease.run_id])
+    run = fenced(around[0].get(lease.run_id), lease)
+    if isinstance(run, Stale):
+        return run
+    if report.outcome == "completed":
+        await end(tx, run, RunState.COMPLETED, around, output=bytes(report.output).decode(), now=now)
+        return Finished(RunState.COMPLETED)
+    told = report.error or TaskError(
+        name="Crashed" if report.outcome == "crashed" else "Error", message="no error was told"
+    )
+    error = msgspec.to_builtins(told)
+    if not report.retryable or run.attempt >= run.max_attempts:
+        state = RunState.CRASHED if report.outcome == "crashed" else RunState.FAILED
+        await end(tx, run, state, around, error=error, data={"error": error}, now=now)
+        return Finished(state)
+    await close_attempt(tx, run, report.outcome, error=error, now=now)
+    data = {"error": error, "next_attempt": run.attempt + 1}
+    if report.outcome == "crashed":
+        data["from_checkpoint"] = run.checkpoint_id
+        await requeue(tx, run, checkpoint_id=run.checkpoint_id, rescues=0, now=now)
+        await events.record(tx, run.id, "run.retrying", now=now, attempt=run.attempt, data=data)
+        return Finished(RunState.QUEUED, retry_at=now)
+    delay_s = retry_delay_s(await _policy(tx, run), run.attempt, jitter)
+    retry_at = now + timedelta(seconds=delay_s)
+    await drop_checkpoints(tx, run.id)
+    if delay_s <= 0:
+        await requeue(tx, run, checkpoint_id=None, rescues=0, now=now)
+    else:
+        await _delay(tx, run, retry_at, now=now)
+    data |= {"retry_at": to_iso(retry_at), "delay_s": round(delay_s, 3)}
+    await events.record(tx, run.id, "run.retrying", now=now, attempt=run.attempt, data=data)
+    return Finished(RunState.DELAYED if delay_s > 0 else RunState.QUEUED, retry_at)
+
+
+def retry_delay_s(policy: RetryPolicy, attempt: int, jitter: Callable[[], float]) -> float:
+    """How long to wait after attempt number `attempt`: exponential up to the maximum; jitter stretches it by up to 2.
+
+    >>> retry_delay_s(RetryPolicy(min_delay_s=1, factor=2, max_delay_s=60, jitter=False), 3, lambda: 0.0)
+    4.0
+    """
+    try:
+        delay_s = policy.min_delay_s * policy.factor ** (attempt - 1)
+    except OverflowError:
+        delay_s = policy.max_delay_s
+    if policy.jitter:
+        delay_s *= 1.0 + jitter()
+    return max(0.0, float(min(policy.max_delay_s, delay_s)))
+
+
+async def _policy(tx: Transaction, run: Run) -> RetryPolicy:
+    """The task's, as of the version that has just failed."""
+    retry = await tx.fetchval(
+        "select retry from tasks where environment_id = $1 and version = $2 and id = $3",
+        run.environment_id,
+        run.version,
+        run.task_id,
+    )
+    return msgspec.convert(retry, RetryPolicy) if retry else RetryPolicy()
+
+
+async def _delay(tx: Transaction, run: Run, retry_at: datetime, *, now: datetime) -> None:
+    """-> delayed, from the top. The lease moves on."""
+    await tx.execute(
+        """update runs set state = 'delayed', checkpoint_id = null, rescues = 0, available_at = $2, updated_at = $3,
+               lease = lease + 1, lease_expires_at = null, worker_id = null, instance_id = null where id = $1""",
+        run.id,
+        retry_at,
+        now,
+    )
+    await detach_all(tx, run.id, now=now)
+    await tx.notify("timer", due_at=to_iso(retry_at))

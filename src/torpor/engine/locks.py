@@ -1,0 +1,77 @@
+"""Locks, in the one order: runs by id, then waitpoints by id.
+
+Two transactions that need the same rows take them in the same order, so they queue and never deadlock. What a run's
+row guards besides itself: its waits, attempts and checkpoints.
+
+The difficulty: who completes a waitpoint must also hold the runs tied to it (to wake them), and learns which those are
+only by looking. So it looks, locks those runs, then the waitpoint, and looks again: when a run was tied meanwhile, it
+lets go of everything (a savepoint) and starts over. From then on no further run can be tied, since `block` takes a share
+of the waitpoint (and of an awaited run) before it ties.
+
+Locks are `for no key update`: foreign key checks of other transactions' inserts pass them.
+"""
+
+from collections.abc import Iterable
+
+from torpor.engine.outcomes import Lease, Stale
+from torpor.store.database import Transaction
+from torpor.store.records import Run, Waitpoint
+
+
+async def lock_runs(tx: Transaction, run_ids: Iterable[str]) -> dict[str, Run]:
+    """Lock these runs, in order; those that exist."""
+    rows = await tx.fetch(
+        "select * from runs where id = any($1::text[]) order by id for no key update", sorted(set(run_ids))
+    )
+    return {row["id"]: Run.of(row) for row in rows}
+
+
+async def lock_run(tx: Transaction, run_id: str) -> Run | None:
+    """Lock one run."""
+    row = await tx.fetchrow("select * from runs where id = $1 for no key update", run_id)
+    return Run.of(row) if row else None
+
+
+async def lock_leased(tx: Transaction, lease: Lease) -> Run | Stale:
+    """Lock the run of a lease, unless that lease is over: the fence before every worker verb."""
+    return fenced(await lock_run(tx, lease.run_id), lease)
+
+
+def fenced(run: Run | None, lease: Lease) -> Run | Stale:
+    """The run if this lease is its present one. Expiry alone doesn't end a lease: only taking it back does."""
+    if run is None:
+        return Stale(None)
+    # The number moves on at each end of a lease too, so an equal number means that the lease lives, except before the
+    # first hand-out: nobody was ever given lease 0, and a run without a holder has no lease at all.
+    return run if run.lease == lease.number and run.worker_id is not None else Stale(run.lease)
+
+
+async def lock_runs_and_waiters(tx: Transaction, run_ids: Iterable[str]) -> tuple[dict[str, Run], list[Waitpoint]]:
+    """Lock runs that may end now, the runs that wait for them, and the waitpoints in between."""
+    ending = set(run_ids)
+    return await _lock_around(tx, ending, "waitpoints.awaited_run_id = any($1::text[])", sorted(ending))
+
+
+async def lock_waitpoints_and_waiters(
+    tx: Transaction, waitpoint_ids: Iterable[str]
+) -> tuple[dict[str, Run], list[Waitpoint]]:
+    """Lock waitpoints that may be completed now, and the runs tied to them."""
+    return await _lock_around(tx, set(), "waitpoints.id = any($1::text[])", sorted(set(waitpoint_ids)))
+
+
+async def _lock_around(
+    tx: Transaction, runs_too: set[str], condition: str, ids: list[str]
+) -> tuple[dict[str, Run], list[Waitpoint]]:
+    tied_query = f"""
+        select distinct waits.run_id from waits join waitpoints on waitpoints.id = waits.waitpoint_id
+        where waits.detached_at is null and waitpoints.status = 'pending' and {condition}"""
+    while True:
+        savepoint = tx.savepoint()
+        await savepoint.start()
+        wanted = runs_too | {row["run_id"] for row in await tx.fetch(tied_query, ids)}
+        runs = await lock_runs(tx, wanted)
+        waitpoints = await tx.fetch(f"select * from waitpoints where {condition} order by id for no key update", ids)
+        if {row["run_id"] for row in await tx.fetch(tied_query, ids)} <= wanted:
+            await savepoint.commit()
+            return runs, [Waitpoint.of(row) for row in waitpoints]
+        await savepoint.rollback()

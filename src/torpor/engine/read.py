@@ -1,0 +1,287 @@
+"""Fetch and list, for the API, the command line and the dashboard. Writes nothing."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from torpor.engine.complete import next_due
+from torpor.engine.states import STATUS
+from torpor.store.database import Transaction
+from torpor.store.records import (
+    Attempt,
+    Checkpoint,
+    Environment,
+    Event,
+    LogLine,
+    Run,
+    Task,
+    Waitpoint,
+    Worker,
+)
+
+__all__ = [
+    "Listing",
+    "Page",
+    "RunFilter",
+    "TokenFilter",
+    "TokenView",
+    "attempts",
+    "checkpoints",
+    "children",
+    "environment_by_key",
+    "environment_by_slug",
+    "logs",
+    "next_due",
+    "run",
+    "runs",
+    "story",
+    "task",
+    "tasks",
+    "token",
+    "tokens",
+    "workers",
+]
+
+STORY_LIMIT = 1000
+T = TypeVar("T")
+
+TOKEN_STATUS = {"WAITING": "pending", "COMPLETED": "completed", "TIMED_OUT": "timed_out"}
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A place in a list, newest first: `after` an id goes to older ones, `before` an id to newer ones."""
+
+    size: int = 25
+    after: str | None = None
+    before: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Generic[T]):
+    """One page. `next` and `previous` are ids for `Page.after` and `Page.before`, if there is more that way."""
+
+    items: list[T]
+    next: str | None
+    previous: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    """Which runs; what is not set doesn't filter. `status` holds public names (see states.STATUS)."""
+
+    status: list[str] | None = None
+    task_ids: list[str] | None = None
+    versions: list[str] | None = None
+    tags: list[str] | None = None  # any of
+    is_test: bool | None = None
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFilter:
+    """Which tokens; `status` holds public names: WAITING, COMPLETED, TIMED_OUT."""
+
+    status: list[str] | None = None
+    idempotency_key: str | None = None
+    tags: list[str] | None = None  # any of
+    is_approval: bool | None = None
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenView:
+    """A token, and the runs that are blocked on it."""
+
+    token: Waitpoint
+    run_ids: list[str]
+
+
+async def environment_by_key(tx: Transaction, key_hash: bytes) -> Environment | None:
+    """Whom a secret key (its sha256) opens the door for."""
+    row = await tx.fetchrow(
+        """select environments.* from environments join api_keys on api_keys.environment_id = environments.id
+           where api_keys.key_hash = $1""",
+        key_hash,
+    )
+    return Environment.of(row) if row else None
+
+
+async def environment_by_slug(tx: Transaction, slug: str) -> Environment | None:
+    """The environment of that name."""
+    row = await tx.fetchrow("select * from environments where slug = $1", slug)
+    return Environment.of(row) if row else None
+
+
+async def run(tx: Transaction, environment_id: str, run_id: str) -> Run | None:
+    """One run."""
+    row = await tx.fetchrow("select * from runs where id = $1 and environment_id = $2", run_id, environment_id)
+    return Run.of(row) if row else None
+
+
+async def runs(
+    tx: Transaction, environment_id: str, where: RunFilter = RunFilter(), page: Page = Page()
+) -> Listing[Run]:
+    """Runs, newest first."""
+    conditions = _Conditions(environment_id)
+    if where.status is not None:
+        conditions.add("state = any({}::text[])", [state for state, name in STATUS.items() if name in where.status])
+    conditions.add_if("task_id = any({}::text[])", where.task_ids)
+    conditions.add_if("version = any({}::text[])", where.versions)
+    conditions.add_if("tags && {}::text[]", where.tags)
+    conditions.add_if("is_test = {}", where.is_test)
+    conditions.add_if("created_at >= {}", where.created_from)
+    conditions.add_if("created_at <= {}", where.created_to)
+    return await _page(tx, "runs", conditions, page, Run.of)
+
+
+async def children(tx: Transaction, environment_id: str, run_id: str, *, limit: int = 100) -> list[Run]:
+    """Runs that this run has triggered, oldest first."""
+    rows = await tx.fetch(
+        "select * from runs where parent_run_id = $1 and environment_id = $2 order by created_at, id limit $3",
+        run_id,
+        environment_id,
+        limit,
+    )
+    return [Run.of(row) for row in rows]
+
+
+async def attempts(tx: Transaction, run_id: str) -> list[Attempt]:
+    """A run's attempts, in order."""
+    rows = await tx.fetch("select * from attempts where run_id = $1 order by number", run_id)
+    return [Attempt.of(row) for row in rows]
+
+
+async def story(tx: Transaction, run_id: str, after: int = 0, *, limit: int = STORY_LIMIT) -> list[Event]:
+    """A run's events after that id, in order."""
+    rows = await tx.fetch(
+        "select * from events where run_id = $1 and id > $2 order by id limit $3", run_id, after, limit
+    )
+    return [Event.of(row) for row in rows]
+
+
+async def logs(tx: Transaction, run_id: str, after: int = 0, *, limit: int = STORY_LIMIT) -> list[LogLine]:
+    """A run's log lines after that id, in order."""
+    rows = await tx.fetch("select * from logs where run_id = $1 and id > $2 order by id limit $3", run_id, after, limit)
+    return [LogLine.of(row) for row in rows]
+
+
+async def checkpoints(tx: Transaction, run_id: str) -> list[Checkpoint]:
+    """A run's images, oldest first; those that were dropped too."""
+    rows = await tx.fetch("select * from checkpoints where run_id = $1 order by created_at, id", run_id)
+    return [Checkpoint.of(row) for row in rows]
+
+
+async def token(tx: Transaction, environment_id: str, waitpoint_id: str) -> TokenView | None:
+    """One token."""
+    row = await tx.fetchrow(
+        "select * from waitpoints where id = $1 and environment_id = $2 and kind = 'token'",
+        waitpoint_id,
+        environment_id,
+    )
+    return (await _views(tx, [Waitpoint.of(row)]))[0] if row else None
+
+
+async def tokens(
+    tx: Transaction, environment_id: str, where: TokenFilter = TokenFilter(), page: Page = Page()
+) -> Listing[TokenView]:
+    """Tokens, newest first."""
+    conditions = _Conditions(environment_id)
+    conditions.parts.append("kind = 'token'")
+    if where.status is not None:
+        wanted = [TOKEN_STATUS[name] for name in where.status if name in TOKEN_STATUS]
+        if "COMPLETED" in where.status:
+            wanted.append("failed")  # completed with an error is completed, to who made it
+        conditions.add("status = any({}::text[])", wanted)
+    conditions.add_if("idempotency_key = {}", where.idempotency_key)
+    conditions.add_if("tags && {}::text[]", where.tags)
+    conditions.add_if("(title is not null) = {}", where.is_approval)
+    conditions.add_if("created_at >= {}", where.created_from)
+    conditions.add_if("created_at <= {}", where.created_to)
+    listing = await _page(tx, "waitpoints", conditions, page, Waitpoint.of)
+    return Listing(await _views(tx, listing.items), listing.next, listing.previous)
+
+
+async def workers(tx: Transaction, environment_id: str | None = None) -> list[Worker]:
+    """Workers that have ever said hello; those past `expires_at` are gone."""
+    rows = await tx.fetch(
+        "select * from workers where $1::text is null or environment_id = $1 order by hello_at, id", environment_id
+    )
+    return [Worker.of(row) for row in rows]
+
+
+async def tasks(tx: Transaction, environment_id: str) -> list[Task]:
+    """The tasks of the current version."""
+    rows = await tx.fetch(
+        """select tasks.* from tasks join environments on environments.id = tasks.environment_id
+           where environments.id = $1 and tasks.version = environments.current_version order by tasks.id""",
+        environment_id,
+    )
+    return [Task.of(row) for row in rows]
+
+
+async def task(tx: Transaction, environment_id: str, task_id: str) -> Task | None:
+    """One task of the current version."""
+    row = await tx.fetchrow(
+        """select tasks.* from tasks join environments on environments.id = tasks.environment_id
+           where environments.id = $1 and tasks.version = environments.current_version and tasks.id = $2""",
+        environment_id,
+        task_id,
+    )
+    return Task.of(row) if row else None
+
+
+class _Conditions:
+    """A where clause under construction; `{}` stands for the value's number."""
+
+    def __init__(self, environment_id: str) -> None:
+        self.parts = ["environment_id = $1"]
+        self.values: list[Any] = [environment_id]
+
+    def add(self, text: str, value: Any) -> None:
+        self.values.append(value)
+        self.parts.append(text.replace("{}", f"${len(self.values)}"))
+
+    def add_if(self, text: str, value: Any) -> None:
+        if value is not None:
+            self.add(text, value)
+
+
+async def _page(
+    tx: Transaction, table: str, conditions: _Conditions, page: Page, make: Callable[[Mapping[str, Any]], T]
+) -> Listing[T]:
+    """Newest first by (created_at, id). One row more than asked for tells whether there is more that way."""
+    backwards = page.before is not None
+    cursor = page.before or page.after
+    if cursor is not None:
+        sign = ">" if backwards else "<"
+        conditions.add(f"(created_at, id) {sign} (select created_at, id from {table} where id = {{}})", cursor)
+    order = "created_at, id" if backwards else "created_at desc, id desc"
+    conditions.values.append(page.size + 1)
+    rows = await tx.fetch(
+        f"select * from {table} where {' and '.join(conditions.parts)} order by {order} limit ${len(conditions.values)}",
+        *conditions.values,
+    )
+    has_more = len(rows) > page.size
+    rows = rows[: page.size]
+    if backwards:
+        rows.reverse()
+    first, last = (rows[0]["id"], rows[-1]["id"]) if rows else (None, None)
+    # Whoever came here by a cursor came from somewhere.
+    has_next, has_previous = (True, has_more) if backwards else (has_more, page.after is not None)
+    return Listing([make(row) for row in rows], last if has_next else None, first if has_previous else None)
+
+
+async def _views(tx: Transaction, waitpoints: list[Waitpoint]) -> list[TokenView]:
+    rows = await tx.fetch(
+        """select distinct waitpoint_id, run_id from waits
+           where waitpoint_id = any($1::text[]) and detached_at is null order by run_id""",
+        [waitpoint.id for waitpoint in waitpoints if waitpoint.status == "pending"],
+    )
+    blocked: dict[str, list[str]] = {}
+    for row in rows:
+        blocked.setdefault(row["waitpoint_id"], []).append(row["run_id"])
+    return [TokenView(waitpoint, blocked.get(waitpoint.id, [])) for waitpoint in waitpoints]

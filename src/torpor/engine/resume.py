@@ -1,0 +1,44 @@
+"""A waitpoint was answered: queue the frozen run again, or tell the worker that holds the living process."""
+
+from datetime import datetime
+
+from torpor.engine import events
+from torpor.engine.states import LEASED, RunState
+from torpor.store.database import Transaction
+from torpor.store.records import Run, Waitpoint
+
+
+async def wake(tx: Transaction, run: Run, answered: Waitpoint, *, now: datetime) -> None:
+    """What an answer means to a run tied to that waitpoint. The caller holds the run's row and has written the answer.
+
+    A queued run needs nothing: it gets all its answers at the hand-out.
+    """
+    if run.state == RunState.SUSPENDED:
+        await resume(tx, run, answered, now=now)
+    elif run.state in LEASED:
+        await tx.notify("news", worker_id=run.worker_id, run_id=run.id, lease=run.lease, kind="answered")
+
+
+async def resume(tx: Transaction, run: Run, answered: Waitpoint, *, now: datetime) -> None:
+    """suspended -> queued, with the checkpoint it left behind. For whoever completed a waitpoint of this run.
+
+    When two waitpoints are answered one after the other, the first resumes and the second finds it queued.
+    """
+    assert run.state == RunState.SUSPENDED, run.state
+    # A timer is late by as much as nobody looked; the figures of the story count from when it was due.
+    due_at = min(answered.due_at, now) if answered.due_at else now
+    await tx.execute(
+        "update runs set state = 'queued', available_at = $2, due_at = $3, updated_at = $2 where id = $1",
+        run.id,
+        now,
+        due_at,
+    )
+    await events.record(
+        tx,
+        run.id,
+        "run.resuming",
+        now=now,
+        attempt=run.attempt,
+        data={"waitpoint_id": answered.id, "kind": answered.kind, "status": answered.status},
+    )
+    await tx.notify("work", environment_id=run.environment_id)

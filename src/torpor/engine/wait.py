@@ -1,0 +1,259 @@
+"""Block a run on waitpoints, and hand it their answers.
+
+The lost wake-up, and why there is none: a run's waits are tied while its row, every awaited run and every waitpoint
+concerned are locked (shares of the latter two). Whoever completes one of them holds that waitpoint and all runs tied to
+it. So either the completion comes first and `block` reads the answer, or the tie comes first and the completion finds
+it.
+"""
+
+from datetime import datetime
+
+from torpor import ids
+from torpor.engine import answers, events
+from torpor.engine.answers import Tied
+from torpor.engine.instants import after, from_iso, to_iso
+from torpor.engine.locks import fenced, lock_leased
+from torpor.engine.outcomes import Blocked, Lease, Stale
+from torpor.engine.states import ENDS, STATUS, RunState
+from torpor.store.database import Transaction
+from torpor.store.records import Run
+from torpor.wire.http import BlockReport
+from torpor.wire.runner import NewWait
+
+
+async def block(tx: Transaction, lease: Lease, report: BlockReport, *, now: datetime) -> Blocked | Stale:
+    """The process has entered waits, left some, and says whether anything but waits keeps it awake.
+
+    For the worker that holds the lease. `answers`: complete already, and now on their way: the run goes on. `open`: what
+    it still waits for, by which the worker decides to hold it or to suspend it. The run is `waiting` when it is idle,
+    something is open, and nothing was answered.
+
+    The same report twice ties nothing twice, and answers for the waits it names are given again. Who can't know whether
+    an earlier report arrived, and holds a process with other waits open, calls `collect`, which answers everything.
+    """
+    children = {wait.run_id for wait in report.waits if wait.kind == "run" and wait.run_id}
+    run, awaited = await _lock_with_children(tx, lease, children)
+    if isinstance(run, Stale):
+        return run
+    await _tie(tx, run, report.waits, awaited, now=now)
+    if report.dropped:
+        await tx.execute(
+            """update waits set detached_at = $3
+               where run_id = $1 and wait_id = any($2::text[]) and detached_at is null""",
+            run.id,
+            report.dropped,
+            now,
+        )
+    waits = await answers.tied(tx, run.id)
+    open_waits = [wait for wait in waits if wait.is_open]
+    answered = _to_tell(waits, {wait.wait_id for wait in report.waits}, is_stuck=report.idle and not open_waits)
+    await answers.mark_delivered(tx, run.id, [wait.wait_id for wait in answered], now=now)
+    await _move(tx, run, report, open_waits, is_waiting=report.idle and bool(open_waits) and not answered, now=now)
+    return _blocked(answered, open_waits, now)
+
+
+async def collect(tx: Transaction, lease: Lease, open_waits: list[str], *, now: datetime) -> Blocked | Stale:
+    """The process says which waits it has open, and gets every answer there is to them.
+
+    For the worker that holds the lease: after a restore, after `answered` news, and when it can't know what arrived.
+    Waits not listed are dropped. Answers come even if they were given before: the process that got them may be gone.
+    """
+    run = await lock_leased(tx, lease)
+    if isinstance(run, Stale):
+        return run
+    await set_open_waits(tx, run.id, open_waits, now=now)
+    waits = await answers.tied(tx, run.id)
+    answered = [wait for wait in waits if not wait.is_open]
+    await answers.mark_delivered(tx, run.id, [wait.wait_id for wait in answered], now=now)
+    if answered and run.state == RunState.WAITING:
+        await tx.execute("update runs set state = 'executing', updated_at = $2 where id = $1", run.id, now)
+    return _blocked(answered, [wait for wait in waits if wait.is_open], now)
+
+
+async def set_open_waits(tx: Transaction, run_id: str, wait_ids: list[str], *, now: datetime) -> None:
+    """Make the engine's view of a run's waits that of its process: exactly these. The caller holds the run's row.
+
+    A process that came back from an older image may wait again for what a later one had dropped. Tying again needs the
+    waitpoints, as in `block`.
+    """
+    await tx.execute(
+        """select from waitpoints where id in (select waitpoint_id from waits where run_id = $1 and wait_id = any($2::text[]))
+           order by id for share""",
+        run_id,
+        wait_ids,
+    )
+    await tx.execute(
+        "update waits set detached_at = null where run_id = $1 and wait_id = any($2::text[]) and detached_at is not null",
+        run_id,
+        wait_ids,
+    )
+    await tx.execute(
+        "update waits set detached_at = $3 where run_id = $1 and not wait_id = any($2::text[]) and detached_at is null",
+        run_id,
+        wait_ids,
+        now,
+    )
+
+
+def _blocked(answered: list[Tied], open_waits: list[Tied], now: datetime) -> Blocked:
+    return Blocked([wait.answer() for wait in answered], [wait.open_wait(now) for wait in open_waits])
+
+
+def _to_tell(waits: list[Tied], named: set[str], *, is_stuck: bool) -> list[Tied]:
+    """The answers that this block's reply carries."""
+    complete = [wait for wait in waits if not wait.is_open]
+    told = [wait for wait in complete if wait.delivered_at is None or wait.wait_id in named]
+    if told or not is_stuck:
+        return told
+    # A process that is blocked on nothing at all has not got the last reply: it was lost on the way. Say it again.
+    last = max((wait.delivered_at for wait in complete if wait.delivered_at), default=None)
+    return [wait for wait in complete if wait.delivered_at == last]
+
+
+async def _lock_with_children(tx: Transaction, lease: Lease, children: set[str]) -> tuple[Run | Stale, dict[str, Run]]:
+    """The run to block, and a share of each run it wants to wait for, so that none ends meanwhile: all in id order."""
+    awaited: dict[str, Run] = {}
+    share = "select * from runs where id = any($1::text[]) order by id for share"
+    for row in await tx.fetch(share, sorted(child for child in children if child < lease.run_id)):
+        awaited[row["id"]] = Run.of(row)
+    row = await tx.fetchrow("select * from runs where id = $1 for no key update", lease.run_id)
+    run = fenced(Run.of(row) if row else None, lease)
+    if not isinstance(run, Stale):
+        for row in await tx.fetch(share, sorted(child for child in children if child > lease.run_id)):
+            awaited[row["id"]] = Run.of(row)
+    return run, awaited
+
+
+async def _tie(tx: Transaction, run: Run, waits: list[NewWait], awaited: dict[str, Run], *, now: datetime) -> None:
+    """Tie the waits that are new."""
+    known = await tx.fetch(
+        "select wait_id from waits where run_id = $1 and wait_id = any($2::text[])", run.id, [w.wait_id for w in waits]
+    )
+    seen = {row["wait_id"] for row in known}
+    fresh: list[NewWait] = []
+    for wait in waits:
+        if wait.wait_id not in seen:
+            seen.add(wait.wait_id)
+            fresh.append(wait)
+    targets = await _run_waitpoints(tx, run, fresh, awaited, now=now)
+    # The share that the module's docstring speaks of.
+    wanted = [wait.waitpoint_id for wait in fresh if wait.kind == "token"] + list(targets.values())
+    rows = await tx.fetch(
+        """select id from waitpoints where id = any($1::text[]) and environment_id = $2 and kind in ('token', 'run')
+           order by id for share""",
+        wanted,
+        run.environment_id,
+    )
+    there = {row["id"] for row in rows}
+    for wait in fresh:
+        match wait.kind:
+            case "time":
+                waitpoint_id = await _make_time(tx, run, wait, now=now)
+            case "run" if targets.get(wait.run_id or "") in there:
+                waitpoint_id = targets[wait.run_id or ""]
+            case "token" if wait.waitpoint_id in there:
+                waitpoint_id = wait.waitpoint_id
+            case _:
+                waitpoint_id = await _make_hopeless(tx, run, wait, now=now)
+        await tx.execute(
+            "insert into waits (run_id, wait_id, waitpoint_id, created_at) values ($1, $2, $3, $4)",
+            run.id,
+            wait.wait_id,
+            waitpoint_id,
+            now,
+        )
+
+
+async def _run_waitpoints(
+    tx: Transaction, run: Run, waits: list[NewWait], awaited: dict[str, Run], *, now: datetime
+) -> dict[str, str]:
+    """The waitpoint of each awaited run, made if this is the first wait for it; complete at once if that run has ended."""
+    wanted = sorted({wait.run_id for wait in waits if wait.kind == "run" and wait.run_id in awaited})
+    for run_id in wanted:
+        child = awaited[run_id]
+        if child.environment_id != run.environment_id or child.id == run.id:
+            continue
+        has_ended = child.state in ENDS
+        is_good = child.state == RunState.COMPLETED
+        await tx.execute(
+            """insert into waitpoints (id, environment_id, kind, status, awaited_run_id, output, error, run_status,
+                                       created_at, completed_at)
+               values ($1, $2, 'run', $3, $4, $5, $6, $7, $8, $9)
+               on conflict (awaited_run_id) where awaited_run_id is not null do nothing""",
+            ids.new("waitpoint"),
+            run.environment_id,
+            ("completed" if is_good else "failed") if has_ended else "pending",
+            child.id,
+            child.output,
+            child.error,
+            STATUS[RunState(child.state)] if has_ended else None,
+            now,
+            child.finished_at,
+        )
+    rows = await tx.fetch("select id, awaited_run_id from waitpoints where awaited_run_id = any($1::text[])", wanted)
+    return {row["awaited_run_id"]: row["id"] for row in rows}
+
+
+async def _make_time(tx: Transaction, run: Run, wait: NewWait, *, now: datetime) -> str:
+    """A waitpoint that is due at an instant; one in the past is complete already."""
+    due_at = from_iso(wait.until) or after(now, wait.duration_s or 0.0)
+    waitpoint_id = ids.new("waitpoint")
+    is_over = due_at <= now
+    await tx.execute(
+        """insert into waitpoints (id, environment_id, kind, status, due_at, created_by_run_id, created_at, completed_at)
+           values ($1, $2, 'time', $3, $4, $5, $6, $7)""",
+        waitpoint_id,
+        run.environment_id,
+        "completed" if is_over else "pending",
+        due_at,
+        run.id,
+        now,
+        now if is_over else None,
+    )
+    if not is_over:
+        await tx.notify("timer", due_at=to_iso(due_at))
+    return waitpoint_id
+
+
+async def _make_hopeless(tx: Transaction, run: Run, wait: NewWait, *, now: datetime) -> str:
+    """A wait for what doesn't exist is answered with an error: the run must not sleep for ever.
+
+    It stands as a time that has come, so that lists of tokens don't show it.
+    """
+    what = f"the run {wait.run_id}" if wait.kind == "run" else f"the wait token {wait.waitpoint_id}"
+    waitpoint_id = ids.new("waitpoint")
+    await tx.execute(
+        """insert into waitpoints (id, environment_id, kind, status, due_at, error, created_by_run_id, created_at,
+                                   completed_at)
+           values ($1, $2, 'time', 'failed', $3, $4, $5, $3, $3)""",
+        waitpoint_id,
+        run.environment_id,
+        now,
+        {"name": "NotFound", "message": f"{what} doesn't exist: nothing could ever answer this wait"},
+        run.id,
+    )
+    return waitpoint_id
+
+
+async def _move(
+    tx: Transaction, run: Run, report: BlockReport, open_waits: list[Tied], *, is_waiting: bool, now: datetime
+) -> None:
+    """executing <-> waiting, and the story's line for it. A run whose start is not reported yet stays `dequeued`."""
+    if run.state == RunState.EXECUTING and is_waiting:
+        await tx.execute("update runs set state = 'waiting', updated_at = $2 where id = $1", run.id, now)
+        due = [wait.due_at for wait in open_waits if wait.due_at]
+        data = {
+            "kinds": sorted({wait.kind for wait in open_waits}),
+            "count": len(open_waits),
+            "due_at": to_iso(min(due)) if due else None,
+        }
+        await events.record(tx, run.id, "run.waiting", now=now, attempt=run.attempt, data=data)
+    elif run.state == RunState.WAITING and not is_waiting:
+        await tx.execute("update runs set state = 'executing', updated_at = $2 where id = $1", run.id, now)
+    if report.blockers and open_waits:
+        last = await tx.fetchval(
+            "select data from events where run_id = $1 and kind = 'run.held' order by id desc limit 1", run.id
+        )
+        data = {"blockers": report.blockers}
+        if last != data:  # each turn of a polling loop says so again; once is enough for the story
+            await events.record(tx, run.id, "run.held", now=now, attempt=run.attempt, data=data)

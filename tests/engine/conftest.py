@@ -1,0 +1,246 @@
+"""One Postgres per test session, one emptied database per test, and a `World` that puts runs into any state."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+
+from torpor import engine, ids
+from torpor.engine import Lease, RunState
+from torpor.store.database import Database, Transaction
+from torpor.store.embedded import EmbeddedPostgres
+from torpor.store.migrate import upgrade
+from torpor.store.records import Event, Run
+from torpor.wire.http import (
+    Assignment,
+    BlockReport,
+    FinishReport,
+    Introduction,
+    StartReport,
+    StoredCheckpoint,
+    SuspendReport,
+    VersionReport,
+)
+from torpor.wire.runner import NewWait, RetryPolicy, TaskError, TaskManifest
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def database_url() -> Iterator[str]:
+    """A migrated database that only this session uses: our own server, or a database on TORPOR_TEST_DATABASE_URL's."""
+    if given := os.environ.get("TORPOR_TEST_DATABASE_URL"):
+        anyio.run(upgrade, given)
+        yield given
+        return
+    # Not pytest's tmp_path: it is private to root, and the server's user must get there.
+    directory = Path(tempfile.mkdtemp(prefix="torpor-test-"))
+    directory.chmod(0o755)
+    postgres = EmbeddedPostgres(directory / "postgres")
+    url = anyio.run(postgres.start)
+    anyio.run(upgrade, url)
+    yield url
+    anyio.run(postgres.stop)
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+async def db(database_url: str) -> AsyncIterator[Database]:
+    database = await Database.connect(database_url, pool_size=4)
+    async with database.transaction() as tx:
+        await tx.execute(
+            """truncate environments, api_keys, workers, tasks, runs, idempotency_keys, attempts, waitpoints, waits,
+                        checkpoints, events, logs restart identity cascade"""
+        )
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def world(db: Database) -> "World":
+    """An environment with one worker and one version, and a clock that only the test moves."""
+    world = World(db)
+    async with db.transaction() as tx:
+        environment = await engine.ensure_environment(tx, "dev", key_hash=b"k", now=world.now)
+        world.environment_id = environment.id
+        await engine.register_worker(tx, environment.id, world.introduction(), lease_s=30, now=world.now)
+        await engine.register_version(tx, environment.id, VersionReport("w1", "v1", world.tasks), now=world.now)
+    return world
+
+
+def manifest(task_id: str, **changes: Any) -> TaskManifest:
+    retry = RetryPolicy(max_attempts=3, min_delay_s=1, factor=2, max_delay_s=60, jitter=False)
+    plain = TaskManifest(
+        id=task_id, file="jobs.py", line=1, is_async=True, parameters="one", payload_schema={}, retry=retry
+    )
+    return msgspec.structs.replace(plain, **changes)
+
+
+@dataclass
+class World:
+    """Verbs, called as server and worker would, each in its own transaction at `now`."""
+
+    db: Database
+    now: datetime = NOW
+    environment_id: str = ""
+    worker_id: str = "w1"
+    instance_id: str = "i1"
+    tasks: list[TaskManifest] = field(default_factory=lambda: [manifest("hello")])
+
+    def introduction(self, instance_id: str = "i1", worker_id: str = "w1") -> Introduction:
+        return Introduction(worker_id, instance_id, host="here", slots=10, can_freeze=True, facts={})
+
+    def later(self, seconds: float) -> datetime:
+        self.now += timedelta(seconds=seconds)
+        return self.now
+
+    async def do(self, verb: Any, *args: Any, **options: Any) -> Any:
+        """One verb in one transaction."""
+        async with self.db.transaction() as tx:
+            return await verb(tx, *args, now=self.now, **options)
+
+    # -- steps of a life -----------------------------------------------------------------------------------------------
+
+    async def trigger(self, task_id: str = "hello", **options: Any) -> str:
+        done = await self.do(engine.trigger, self.environment_id, engine.TriggerRequest(task_id, **options))
+        assert isinstance(done, engine.Triggered), done
+        return done.run_id
+
+    async def dequeue(self, free: int = 10, **options: Any) -> list[Assignment]:
+        given = {"free": free, "versions": ["v1"], "can_restore": True, "lease_s": 30.0} | options
+        return await self.do(engine.dequeue, self.worker_id, self.instance_id, **given)
+
+    async def take(self, run_id: str) -> Lease:
+        """Dequeue this run; it must be the next one."""
+        (assignment,) = await self.dequeue(free=1)
+        assert assignment.run_id == run_id
+        return Lease(run_id, assignment.lease)
+
+    async def begin(self, run_id: str | None = None, **options: Any) -> Lease:
+        """A run that executes."""
+        lease = await self.take(run_id or await self.trigger(**options))
+        assert await self.start(lease) == engine.Ok()
+        return lease
+
+    async def start(self, lease: Lease, answered: list[str] | None = None) -> Any:
+        return await self.do(engine.start, lease, StartReport(lease.number, answered or [], pid=1))
+
+    async def block(
+        self, lease: Lease, *waits: NewWait, idle: bool = True, dropped: list[str] | None = None, **more: Any
+    ) -> Any:
+        return await self.do(engine.block, lease, BlockReport(lease.number, list(waits), dropped or [], idle, **more))
+
+    async def suspend(self, lease: Lease, checkpoint_id: str | None = None) -> Any:
+        report = SuspendReport(lease.number, StoredCheckpoint(checkpoint_id or ids.new("checkpoint"), 1000))
+        return await self.do(engine.suspend, lease, report, worker_id=self.worker_id)
+
+    async def finish(self, lease: Lease, outcome: Any = "completed", *, jitter: float = 0.0, **more: Any) -> Any:
+        report = FinishReport(lease.number, outcome, **more)
+        return await self.do(engine.finish, lease, report, jitter=lambda: jitter)
+
+    async def fail(self, lease: Lease, **more: Any) -> Any:
+        return await self.finish(lease, "failed", error=TaskError("ValueError", "no"), **more)
+
+    async def token(self, **options: Any) -> str:
+        done = await self.do(engine.create_token, self.environment_id, engine.TokenRequest(**options))
+        return done.waitpoint_id
+
+    async def complete(self, waitpoint_id: str, output: str = '"yes"', **options: Any) -> Any:
+        return await self.do(engine.complete_waitpoint, waitpoint_id, output=output, **options)
+
+    # -- what came of it -----------------------------------------------------------------------------------------------
+
+    async def run(self, run_id: str) -> Run:
+        async with self.db.transaction() as tx:
+            run = await engine.read.run(tx, self.environment_id, run_id)
+        assert run is not None
+        return run
+
+    async def story(self, run_id: str) -> list[Event]:
+        async with self.db.transaction() as tx:
+            return await engine.read.story(tx, run_id)
+
+    async def kinds(self, run_id: str) -> list[str]:
+        return [event.kind for event in await self.story(run_id)]
+
+    # -- any state -----------------------------------------------------------------------------------------------------
+
+    async def run_in(self, state: RunState) -> Lease:
+        """A run in this state, with its latest lease; by verbs wherever a verb leads there."""
+        match state:
+            case RunState.QUEUED:
+                return Lease(await self.trigger(), 0)
+            case RunState.DELAYED:
+                return Lease(await self.trigger(delay_until=self.now + timedelta(hours=1)), 0)
+            case RunState.DEQUEUED:
+                return await self.take(await self.trigger())
+            case RunState.EXECUTING:
+                return await self.begin()
+            case RunState.WAITING:
+                lease = await self.begin()
+                await self.block(lease, time_wait("wait_0", 3600))
+                return lease
+            case RunState.SUSPENDED:
+                lease = await self.run_in(RunState.WAITING)
+                await self.suspend(lease)
+                return replace(lease, number=lease.number + 1)
+            case RunState.COMPLETED:
+                lease = await self.begin()
+                await self.finish(lease)
+            case RunState.FAILED:
+                lease = await self.begin()
+                await self.fail(lease, retryable=False)
+            case RunState.CRASHED:
+                lease = await self.begin()
+                await self.finish(lease, "crashed", retryable=False)
+            case RunState.CANCELED:
+                lease = await self.begin()
+                await self.do(engine.cancel, self.environment_id, lease.run_id)
+            case RunState.SYSTEM_FAILURE:
+                lease = await self.begin()
+                self.later(31)
+                await self.do(engine.rescue, max_rescues=0)
+            case RunState.TIMED_OUT | RunState.EXPIRED:  # no verb yet leads there
+                lease = await self.begin()
+                await self.finish(lease)
+                await self._set_state(lease, state, "output = null")
+            case RunState.PENDING_VERSION:
+                lease = Lease(await self.trigger(), -1)
+                await self._set_state(lease, state, "version = null")
+        return Lease(lease.run_id, lease.number + 1)
+
+    async def _set_state(self, lease: Lease, state: RunState, more: str) -> None:
+        async with self.db.transaction() as tx:
+            await tx.execute(f"update runs set state = $2, {more} where id = $1", lease.run_id, state)
+
+
+def time_wait(wait_id: str, seconds: float) -> NewWait:
+    return NewWait(wait_id, "time", duration_s=seconds)
+
+
+def token_wait(wait_id: str, waitpoint_id: str) -> NewWait:
+    return NewWait(wait_id, "token", waitpoint_id=waitpoint_id)
+
+
+def run_wait(wait_id: str, run_id: str) -> NewWait:
+    return NewWait(wait_id, "run", run_id=run_id)
+
+
+async def blocked_backends(tx: Transaction) -> Any:
+    """How many connections of this database wait for a lock now."""
+    return await tx.fetchval(
+        "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    )
