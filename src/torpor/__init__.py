@@ -1,1 +1,93 @@
-"""Torpor: background jobs in Python whose waits leave the machine and come back on the next line."""
+"""Torpor: background jobs in Python whose waits leave the machine and come back on the next line.
+
+    from torpor import task, wait
+
+    @task
+    async def follow_up(name: str) -> str:
+        await wait.for_(hours=6)          # the process leaves memory here …
+        return f"Hello again, {name}"     # … and goes on here, with all it held
+
+Names are loaded when they are first used, so that `import torpor` costs next to nothing wherever tasks are triggered.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torpor.errors import (
+        AbortRun,
+        ApiError,
+        BlockingInLoop,
+        ConfigError,
+        ConnectionFailed,
+        NotInRun,
+        NotYet,
+        OutputError,
+        PayloadError,
+        RunFailed,
+        TokenTimeout,
+        TorporError,
+    )
+    from torpor.sdk import wait
+    from torpor.sdk.client import AsyncClient, Client
+    from torpor.sdk.context import current
+    from torpor.sdk.logger import logger
+    from torpor.sdk.retry import Retry
+    from torpor.sdk.runs import Run
+    from torpor.sdk.task import Task, task
+    from torpor.sdk.wait import create_token
+    from torpor.sdk.waits import Approval, Token
+
+__all__ = [
+    "AbortRun",
+    "ApiError",
+    "Approval",
+    "AsyncClient",
+    "BlockingInLoop",
+    "Client",
+    "ConfigError",
+    "ConnectionFailed",
+    "NotInRun",
+    "NotYet",
+    "OutputError",
+    "PayloadError",
+    "Retry",
+    "Run",
+    "RunFailed",
+    "Task",
+    "Token",
+    "TokenTimeout",
+    "TorporError",
+    "create_token",
+    "current",
+    "logger",
+    "task",
+    "wait",
+]
+
+_HOMES = {
+    "torpor.sdk.client": ("AsyncClient", "Client"),
+    "torpor.sdk.context": ("current",),
+    "torpor.sdk.logger": ("logger",),
+    "torpor.sdk.retry": ("Retry",),
+    "torpor.sdk.runs": ("Run",),
+    "torpor.sdk.task": ("Task", "task"),
+    "torpor.sdk.wait": ("create_token",),
+    "torpor.sdk.waits": ("Approval", "Token"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "wait":
+        value = import_module("torpor.sdk.wait")
+    elif name in __all__:
+        value = getattr(import_module(_HOME.get(name, "torpor.errors")), name)
+    else:
+        raise AttributeError(f"module 'torpor' has no attribute {name!r}")
+    globals()[name] = value  # so that the next look-up doesn't come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

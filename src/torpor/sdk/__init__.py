@@ -1,0 +1,17 @@
+"""What task authors use, from the outside in.
+
+`task.py`     @task: plain calls, trigger, trigger_and_wait      `runs.py`       the handle of a run
+`retry.py`    Retry                                             `payload.py`    from a call to JSON and back
+`wait.py`     wait.for_ and its kin, awaited                    `sync_wait.py`  the same, blocking
+`context.py`  current                                           `logger.py`     log lines with fields
+`client.py`   the HTTP API, for everything outside of runs
+
+Beneath, only inside a run:
+
+`session.py`  one run in this process                           `outcome.py`    what user code returned or raised
+`loop.py`     the door of async tasks                           `blocking.py`   the door of sync tasks
+`waits.py`    requests and answers, written once for both       `ledger.py`     which waits and calls are open
+`idle.py`     may this run be frozen, and if not: why not       `freeze.py`     standing still for a checkpoint
+`descriptors.py`  files let go before it and opened after       `channel.py`    the control socket
+`running.py`  which run this process performs
+"""

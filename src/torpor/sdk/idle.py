@@ -1,0 +1,217 @@
+"""Is every asyncio task blocked in a Torpor wait, or in something that only those can wake? And if not: what isn't?
+
+A frozen process answers nobody and works on nothing. So a run may be frozen only when nothing but an answer to one of
+its waits could make it go on. For each task we look at the future that it awaits:
+
+    our own wait                                         asleep
+    another task, or a gather/shield/asyncio.wait of     asleep, if that one is (it is looked at as well)
+    such things; a TaskGroup; Lock, Event, Condition,
+    Semaphore, Barrier, Queue: only tasks wake these
+    asyncio.sleep, a thread of an executor, a socket,    awake: a blocker, told in words
+    stream or subprocess, and any future that we don't
+    know
+
+What a future is, is told by the innermost frames of the coroutine chain and by the callbacks that asyncio hangs on it;
+both are the same from 3.11 to 3.14, and what can't be recognised counts as awake. That errs on the safe side.
+
+Timers that no task sleeps on (`asyncio.timeout`, `wait_for`, `call_later`) don't keep a run awake: they stand still while
+it is frozen and go on with what was left of them. The same goes for threads that no task awaits.
+"""
+
+import asyncio
+import gc
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
+from typing import Any
+
+from torpor.wire.runner import Answer, Result
+
+_TORPOR = str(Path(__file__).resolve().parent.parent) + os.sep
+_STDLIB = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
+_WOKEN_BY_TASKS = {"asyncio.locks", "asyncio.queues", "asyncio.taskgroups"}
+_WOKEN_BY_TASKS_IN_ANYIO = ("TaskGroup.__aexit__", "Lock.acquire", "Semaphore.acquire")
+_SUSPENDED = (CoroutineType, GeneratorType, AsyncGeneratorType)
+
+
+class WaitFuture(asyncio.Future[Answer]):
+    """Resolves when a Torpor wait is answered."""
+
+
+class CallFuture(asyncio.Future[Result]):
+    """Resolves when the server has replied to a call: soon, so it's not worth telling."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`blockers` may be empty though the run isn't idle: then it will be in a moment."""
+
+    is_idle: bool
+    blockers: list[str]
+
+
+def look(loop: asyncio.AbstractEventLoop) -> Verdict:
+    """Whether the run may be frozen. To be asked when the loop has nothing left to do."""
+    blockers: list[str] = []
+    is_idle = True
+    for task in asyncio.all_tasks(loop):
+        future = getattr(task, "_fut_waiter", None)
+        if isinstance(future, WaitFuture):
+            continue
+        if future is None or future.done() or isinstance(future, CallFuture):
+            is_idle = False  # it is about to run, or calls the server
+            continue
+        frames = _frames(task.get_coro())
+        if why := _why_awake(future, frames, loop):
+            is_idle = False
+            blockers.append(f"task '{task.get_name()}' {why}{_where(frames)}")
+    return Verdict(is_idle, sorted(blockers))
+
+
+# -- one future -------------------------------------------------------------------------------------------------------
+
+
+def _why_awake(future: Any, frames: list[FrameType], loop: asyncio.AbstractEventLoop) -> str | None:
+    """None if only answers can bring this future about."""
+    if isinstance(future, WaitFuture) or future.done():
+        return None
+    if isinstance(future, asyncio.Task):
+        # The loop's tasks are all looked at on their own.
+        return None if future.get_loop() is loop else f"awaits task '{future.get_name()}' of another event loop"
+    if (children := getattr(future, "_children", None)) is not None:  # asyncio.gather
+        return _any_awake(children, loop)
+    held = _callback_variables(future)
+    if "inner" in held and "outer" in held:  # asyncio.shield
+        return _why_awake(held["inner"], [], loop)
+    if "source" in held:  # an executor's future, wrapped
+        return _executor(frames)
+    return _by_frame(frames, loop)
+
+
+def _any_awake(futures: Any, loop: asyncio.AbstractEventLoop) -> str | None:
+    return next((why for future in futures if (why := _why_awake(future, [], loop))), None)
+
+
+def _by_frame(frames: list[FrameType], loop: asyncio.AbstractEventLoop) -> str | None:
+    """Judge by the function that awaits the future."""
+    if not frames:
+        return "awaits a future that only code outside of tasks can complete"
+    frame = frames[-1]
+    module, name = frame.f_globals.get("__name__", ""), frame.f_code.co_qualname
+    if module == "asyncio.tasks":
+        variables = frame.f_locals
+        if name == "_wait":  # asyncio.wait
+            return _any_awake(list(variables["fs"]), loop)
+        if name in ("wait_for", "_cancel_and_wait"):
+            return _why_awake(variables["fut"], [], loop)
+    if module == "asyncio.queues" and (completing := _as_completed(frames)) is not None:
+        return _any_awake(completing, loop)
+    if module in _WOKEN_BY_TASKS or (module == "anyio._backends._asyncio" and name in _WOKEN_BY_TASKS_IN_ANYIO):
+        return None
+    return _awaits(frames)
+
+
+def _as_completed(frames: list[FrameType]) -> list[Any] | None:
+    """The futures behind `asyncio.as_completed`, whose queue is filled by them and not by a task."""
+    for frame in frames[:-1]:
+        if frame.f_globals.get("__name__") == "asyncio.tasks":
+            if "todo" in frame.f_locals:
+                return list(frame.f_locals["todo"])
+            if (todo := getattr(frame.f_locals.get("self"), "_todo", None)) is not None:
+                return list(todo)
+    return None
+
+
+def _callback_variables(future: Any) -> dict[str, Any]:
+    """What the callbacks that asyncio itself has hung on a future know: its functions are closures."""
+    variables: dict[str, Any] = {}
+    for callback, _ in getattr(future, "_callbacks", None) or ():
+        code: CodeType | None = getattr(callback, "__code__", None)
+        if code is not None and getattr(callback, "__module__", "").startswith("asyncio."):
+            for name, cell in zip(code.co_freevars, callback.__closure__ or (), strict=True):
+                try:
+                    variables[name] = cell.cell_contents
+                except ValueError:
+                    continue  # an empty cell
+    return variables
+
+
+# -- in words ---------------------------------------------------------------------------------------------------------
+
+
+def _executor(frames: list[FrameType]) -> str:
+    for frame in frames:
+        if frame.f_globals.get("__name__") == "asyncio.threads" and frame.f_code.co_name == "to_thread":
+            function = frame.f_locals.get("func")
+            return f"awaits a thread of asyncio.to_thread that runs {getattr(function, '__qualname__', repr(function))}"
+    return "awaits a thread or process of an executor"
+
+
+def _awaits(frames: list[FrameType]) -> str:
+    """Name what user code called: the frame below its own last one."""
+    place = _user_frame(frames)
+    if place is None or place + 1 >= len(frames):
+        return "awaits a future that only code outside of tasks can complete"
+    called = frames[place + 1]
+    package = called.f_globals.get("__name__", "").partition(".")[0]
+    name = called.f_code.co_qualname
+    return f"awaits {package}.{name}" if package and package != "__main__" else f"awaits {name}"
+
+
+def _where(frames: list[FrameType]) -> str:
+    place = _user_frame(frames)
+    if place is None:
+        return ""
+    return f" at {short_path(frames[place].f_code.co_filename)}:{frames[place].f_lineno}"
+
+
+def _user_frame(frames: list[FrameType]) -> int | None:
+    """Index of the innermost frame that is the author's own; else the innermost that isn't Python's or ours."""
+    files = [frame.f_code.co_filename for frame in frames]
+    own = [index for index, file in enumerate(files) if is_users(file)]
+    others = [index for index, file in enumerate(files) if not file.startswith(_TORPOR) and not _is_stdlib(file)]
+    return own[-1] if own else others[-1] if others else None
+
+
+def _is_stdlib(file: str) -> bool:
+    return file.startswith((_STDLIB, "<frozen ")) and "-packages" not in file
+
+
+def is_users(file: str) -> bool:
+    """Whether a source file is the author's own: not Python's, not an installed library's, not ours."""
+    return not file.startswith((_TORPOR, _STDLIB, "<frozen ")) and "-packages" not in file
+
+
+def short_path(file: str) -> str:
+    """A source file as its author knows it: below the folder it was imported from.
+
+    >>> short_path("/nowhere/app.py")
+    'app.py'
+    """
+    roots = (entry.rstrip(os.sep) + os.sep for entry in sys.path if entry)
+    below = [file[len(root) :] for root in roots if file.startswith(root)]
+    return min(below, key=len, default=os.path.basename(file))
+
+
+# -- the chain of frames ----------------------------------------------------------------------------------------------
+
+
+def _frames(coroutine: Any) -> list[FrameType]:
+    """The suspended frames of a coroutine and of all that it awaits, outermost first."""
+    frames: list[FrameType] = []
+    while coroutine is not None and len(frames) < 1000:
+        frame, inner = _step(coroutine)
+        if frame is not None:
+            frames.append(frame)
+        coroutine = inner
+    return frames
+
+
+def _step(link: Any) -> tuple[FrameType | None, Any]:
+    for kind, inner in (("cr", "cr_await"), ("gi", "gi_yieldfrom"), ("ag", "ag_await")):
+        if hasattr(link, f"{kind}_frame"):
+            return getattr(link, f"{kind}_frame"), getattr(link, inner)
+    # `async for` and `__await__` of a coroutine put objects of C in between, which keep what they wrap to themselves.
+    return None, next((held for held in gc.get_referents(link) if isinstance(held, _SUSPENDED)), None)

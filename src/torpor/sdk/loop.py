@@ -1,0 +1,143 @@
+"""The door of async tasks: waits and calls are futures, and the event loop tells us when it is about to block.
+
+That moment is the one where a run may be idle: every callback has run, and nothing happens until a descriptor or a timer
+does something. asyncio has no hook for it, but it asks its selector then, and the selector may be ours.
+"""
+
+import asyncio
+import selectors
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from torpor.sdk import idle
+from torpor.sdk.channel import Channel
+from torpor.sdk.idle import CallFuture, WaitFuture
+from torpor.sdk.ledger import Ledger
+from torpor.wire.runner import Answer, Answers, Awoken, Call, NewWait, Result, StayingAwake, SupervisorMessage, Suspend
+
+LOOK_SHARE = 10
+"""While a run is kept awake we look again after this many times what looking took, so it costs a tenth at most."""
+
+
+class LoopDoor:
+    """Everything here runs in the loop's own thread.
+
+    Args:
+        freeze: stand still for a checkpoint; None if that was not possible.
+    """
+
+    def __init__(self, channel: Channel, ledger: Ledger, freeze: Callable[[], Awoken | None]) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._channel = channel
+        self._ledger = ledger
+        self._freeze = freeze
+        self._should_suspend = False
+        self._look_again_at = 0.0
+
+    def make_loop(self) -> asyncio.AbstractEventLoop:
+        """The run's event loop. Not uvloop: its io_uring can't be in an image."""
+        self.loop = asyncio.SelectorEventLoop(_SettlingSelector(self))
+        self._listen()
+        return self.loop
+
+    async def wait(self, new: NewWait) -> Answer:
+        """Block this asyncio task until the wait is answered. Cancelling the task drops the wait."""
+        future = WaitFuture(loop=self.loop)
+        self._ledger.enter(new, future)
+        try:
+            return await future
+        finally:
+            self._ledger.leave(new.wait_id)
+
+    async def call(self, kind: str, body: bytes) -> Result:
+        """Have the supervisor ask the server something."""
+        future = CallFuture(loop=self.loop)
+        call_id = self._ledger.calling(future)
+        try:
+            self._channel.send(Call(call_id, kind, msgspec.Raw(body)))
+            return await future
+        finally:
+            self._ledger.hang_up(call_id)
+
+    # -- what the selector calls --
+
+    def about_to_block(self, timeout: float | None) -> float | None:
+        """Nothing is left to do. Returns how long the loop may block."""
+        if self._should_suspend:
+            self._should_suspend = False
+            return self._suspend(timeout)
+        if not self._ledger.has_waits and not self._ledger.has_moved:
+            return timeout
+        now = time.monotonic()
+        if now < self._look_again_at:
+            rest = self._look_again_at - now
+            return rest if timeout is None else min(timeout, rest)
+        verdict = self._look()
+        if block := self._ledger.tell(verdict.is_idle, verdict.blockers):
+            self._channel.send(block)
+        self._look_again_at = 0.0 if verdict.is_idle else now + LOOK_SHARE * (time.monotonic() - now)
+        return timeout
+
+    def is_busy(self) -> None:
+        """The loop goes on without blocking."""
+        if self._should_suspend:
+            self._should_suspend = False
+            self._stay_awake(["the event loop has work to do"])
+
+    # -- inside --
+
+    def _look(self) -> idle.Verdict:
+        assert self.loop is not None
+        return idle.look(self.loop)
+
+    def _suspend(self, timeout: float | None) -> float | None:
+        verdict = self._look()
+        if not verdict.is_idle or self._ledger.has_moved or not self._ledger.has_waits:
+            self._stay_awake(verdict.blockers or ["something moved since the run was idle"])
+            return 0
+        assert self.loop is not None
+        self.loop.remove_reader(self._channel.fileno())
+        awoken = self._freeze()
+        self._listen()
+        if awoken is None:
+            return timeout
+        self._ledger.answer(awoken.answers)
+        self._dispatch(self._channel.left_over())
+        return 0
+
+    def _stay_awake(self, reasons: list[str]) -> None:
+        self._channel.send(StayingAwake(reasons))
+        self._ledger.tell_again()
+
+    def _listen(self) -> None:
+        assert self.loop is not None
+        self.loop.add_reader(self._channel.fileno(), lambda: self._dispatch(self._channel.received()))
+
+    def _dispatch(self, messages: list[SupervisorMessage]) -> None:
+        for message in messages:
+            match message:
+                case Answers(answers):
+                    self._ledger.answer(answers)
+                case Result():
+                    self._ledger.reply(message)
+                case Suspend():
+                    self._should_suspend = True
+                case _:
+                    pass  # not for a run that works
+
+
+class _SettlingSelector(selectors.DefaultSelector):
+    """The platform's selector, which says when its loop is about to block."""
+
+    def __init__(self, door: LoopDoor) -> None:
+        super().__init__()
+        self._door = door
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None or timeout > 0:
+            timeout = self._door.about_to_block(timeout)
+        else:
+            self._door.is_busy()
+        return super().select(timeout)

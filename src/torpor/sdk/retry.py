@@ -1,0 +1,58 @@
+"""`torpor.Retry`: how often and how late a failed attempt is tried again."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from torpor.durations import parse_duration
+from torpor.errors import NotYet
+from torpor.wire.runner import RetryPolicy
+
+
+@dataclass(frozen=True)
+class Retry:
+    """What happens when an attempt fails: it is tried again from the top, later each time.
+
+    Args:
+        max_attempts: all attempts together, the first one included.
+        min_delay: the pause after the first failure: text such as "1s", seconds, or a timedelta.
+        max_delay: no pause is longer.
+        factor: each pause is this many times the one before.
+        jitter: spread pauses at random, so that runs that failed together don't come back together.
+        resume: not carried out yet.
+        on_oom: not carried out yet.
+
+    Raises:
+        ValueError: an argument makes no sense; the message says which.
+        NotYet: `resume` or `on_oom` was given.
+
+    Example:
+        >>> Retry(max_attempts=5, min_delay="2s").policy.max_attempts
+        5
+    """
+
+    max_attempts: int = 3
+    min_delay: str | float | timedelta = "1s"
+    max_delay: str | float | timedelta = "1m"
+    factor: float = 2.0
+    jitter: bool = True
+    resume: Any = None
+    on_oom: Any = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.max_attempts, bool) or not isinstance(self.max_attempts, int) or self.max_attempts < 1:
+            raise ValueError(f"Retry(max_attempts={self.max_attempts!r}): a whole number from 1 on is needed")
+        if not 1 <= self.factor <= 1000:
+            raise ValueError(f"Retry(factor={self.factor!r}): a number from 1 to 1000 is needed")
+        for name in ("resume", "on_oom"):
+            if getattr(self, name) is not None:
+                raise NotYet(f"Retry({name}=…) is not carried out yet: leave it out; attempts start from the top")
+        if self.policy.min_delay_s > self.policy.max_delay_s:
+            raise ValueError(f"Retry(min_delay={self.min_delay!r}) is longer than max_delay={self.max_delay!r}")
+
+    @property
+    def policy(self) -> RetryPolicy:
+        """As the engine reads it, in seconds."""
+        min_delay_s = parse_duration(self.min_delay).total_seconds()
+        max_delay_s = parse_duration(self.max_delay).total_seconds()
+        return RetryPolicy(self.max_attempts, min_delay_s, max_delay_s, float(self.factor), bool(self.jitter))

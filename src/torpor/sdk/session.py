@@ -1,0 +1,197 @@
+"""One run in this process: from the supervisor's `Begin` to its `Finishing`.
+
+    session = Session.open("…/ctl.sock", run_id)     connected; session.begin says what to do
+    outcome = session.perform(task)                  user code runs, waits, is frozen and thawed, and ends
+    session.finish(outcome)                          the supervisor has it: the process may exit
+
+`perform` opens one of two doors, by the kind of the task: `loop.LoopDoor` for async functions, `blocking.BlockingDoor`
+for others. What goes through them is written once: requests and replies in waits.py and task.py, the state of all waits
+in ledger.py, standing still in freeze.py. There is no thread of ours: a process with few threads is easy to freeze.
+"""
+
+import asyncio
+import contextlib
+import io
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from torpor.errors import (
+    ApiError,
+    NotFound,
+    NotYet,
+    RateLimited,
+    ServerError,
+    Unauthorized,
+    Unprocessable,
+)
+from torpor.sdk import freeze, logger, outcome, running
+from torpor.sdk.blocking import BlockingDoor
+from torpor.sdk.channel import Channel
+from torpor.sdk.ledger import Ledger
+from torpor.sdk.loop import LoopDoor
+from torpor.wire.runner import Answer, Awoken, Begin, Finished, Finishing, Hello, NewWait, Result, RunContext
+
+if TYPE_CHECKING:
+    from torpor.sdk.task import Task
+
+T = TypeVar("T")
+
+
+class Session:
+    """The run that this process performs. Made by `open`, used once."""
+
+    def __init__(self, channel: Channel, begin: Begin) -> None:
+        self.begin = begin
+        self._channel = channel
+        self._ledger = Ledger()
+        self._door: LoopDoor | BlockingDoor | None = None
+        self._directory = str(Path(channel.path).parent)
+
+    @property
+    def context(self) -> RunContext:
+        """What `torpor.current` shows."""
+        return self.begin.context
+
+    @classmethod
+    def open(cls, socket_path: str | os.PathLike[str], run_id: str) -> "Session":
+        """Connect to the supervisor, say hello, and learn what to do. The run's environment variables are set.
+
+        Blocks SIGUSR1 in this thread and all that it will start: only `freeze` may take that signal.
+
+        Raises:
+            OSError: nobody listens on the socket.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, {freeze.WAKE})
+        channel = Channel(os.fspath(socket_path))
+        channel.send(Hello(run_id))
+        while not isinstance(begin := channel.receive(), Begin):
+            pass
+        os.environ.update(begin.env)
+        return cls(channel, begin)
+
+    def perform(self, task: "Task[..., Any]") -> Finished:
+        """Run the task to its end. Nothing that user code does comes out as an exception."""
+        running.session = self
+        _capture_output()
+        payload = bytes(self.begin.payload)
+        if task.is_async:
+            return outcome.decide(lambda: task.write_output(self._perform_async(task, payload)))
+        self._door = BlockingDoor(self._channel, self._ledger, self._freeze)
+        return outcome.decide(lambda: task.write_output(task.perform(payload)))
+
+    def finish(self, outcome: Finished) -> None:
+        """Hand over the outcome; returns when the supervisor holds it."""
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # closed or replaced by user code
+                stream.flush()
+        running.session = None
+        self._channel.send(outcome)
+        while not isinstance(self._channel.receive(), Finishing):
+            pass  # an answer or a Suspend that crossed with the end
+        self._channel.close()
+
+    def _perform_async(self, task: "Task[..., Any]", payload: bytes) -> Any:
+        door = self._door = LoopDoor(self._channel, self._ledger, self._freeze)
+
+        async def main() -> Any:
+            current = asyncio.current_task()
+            assert current is not None
+            current.set_name(task.id)  # blockers name tasks
+            return await task.perform(payload)
+
+        with asyncio.Runner(loop_factory=door.make_loop) as runner:
+            return runner.run(main())
+
+    def _freeze(self) -> Awoken | None:
+        awoken = freeze.freeze(self._channel, self.context.run_id, self._ledger.open_waits, self._directory)
+        if awoken is not None and awoken.restored:
+            self._ledger.tell_again()  # to the engine it executes. After a dump that was given up it still waits
+        return awoken
+
+    # -- what the SDK asks of the run: each once awaited and once blocking --
+
+    async def wait(self, new: NewWait) -> Answer:
+        """Block until the engine has an answer."""
+        match self._door:
+            case LoopDoor() as door if door.loop is asyncio.get_running_loop():
+                return await door.wait(new)
+            case LoopDoor(loop=asyncio.AbstractEventLoop() as loop):  # user code's own loop, in a thread of its own
+                return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.wait(new), loop))
+            case _:
+                raise _own_loop("wait")
+
+    async def call(self, kind: str, body: msgspec.Struct) -> msgspec.Raw:
+        """Ask the server something.
+
+        Raises:
+            ApiError: it said no.
+        """
+        match self._door:
+            case LoopDoor() as door if door.loop is asyncio.get_running_loop():
+                return _read(await door.call(kind, msgspec.json.encode(body)))
+            case LoopDoor(loop=asyncio.AbstractEventLoop() as loop):
+                return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.call(kind, body), loop))
+            case _:
+                raise _own_loop("call")
+
+    def wait_blocking(self, new: NewWait) -> Answer:
+        """As `wait`, for code that does not await."""
+        if isinstance(self._door, BlockingDoor):
+            return self._door.wait(new)
+        return self._from_thread(self.wait(new))
+
+    def call_blocking(self, kind: str, body: msgspec.Struct) -> msgspec.Raw:
+        """As `call`, for code that does not await."""
+        if isinstance(self._door, BlockingDoor):
+            return _read(self._door.call(kind, msgspec.json.encode(body)))
+        return self._from_thread(self.call(kind, body))
+
+    def _from_thread(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Blocking code of an async task, such as a function in asyncio.to_thread: the loop does it for us."""
+        assert isinstance(self._door, LoopDoor)
+        assert self._door.loop is not None
+        return asyncio.run_coroutine_threadsafe(coroutine, self._door.loop).result()
+
+
+def _own_loop(what: str) -> NotYet:
+    return NotYet(
+        f"an awaited {what} in an event loop that a blocking task has started can't be followed: "
+        "make the task itself `async def`, or use torpor.sync"
+    )
+
+
+def _read(result: Result) -> msgspec.Raw:
+    if result.ok:
+        return result.body
+    try:
+        body = msgspec.json.decode(result.body)
+    except msgspec.DecodeError:
+        body = None
+    kinds = {401: Unauthorized, 404: NotFound, 422: Unprocessable, 429: RateLimited}
+    kind = kinds.get(result.status, ServerError if result.status >= 500 else ApiError)
+    raise kind(result.status, result.error or "the server said no more", body)
+
+
+def _capture_output() -> None:
+    """Lines reach the log as they are printed: stdout is a file here, which Python would buffer by the block."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            with contextlib.suppress(OSError, ValueError):  # closed or replaced by user code
+                stream.reconfigure(line_buffering=True, errors="backslashreplace")
+    logger.take_over_logging()
+
+
+def _in_forked_child() -> None:
+    """A child that user code forks must neither speak for the run nor keep its connection alive."""
+    if running.session is not None:
+        running.session._channel.close()
+        running.session, running.is_fork = None, True
+
+
+os.register_at_fork(after_in_child=_in_forked_child)

@@ -1,0 +1,488 @@
+"""`@task`: a function that can also be performed as a run, elsewhere and later.
+
+Calling it is a plain call. `trigger` asks for a run: inside a run through its supervisor, outside through the HTTP API.
+`trigger_and_wait` is a trigger and a wait for the child run, so the waiting run can be frozen meanwhile.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypedDict, TypeVar, Unpack, cast, overload
+
+from torpor import ids
+from torpor.durations import parse_duration
+from torpor.errors import ConfigError, NotYet
+from torpor.sdk import running
+from torpor.sdk.payload import Signature
+from torpor.sdk.retry import Retry
+from torpor.sdk.runs import Run
+from torpor.wire.runner import TaskManifest
+
+if TYPE_CHECKING:
+    from torpor.sdk.waits import Request
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Duration = str | float | timedelta
+
+
+class Options(TypedDict, total=False):
+    """What `task.options(...)` takes. The first five work; the others are refused with NotYet until they do."""
+
+    delay: Duration | datetime
+    """The run starts that much later, or at that instant (with a time zone)."""
+    idempotency_key: str
+    """The same key again gives the same run."""
+    tags: str | Sequence[str]
+    """To find the run again: at most 10, of up to 128 characters."""
+    metadata: Mapping[str, Any]
+    """Goes with the run; anything that can be JSON."""
+    max_attempts: int
+    """Instead of the task's own `Retry.max_attempts`."""
+    idempotency_key_ttl: Duration
+    concurrency_key: str
+    queue: Any
+    ttl: Duration
+    priority: float
+    machine: str
+    debounce: Any
+    version: str
+    max_duration: Duration
+
+
+class Settings(TypedDict, total=False):
+    """What `@task(...)` takes besides `id` and `retry`: refused with NotYet until it works."""
+
+    queue: Any
+    machine: str
+    max_duration: Duration
+
+
+_WORKING = ("delay", "idempotency_key", "tags", "metadata", "max_attempts")
+_INSTEAD = {
+    "ttl": "leave it out; a run waits until a worker takes it",
+    "idempotency_key_ttl": "leave it out; keys last 30 days",
+    "max_duration": "leave it out, and bound the work with asyncio.timeout()",
+    "version": "leave it out; runs use the current version",
+}
+
+
+@dataclass(frozen=True)
+class _Trigger:
+    """One request for a run."""
+
+    run_id: str
+    payload: bytes | None
+    options: dict[str, Any]  # by their names in the public API
+
+
+class _Doors(Generic[P, R]):
+    """What a task and a task with options have in common: the ways to ask for a run."""
+
+    _task: "Task[P, R]"
+    _options: dict[str, Any]
+
+    def options(self, **options: Unpack[Options]) -> "TaskWithOptions[P, R]":
+        """The same task, triggered with options. Options given before are kept.
+
+        Raises:
+            TypeError: there is no such option.
+            NotYet: this version does not carry it out.
+            ValueError: a value makes no sense.
+
+        Example:
+            >>> @task
+            ... async def greet(name: str) -> str:
+            ...     return f"Hello {name}"
+            >>> async def later() -> None:
+            ...     await greet.options(delay="1h", tags=["greeting"]).trigger("Ada")
+        """
+        return TaskWithOptions(self._task, {**self._options, **_api_options(dict(options))})
+
+    async def trigger(self, *args: P.args, **kwargs: P.kwargs) -> Run:
+        """Ask for a run with these arguments. Returns as soon as the server has accepted it.
+
+        Raises:
+            PayloadError: the arguments don't fit the signature; nothing was sent.
+            ApiError: the server refused. ConnectionFailed, ConfigError: outside of a run, no server or no key.
+
+        Example:
+            >>> @task
+            ... async def double(number: int) -> int:
+            ...     return 2 * number
+            >>> async def ask() -> str:
+            ...     return (await double.trigger(21)).id
+        """
+        wanted = self._prepare(args, kwargs)
+        if running.session is None and not running.is_fork:
+            from torpor.sdk.client import AsyncClient
+
+            async with AsyncClient() as client:
+                return self._triggered(await client.trigger(self._task.id, _raw(wanted.payload), **wanted.options))
+        session = running.required(f"{self._task.id}.trigger()")
+        return self._reply(await session.call("trigger", self._call(wanted)))
+
+    async def trigger_and_wait(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Ask for a run and wait for its output. The waiting run leaves memory meanwhile.
+
+        Raises:
+            RunFailed: the run did not complete; its own error is inside.
+            NotInRun: called outside a run, where `Client.result` waits.
+            PayloadError: the arguments don't fit the signature; nothing was sent.
+
+        Example:
+            >>> @task
+            ... async def double(number: int) -> int:
+            ...     return 2 * number
+            >>> @task
+            ... async def quadruple(number: int) -> int:
+            ...     return await double.trigger_and_wait(await double.trigger_and_wait(number))
+        """
+        session = self._session_to_wait_in("trigger_and_wait")
+        run = self._reply(await session.call("trigger", self._call(self._prepare(args, kwargs))))
+        request = self._wait_for(run)
+        return request.read(await session.wait(request.new))
+
+    @property
+    def sync(self) -> "BlockingDoors[P, R]":
+        """The same for code that does not await: `task.sync.trigger(...)`."""
+        return BlockingDoors(self)
+
+    def batch_trigger(self, *_: Any, **__: Any) -> NoReturn:
+        """Not carried out yet."""
+        raise NotYet("batch_trigger() is not carried out yet: call trigger() for each")
+
+    def batch_trigger_and_wait(self, *_: Any, **__: Any) -> NoReturn:
+        """Not carried out yet."""
+        raise NotYet("batch_trigger_and_wait() is not carried out yet: asyncio.gather() the trigger_and_wait() of each")
+
+    # -- built and read once, for both doors --
+
+    def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Trigger:
+        return _Trigger(ids.new("run"), self._task.signature.write(args, kwargs), self._options)
+
+    def _call(self, wanted: _Trigger) -> Any:
+        from torpor.wire.http import TriggerCall
+
+        return TriggerCall(wanted.run_id, self._task.id, _raw(wanted.payload or b"null"), options=wanted.options)
+
+    def _reply(self, body: Any) -> Run:
+        import msgspec
+
+        from torpor.wire.http import TriggerReply
+
+        reply = msgspec.json.decode(body, type=TriggerReply)
+        return Run(reply.run_id, self._task.id, reply.is_cached)
+
+    def _triggered(self, reply: dict[str, Any]) -> Run:
+        return Run(reply["id"], self._task.id, reply.get("isCached", False))
+
+    def _session_to_wait_in(self, what: str) -> Any:
+        return running.required(f"{self._task.id}.{what}()")
+
+    def _wait_for(self, run: Run) -> "Request[R]":
+        from torpor.sdk import waits
+
+        return waits.for_run(run.id, self._task.signature.read_output)
+
+
+class Task(_Doors[P, R]):
+    """A task: call it like the function it is, or trigger a run of it. Made by `@task`.
+
+    Attributes:
+        id: its name on the server.
+        function: the function itself.
+    """
+
+    __qualname__: str  # the function's own, by update_wrapper
+
+    def __init__(self, function: Callable[P, Any], *, id: str | None = None, retry: Retry | None = None) -> None:
+        functools.update_wrapper(cast("Any", self), function)
+        name = getattr(function, "__name__", None)
+        if id is None and (name is None or name == "<lambda>"):
+            raise TypeError('a task without a name of its own needs one: @task(id="…")')
+        self.id: str = _checked_id(id if id is not None else str(name))
+        self.function = function
+        self.is_async: bool = inspect.iscoroutinefunction(function)
+        self.retry = retry if retry is not None else Retry()
+        self.signature = Signature(function, f"task {self.id!r}")
+        self._task, self._options = self, {}
+        _register(self)
+
+    def perform(self, payload: bytes) -> Any:
+        """What a run does: call the function with the payload's arguments. For async tasks this returns the coroutine.
+
+        Raises:
+            PayloadError: the payload doesn't fit.
+        """
+        return self.function(**self.signature.read(payload))  # pyright: ignore[reportCallIssue]
+
+    def write_output(self, value: Any) -> bytes:
+        """A return value as JSON.
+
+        Raises:
+            OutputError: it doesn't fit the annotation.
+        """
+        return self.signature.write_output(value)
+
+    def manifest(self) -> TaskManifest:
+        """What the platform should know of this task.
+
+        Raises:
+            TypeError: an annotation can't be used for JSON.
+        """
+        file, line = self.place
+        doc = inspect.getdoc(self.function)
+        schema, policy = self.signature.schema(), self.retry.policy
+        return TaskManifest(self.id, file, line, self.is_async, self.signature.rule, schema, policy, doc)
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """File and line of the function."""
+        code = getattr(inspect.unwrap(self.function), "__code__", None)
+        return (code.co_filename, code.co_firstlineno) if code else ("", 0)
+
+    def __repr__(self) -> str:
+        file, line = self.place
+        return f"<task {self.id!r} at {Path(file).name}:{line}>"
+
+    def __reduce__(self) -> str:
+        return self.__qualname__  # pickled and copied by name, as functions are
+
+
+class AsyncTask(Task[P, R]):
+    """A task from an `async def` function."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Call the function, here and now."""
+        return self.function(*args, **kwargs)
+
+
+class SyncTask(Task[P, R]):
+    """A task from an ordinary function."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function, here and now."""
+        return self.function(*args, **kwargs)
+
+
+class TaskWithOptions(_Doors[P, R]):
+    """A task together with options for its runs. Made by `task.options(...)`."""
+
+    def __init__(self, task: Task[P, R], options: dict[str, Any]) -> None:
+        self._task, self._options = task, options
+
+    def __repr__(self) -> str:
+        return f"{self._task!r}.options({', '.join(self._options)})"
+
+
+class BlockingDoors(Generic[P, R]):
+    """`task.sync`: ask for runs from code that does not await.
+
+    Example:
+        >>> @task
+        ... def double(number: int) -> int:
+        ...     return 2 * number
+        >>> @task
+        ... def quadruple(number: int) -> int:
+        ...     return double.sync.trigger_and_wait(double.sync.trigger_and_wait(number))
+    """
+
+    def __init__(self, doors: _Doors[P, R]) -> None:
+        self._doors = doors
+
+    def trigger(self, *args: P.args, **kwargs: P.kwargs) -> Run:
+        """As `Task.trigger`, blocking.
+
+        Raises:
+            BlockingInLoop: called in a running event loop.
+        """
+        doors = self._doors
+        running.refuse_in_loop(f"{doors._task.id}.sync.trigger()")
+        wanted = doors._prepare(args, kwargs)
+        if running.session is None and not running.is_fork:
+            from torpor.sdk.client import Client
+
+            with Client() as client:
+                return doors._triggered(client.trigger(doors._task.id, _raw(wanted.payload), **wanted.options))
+        session = running.required(f"{doors._task.id}.sync.trigger()")
+        return doors._reply(session.call_blocking("trigger", doors._call(wanted)))
+
+    def trigger_and_wait(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """As `Task.trigger_and_wait`, blocking.
+
+        Raises:
+            BlockingInLoop: called in a running event loop.
+        """
+        doors = self._doors
+        session = doors._session_to_wait_in("sync.trigger_and_wait")
+        running.refuse_in_loop(f"{doors._task.id}.sync.trigger_and_wait()")
+        run = doors._reply(session.call_blocking("trigger", doors._call(doors._prepare(args, kwargs))))
+        request = doors._wait_for(run)
+        return request.read(session.wait_blocking(request.new))
+
+
+# -- the decorator ----------------------------------------------------------------------------------------------------
+
+
+class _Decorator:
+    """`@task(...)` with arguments."""
+
+    def __init__(self, id: str | None, retry: Retry | None) -> None:
+        self._id, self._retry = id, retry
+
+    @overload
+    def __call__(  # pyright: ignore[reportOverlappingOverload] - a coroutine function is a function, too
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> AsyncTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> SyncTask[P, R]: ...
+    def __call__(self, function: Callable[..., Any], /) -> Any:
+        kind = AsyncTask if inspect.iscoroutinefunction(function) else SyncTask
+        return kind(function, id=self._id, retry=self._retry)
+
+
+@overload
+def task(  # pyright: ignore[reportOverlappingOverload] - a coroutine function is a function, too
+    function: Callable[P, Coroutine[Any, Any, R]], /
+) -> AsyncTask[P, R]: ...
+@overload
+def task(function: Callable[P, R], /) -> SyncTask[P, R]: ...
+@overload
+def task(*, id: str | None = None, retry: Retry | None = None, **settings: Unpack[Settings]) -> _Decorator: ...
+def task(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    id: str | None = None,
+    retry: Retry | None = None,
+    **settings: Any,
+) -> Any:
+    """Make a task of a function, async or not.
+
+    Args:
+        function: with named parameters only; their annotations are what payloads are checked against.
+        id: the task's name on the server. Default: the function's name.
+        retry: how failed attempts are tried again. Default: three attempts.
+
+    Raises:
+        TypeError: the function can't be a task, or there is no such setting.
+        ConfigError: another task has this id.
+        NotYet: a setting that this version does not carry out.
+
+    Example:
+        >>> from torpor import Retry, task
+        >>> @task(retry=Retry(max_attempts=5))
+        ... async def area(width: float, height: float = 1.0) -> float:
+        ...     return width * height
+        >>> import asyncio
+        >>> asyncio.run(area(3, 2))
+        6
+    """
+    _refuse(settings, (), tuple(Settings.__annotations__), "@task", ("id", "retry"))
+    if retry is not None and not isinstance(retry, Retry):
+        raise TypeError(f"@task(retry={retry!r}): a Retry(...) is needed")
+    decorator = _Decorator(id, retry)
+    if function is None:
+        return decorator
+    if not callable(function):
+        raise TypeError(f"@task takes a function, not {function!r}; name a task with @task(id=…)")
+    return decorator(function)
+
+
+_REGISTRY: dict[str, Task[..., Any]] = {}
+
+
+def registry() -> dict[str, Task[..., Any]]:
+    """All tasks that this process has defined, by id."""
+    return dict(_REGISTRY)
+
+
+def _register(new: Task[..., Any]) -> None:
+    """A function that is defined again (a reload, a module that was run and then imported) takes its own place."""
+    old = _REGISTRY.get(new.id)
+    if old is not None and (old.place[0], old.__qualname__) != (new.place[0], new.__qualname__):
+        places = " and ".join(f"{file}:{line}" for file, line in (old.place, new.place))
+        raise ConfigError(f'two tasks have the id {new.id!r}: {places}. Give one of them @task(id="…")')
+    _REGISTRY[new.id] = new
+
+
+def _checked_id(id: str) -> str:
+    if not isinstance(id, str) or not id or len(id) > 128 or not id.isprintable() or id != id.strip():
+        raise TypeError(f"@task(id={id!r}): a name of 1 to 128 printable characters is needed")
+    return id
+
+
+# -- options ----------------------------------------------------------------------------------------------------------
+
+
+def _refuse(
+    given: dict[str, Any], working: Sequence[str], known: Sequence[str], what: str, others: Sequence[str] = ()
+) -> None:
+    for name in given:
+        if name in working:
+            continue
+        if name in known:
+            instead = _INSTEAD.get(name, "leave it out")
+            raise NotYet(f"{what}({name}=…) is not carried out yet: {instead}")
+        near = get_close_matches(name, (*known, *others))
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join((*others, *known))}"
+        raise TypeError(f"{what}() has no option {name!r}: {hint}")
+
+
+def _api_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Checked, and named and written as in the public API."""
+    _refuse(options, _WORKING, tuple(Options.__annotations__), "options")
+    api: dict[str, Any] = {}
+    for name, value in options.items():
+        if value is None:
+            continue
+        match name:
+            case "delay":
+                api["delay"] = _delay(value)
+            case "idempotency_key":
+                if not isinstance(value, str) or not value:
+                    raise TypeError(f"idempotency_key={value!r}: text is needed")
+                api["idempotencyKey"] = value
+            case "tags":
+                from torpor.sdk import waits
+
+                api["tags"] = waits.tag_list(value)
+            case "metadata":
+                api["metadata"] = _plain_object(value)
+            case _:
+                if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                    raise ValueError(f"max_attempts={value!r}: a whole number from 1 on is needed")
+                api["maxAttempts"] = value
+    return api
+
+
+def _delay(value: Any) -> str:
+    if isinstance(value, datetime):
+        from torpor.sdk import waits
+
+        return waits.aware(value, "delay=").isoformat()
+    seconds = parse_duration(value).total_seconds()
+    return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
+
+
+def _plain_object(value: Any) -> dict[str, Any]:
+    from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+    if not isinstance(value, Mapping):
+        raise TypeError(f"metadata={value!r}: names and values are needed")
+    try:
+        return to_jsonable_python(dict(value))
+    except PydanticSerializationError as error:
+        raise TypeError(f"metadata can't be JSON: {error}") from None
+
+
+def _raw(payload: bytes | None) -> Any:
+    """JSON that is passed on as it is."""
+    import msgspec
+
+    return None if payload is None else msgspec.Raw(payload)

@@ -1,0 +1,210 @@
+"""Requests and answers of waits and tokens, in plain functions: what `wait` awaits and `torpor.sync` blocks for.
+
+Each `Request` says what to tell the engine and how to read its answer, so that both doors are one line each.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from torpor import ids
+from torpor.durations import parse_duration, parse_instant
+from torpor.errors import RunFailed, TokenTimeout, TorporError
+from torpor.wire.http import TokenCall, TokenReply
+from torpor.wire.runner import Answer, NewWait
+
+T = TypeVar("T")
+Duration = str | float | timedelta
+"""Text such as "2h30m" (units w, d, h, m, s), a number of seconds, or a timedelta."""
+
+
+@dataclass(frozen=True)
+class Request(Generic[T]):
+    """A wait to enter, and how its answer becomes what user code gets."""
+
+    new: NewWait
+    read: Callable[[Answer], T]
+
+
+@dataclass(frozen=True)
+class Token:
+    """A wait token: someone outside completes it, and the run that waits for it goes on.
+
+    Attributes:
+        id: give it to `wait.for_token`, or to `Client.complete_token`.
+        url: a POST of JSON to it completes the token, without a key.
+        is_cached: it was made before, with the same idempotency key.
+        public_token: lets a browser complete it, where the server hands one out.
+
+    Example:
+        >>> Token("waitpoint_1", "https://api.example.com/callback").id
+        'waitpoint_1'
+    """
+
+    id: str
+    url: str
+    is_cached: bool = False
+    public_token: str | None = None
+
+
+@dataclass(frozen=True)
+class Approval:
+    """What a person said. It counts as true only when approved.
+
+    Attributes:
+        approved: False when it was rejected, or when nobody answered in time.
+        by: who answered, as they or their tool said.
+        comment: what they added.
+        at: when it was answered or ran out, in UTC.
+        timed_out: nobody answered in time.
+        token_id: the token behind it.
+
+    Example:
+        >>> bool(Approval(False, timed_out=True))
+        False
+    """
+
+    approved: bool
+    by: str | None = None
+    comment: str | None = None
+    at: datetime | None = None
+    timed_out: bool = False
+    token_id: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.approved
+
+
+def for_(
+    duration: Duration | None, weeks: float, days: float, hours: float, minutes: float, seconds: float
+) -> Request[None]:
+    named = timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
+    if duration is not None and named:
+        raise TypeError("wait.for_() takes a duration such as '6h', or hours=, minutes= …: not both")
+    if duration is None and not any((weeks, days, hours, minutes, seconds)):
+        raise TypeError("wait.for_() needs a duration: wait.for_('6h') or wait.for_(hours=6)")
+    length = parse_duration(named if duration is None else duration)
+    return Request(NewWait(ids.new("wait"), "time", duration_s=length.total_seconds()), _nothing)
+
+
+def until(instant: datetime) -> Request[None]:
+    if not isinstance(instant, datetime):
+        raise TypeError(f"wait.until() takes a datetime, not {instant!r}; for a duration there is wait.for_()")
+    return Request(NewWait(ids.new("wait"), "time", until=aware(instant, "wait.until()").isoformat()), _nothing)
+
+
+def for_token(token: Token | str) -> Request[Any]:
+    token_id = token.id if isinstance(token, Token) else token
+    if not isinstance(token_id, str) or not token_id:
+        raise TypeError(f"wait.for_token() takes a Token or its id, not {token!r}")
+
+    def read(answer: Answer) -> Any:
+        match answer.status:
+            case "completed":
+                return msgspec.json.decode(answer.output)
+            case "timed_out":
+                raise TokenTimeout(token_id)
+            case _:
+                told = f"{answer.error.name}: {answer.error.message}" if answer.error else "no reason was recorded"
+                raise TorporError(f"wait token {token_id} can't be completed ({told})")
+
+    return Request(NewWait(ids.new("wait"), "token", waitpoint_id=token_id), read)
+
+
+def for_approval(token: Token) -> Request[Approval]:
+    def read(answer: Answer) -> Approval:
+        at = parse_instant(answer.completed_at) if answer.completed_at else None
+        if answer.status != "completed":
+            return Approval(False, at=at, timed_out=answer.status == "timed_out", token_id=token.id)
+        said = msgspec.json.decode(answer.output)
+        if not isinstance(said, dict):
+            said = {"approved": said}
+        by, comment = said.get("by"), said.get("comment")
+        return Approval(
+            said.get("approved") is True,
+            None if by is None else str(by),
+            None if comment is None else str(comment),
+            at,
+            token_id=token.id,
+        )
+
+    return Request(NewWait(ids.new("wait"), "token", waitpoint_id=token.id), read)
+
+
+def for_run(run_id: str, read_output: Callable[[bytes], T]) -> Request[T]:
+    def read(answer: Answer) -> T:
+        if answer.status == "completed":
+            return read_output(bytes(answer.output))
+        error = answer.error and {
+            "name": answer.error.name,
+            "message": answer.error.message,
+            "stackTrace": answer.error.stack_trace,
+        }
+        raise RunFailed(answer.run_id or run_id, answer.run_status or "FAILED", error)
+
+    return Request(NewWait(ids.new("wait"), "run", run_id=run_id), read)
+
+
+def token_call(
+    timeout: Duration | datetime | None,
+    tags: str | Sequence[str] | None,
+    idempotency_key: str | None,
+    approval: dict[str, Any] | None = None,
+) -> TokenCall:
+    """A request to make a token."""
+    call = TokenCall(ids.new("waitpoint"), tags=tag_list(tags), idempotency_key=idempotency_key, approval=approval)
+    if isinstance(timeout, datetime):
+        call.timeout_at = aware(timeout, "timeout=").isoformat()
+    elif timeout is not None:
+        call.timeout_s = parse_duration(timeout).total_seconds()
+    return call
+
+
+def approval_call(
+    title: str, timeout: Duration | datetime | None, context: Any, tags: str | Sequence[str] | None
+) -> TokenCall:
+    from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+    try:
+        shown = to_jsonable_python(context)
+    except PydanticSerializationError as error:
+        raise TypeError(f"wait.for_approval(context=…) can't be shown as JSON: {error}") from None
+    return token_call(timeout, tags, None, {"title": title, "context": shown})
+
+
+def token(body: msgspec.Raw) -> Token:
+    """The token that the server has made."""
+    reply = msgspec.json.decode(body, type=TokenReply)
+    return Token(reply.waitpoint_id, reply.url, reply.is_cached, reply.public_token)
+
+
+def token_of_client(body: dict[str, Any]) -> Token:
+    """The same, as the public API tells it."""
+    return Token(body["id"], body["url"], body.get("isCached", False), body.get("publicAccessToken"))
+
+
+def aware(instant: datetime, what: str) -> datetime:
+    """An instant that says which zone it is in.
+
+    Raises:
+        ValueError: it doesn't, so it would mean something else on a machine elsewhere.
+    """
+    if instant.tzinfo is None or instant.utcoffset() is None:
+        raise ValueError(f"{what} needs a datetime with a time zone, such as datetime.now(UTC); got {instant!r}")
+    return instant
+
+
+def tag_list(tags: str | Sequence[str] | None) -> list[str]:
+    if tags is None:
+        return []
+    chosen = [tags] if isinstance(tags, str) else list(tags)
+    if not all(isinstance(tag, str) for tag in chosen):
+        raise TypeError(f"tags must be text, or a list of text: {tags!r}")
+    return chosen
+
+
+def _nothing(_: Answer) -> None:
+    return None

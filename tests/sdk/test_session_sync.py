@@ -1,0 +1,144 @@
+"""Blocking tasks: no event loop, no thread of ours; whoever waits reads."""
+
+import threading
+import time
+from datetime import UTC, datetime
+
+from fake_supervisor import Supervisor
+
+from torpor import task
+from torpor.sync import create_token, wait
+from torpor.wire.runner import Answer, Block, Call, Result, StayingAwake, Suspend
+
+
+def test_a_blocking_task_waits_freezes_and_goes_on_twice(supervisor: Supervisor) -> None:
+    @task
+    def nap(month: str) -> str:
+        kept = [month]
+        wait.for_(hours=6)
+        kept.append("slept")
+        wait.until(datetime(2030, 1, 1, tzinfo=UTC))
+        return " ".join(kept)
+
+    supervisor.start(nap, "May")
+    for kind in (21600.0, None):
+        block = supervisor.expect(Block)
+        (new,) = block.waits
+        assert (block.idle, new.duration_s) == (True, kind)
+        supervisor.suspend()
+        assert supervisor.wake(Answer(new.wait_id, "completed")).open_waits == [new.wait_id]
+    assert supervisor.output_of_run() == "May slept"
+
+
+def test_an_answer_while_in_memory_ends_a_blocking_wait(supervisor: Supervisor) -> None:
+    @task
+    def ask() -> object:
+        token = create_token(timeout="1h", tags="t")
+        return wait.for_token(token)
+
+    supervisor.start(ask)
+    asked = supervisor.reply("create_token", {"waitpoint_id": "waitpoint_1", "url": "http://x"})
+    assert (asked["timeout_s"], asked["tags"]) == (3600, ["t"])
+    supervisor.answer(supervisor.expect_idle().waits[0].wait_id, {"paid": True})
+    assert supervisor.output_of_run() == {"paid": True}
+
+
+def test_a_blocking_task_triggers_and_waits(supervisor: Supervisor) -> None:
+    @task
+    def child(a: int, b: int) -> int:
+        return a + b
+
+    @task
+    def parent() -> int:
+        return child.sync.trigger_and_wait(1, b=2)
+
+    supervisor.start(parent)
+    assert supervisor.reply("trigger", {"run_id": "run_c"})["payload"] == {"a": 1, "b": 2}
+    supervisor.answer(supervisor.expect_idle().waits[0].wait_id, 3)
+    assert supervisor.output_of_run() == 3
+
+
+def test_threads_of_a_blocking_task_may_wait_side_by_side(supervisor: Supervisor) -> None:
+    @task
+    def threaded() -> list[str]:
+        done: list[str] = []
+
+        def other() -> None:
+            wait.for_(hours=1)
+            done.append("other")
+            wait.for_(hours=3)
+            done.append("other again")
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        time.sleep(0.2)
+        wait.for_(hours=2)
+        done.append("main")
+        thread.join()
+        return done
+
+    supervisor.start(threaded)
+    block = supervisor.expect(Block)
+    assert not block.idle
+    assert block.blockers[0].startswith("the main thread is at work at test_session_sync.py:")
+    (other,) = block.waits
+    (main,) = supervisor.expect_idle().waits
+    supervisor.suspend()
+    supervisor.wake(Answer(other.wait_id, "completed"))
+    while not (waits := supervisor.expect_idle().waits):
+        pass  # a thread that is at work doesn't keep the run awake while main waits
+    (again,) = waits
+    supervisor.suspend()
+    supervisor.wake(Answer(main.wait_id, "completed"))
+    while not supervisor.says_nothing():
+        supervisor.expect(Block)
+    supervisor.answer(again.wait_id)
+    assert supervisor.output_of_run() == ["other", "main", "other again"]
+
+
+def test_a_run_that_calls_the_server_meanwhile_stays_awake(supervisor: Supervisor) -> None:
+    @task
+    def child() -> None: ...
+
+    @task
+    def threaded() -> None:
+        thread = threading.Thread(target=child.sync.trigger)
+        thread.start()
+        time.sleep(0.2)
+        wait.for_(hours=2)
+        thread.join()
+
+    supervisor.start(threaded)
+    call = supervisor.expect(Call)
+    block = supervisor.expect(Block)
+    assert not block.idle
+    supervisor.send(Suspend())
+    assert supervisor.expect(StayingAwake).reasons
+    supervisor.send(Result(call.call_id, True, b'{"run_id":"r"}'))  # pyright: ignore[reportArgumentType]
+    assert supervisor.expect_idle().waits == []
+    supervisor.answer(block.waits[0].wait_id)
+    assert supervisor.finished().ok
+
+
+def test_a_wait_thrown_out_of_by_a_signal_handler_is_dropped(supervisor: Supervisor) -> None:
+    import signal
+
+    @task
+    def alarmed() -> str:
+        def ring(*_: object) -> None:
+            raise TimeoutError("ring")
+
+        signal.signal(signal.SIGALRM, ring)
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        try:
+            wait.for_(hours=1)
+        except TimeoutError:
+            wait.for_(hours=2)
+        return "rung"
+
+    supervisor.start(alarmed)
+    (first,) = supervisor.expect_idle().waits
+    block = supervisor.expect(Block)
+    assert block.dropped == [first.wait_id]
+    supervisor.answer((block.waits or supervisor.expect_idle().waits)[0].wait_id)
+    assert supervisor.output_of_run() == "rung"
