@@ -110,7 +110,7 @@ class Client:
         return self._each(calls.Story(run_id, "logs", follow))
 
     def checkpoints(self, run_id: str) -> list[Json]:
-        """The images kept of a run, newest first."""
+        """The images of a run, oldest first, also those that were dropped."""
         return self._do(calls.get(f"/api/v1/runs/{calls.segment(run_id)}/checkpoints"))["data"]
 
     def create_token(

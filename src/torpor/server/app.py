@@ -1,0 +1,23 @@
+"""Routes and what they share; nothing else. `serve.py` runs it."""
+
+from fastapi import FastAPI
+from starlette.routing import Route
+
+from torpor.clock import Clock, SystemClock
+from torpor.config import Settings
+from torpor.server import errors, inventory, runs, waitpoints, workers
+from torpor.server.hub import Hub
+from torpor.store.database import Database
+
+
+def create_app(settings: Settings, database: Database, clock: Clock | None = None) -> FastAPI:
+    """The HTTP application over this database. Its `state.hub.wakeups` is to be fed with the database's notifications."""
+    app = FastAPI(title="Torpor", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+    app.state.hub = Hub(settings, database, clock or SystemClock())
+    errors.install(app)
+    # Hot: plain routes. A task's id may hold slashes, and the path is decoded before it is routed.
+    app.router.routes.append(Route("/api/v1/tasks/{task_id:path}/trigger", runs.trigger, methods=["POST"]))
+    app.router.routes.extend(workers.routes)
+    for resource in (runs, waitpoints, inventory):
+        app.include_router(resource.router)
+    return app

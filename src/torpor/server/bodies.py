@@ -1,0 +1,55 @@
+"""Reading request bodies and writing JSON replies: bounded, with msgspec, and never confused by an absent body.
+
+The official client sends `Content-Type: application/json` with every request, also those without a body, so the header
+says nothing: an empty body is `{}`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from torpor.server.errors import Refused
+
+PUBLIC_LIMIT = 3 * 1024 * 1024
+"""Bytes in a public request."""
+WORKER_LIMIT = 32 * 1024 * 1024
+"""Bytes in a worker's message: an output is not cut by the border inside the platform."""
+
+T = TypeVar("T")
+
+
+async def read_body(request: Request, limit: int = PUBLIC_LIMIT) -> bytes:
+    """The whole body; 413 as soon as it is known to be too long."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit:
+        raise Refused(413, f"the request has {announced} bytes; at most {limit} are taken")
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise Refused(413, f"the request has more than {limit} bytes, which are the most that are taken")
+    except ClientDisconnect:
+        raise Refused(400, "the request ended before its body did") from None
+    return bytes(body)
+
+
+def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """The body as the decoder's type; 400 that names the field when it isn't."""
+    try:
+        return decoder.decode(body or b"{}")
+    except msgspec.ValidationError as error:
+        raise Refused(400, f"the request doesn't fit: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(400, f"Invalid JSON: {error}") from None
+
+
+_ENCODER = msgspec.json.Encoder()
+
+
+def reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON reply. Instants become ISO 8601 with `Z`; who builds `value` leaves absent fields out."""
+    return Response(_ENCODER.encode(value), status, headers, "application/json")

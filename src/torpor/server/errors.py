@@ -1,0 +1,105 @@
+"""Every refusal is JSON: `{"error": "<text>"}`, with the status that the management API gives it.
+
+Clients retry 409 and 5xx, so a caller's mistake is never answered with either. A database that can't be reached is 503:
+workers and clients keep what they have and ask again.
+"""
+
+import logging
+from typing import Any
+
+import asyncpg
+import msgspec
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from torpor.store.database import DatabaseDown
+
+log = logging.getLogger("torpor.server")
+
+
+class Refused(Exception):
+    """The request is answered with this status and `{"error": message, **extra}`."""
+
+    def __init__(self, status: int, message: str, **extra: Any) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.extra = extra
+
+
+def not_found() -> Refused:
+    return Refused(404, "Not found")
+
+
+def stale() -> Refused:
+    """A worker asks on behalf of a lease that is over: 410, which nobody retries."""
+    return Refused(410, "stale: the lease on this run is over", code="stale")
+
+
+def install(app: FastAPI) -> None:
+    """Answer every failure of this app in the one shape."""
+    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(DatabaseDown, _database_down)
+    app.add_exception_handler(asyncpg.TransactionRollbackError, _collided)
+    app.add_exception_handler(asyncpg.DataError, _unstorable)
+    app.add_exception_handler(UnicodeDecodeError, _not_text)
+    app.add_exception_handler(Exception, _bug)
+
+
+def _answer(status: int, message: str, **extra: Any) -> Response:
+    return Response(msgspec.json.encode({"error": message, **extra}), status, media_type="application/json")
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return _answer(error.status, error.message, **error.extra)
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    response = _answer(error.status_code, "Not found" if error.status_code == 404 else str(error.detail))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    """A path or query parameter of the wrong type: the caller's mistake, 400."""
+    assert isinstance(error, RequestValidationError)
+    details = [
+        {"path": ".".join(str(part) for part in problem["loc"][1:]), "message": problem["msg"]}
+        for problem in error.errors()
+    ]
+    told = "; ".join(f"{detail['path']}: {detail['message']}" for detail in details)
+    return _answer(400, f"the request doesn't fit: {told}", details=details)
+
+
+async def _database_down(request: Request, error: Exception) -> Response:
+    log.warning("%s %s: the database can't be reached (%s)", request.method, request.url.path, error)
+    response = _answer(503, "the database can't be reached; try again in a moment")
+    response.headers["retry-after"] = "1"
+    return response
+
+
+async def _collided(request: Request, error: Exception) -> Response:
+    """The database broke a deadlock at this request's cost. Nothing was done, so it may simply be said again."""
+    log.warning("%s %s: %s", request.method, request.url.path, type(error).__name__)
+    return _answer(503, "the request collided with another; try again")
+
+
+async def _unstorable(request: Request, error: Exception) -> Response:
+    """Text that Postgres can't hold, such as one with a NUL character."""
+    return _answer(422, f"the request holds a value that can't be stored: {error}")
+
+
+async def _not_text(request: Request, error: Exception) -> Response:
+    return _answer(400, "the request holds text that is not UTF-8")
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    """The traceback goes to the log through uvicorn; the caller learns only that it was us."""
+    return _answer(500, "internal error")

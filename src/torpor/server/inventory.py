@@ -1,0 +1,37 @@
+"""What there is: the tasks of the current version, the workers, and whether the database answers."""
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from torpor.engine import read
+from torpor.server import render
+from torpor.server.auth import Keyed
+from torpor.server.bodies import reply
+from torpor.server.hub import hub
+
+router = APIRouter()
+
+
+@router.get("/healthz")
+async def healthz(request: Request) -> Response:
+    """No key: for load balancers. 503 when the database doesn't answer."""
+    async with hub(request).database.transaction() as tx:
+        await tx.fetchval("select 1")
+    return reply({"status": "ok"})
+
+
+@router.get("/api/v1/tasks")
+async def tasks(request: Request, environment: Keyed) -> Response:
+    async with hub(request).database.transaction() as tx:
+        found = await read.tasks(tx, environment.id)
+    return reply({"data": [render.task(task) for task in found]})
+
+
+@router.get("/api/v1/workers")
+async def workers(request: Request, environment: Keyed) -> Response:
+    here = hub(request)
+    async with here.database.transaction() as tx:
+        found = await read.workers(tx, environment.id)
+    now = here.clock.now()
+    return reply({"data": [render.worker(worker, now) for worker in found]})

@@ -1,0 +1,97 @@
+"""Listings: what the query asks for, and cursors that lead both ways.
+
+A cursor names a row and when we issued it. The official client keeps its earlier cursor when it turns round, and sends
+both; the one issued later is the one that is meant.
+"""
+
+import time
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
+
+from starlette.datastructures import QueryParams
+
+from torpor.durations import parse_duration, parse_instant
+from torpor.engine.read import Listing, Page
+from torpor.server.errors import Refused
+
+DEFAULT_SIZE = 25
+MAX_SIZE = 100
+
+
+def read_page(query: QueryParams) -> Page:
+    size = query.get("page[size]", str(DEFAULT_SIZE))
+    if not size.isdecimal() or not 1 <= int(size) <= MAX_SIZE:
+        raise Refused(400, f"page[size]: a whole number from 1 to {MAX_SIZE}, not {size!r}")
+    after, before = _read_cursor(query.get("page[after]")), _read_cursor(query.get("page[before]"))
+    if after and before:
+        after, before = (after, None) if after[0] > before[0] else (None, before)
+    return Page(int(size), after[1] if after else None, before[1] if before else None)
+
+
+def page_reply(items: list[dict[str, Any]], listing: Listing[Any]) -> dict[str, Any]:
+    """A page of rendered rows, newest first."""
+    cursors = {"next": listing.next, "previous": listing.previous}
+    return {"data": items, "pagination": {name: _cursor(row_id) for name, row_id in cursors.items() if row_id}}
+
+
+def _cursor(row_id: str) -> str:
+    return f"{time.time_ns() // 1000:x}.{row_id}"
+
+
+def _read_cursor(text: str | None) -> tuple[int, str] | None:
+    """When it was issued (0: a bare id) and the row."""
+    if not text:
+        return None
+    issued, dot, row_id = text.partition(".")
+    try:
+        return (int(issued, 16), row_id) if dot else (0, text)
+    except ValueError:
+        raise Refused(400, f"page cursor {text!r} is not one of this server's") from None
+
+
+def several(query: QueryParams, name: str) -> list[str] | None:
+    """A filter of several values, comma-joined."""
+    text = query.get(name)
+    return [part for part in text.split(",") if part] if text else None
+
+
+def statuses(query: QueryParams, known: Collection[str]) -> list[str] | None:
+    """`filter[status]`; 400 for a name that is not a status."""
+    names = several(query, "filter[status]")
+    for name in names or ():
+        if name not in known:
+            raise Refused(400, f"filter[status]: {name!r} is not a status; there are: {', '.join(sorted(known))}")
+    return names
+
+
+def flag(query: QueryParams, name: str) -> bool | None:
+    match query.get(name):
+        case None | "":
+            return None
+        case "true":
+            return True
+        case "false":
+            return False
+        case other:
+            raise Refused(400, f"{name}: true or false, not {other!r}")
+
+
+def created_between(query: QueryParams, now: datetime) -> tuple[datetime | None, datetime | None]:
+    """`filter[createdAt][from|to|period]`."""
+    try:
+        since = query.get("filter[createdAt][from]")
+        until = query.get("filter[createdAt][to]")
+        period = query.get("filter[createdAt][period]")
+        bounds = [parse_instant(since)] if since else []
+        bounds += [now - parse_duration(period)] if period else []
+        return max(bounds, default=None), parse_instant(until) if until else None
+    except ValueError as error:
+        raise Refused(400, f"filter[createdAt]: {error}") from None
+
+
+def refuse_filters(query: QueryParams, known: frozenset[str]) -> None:
+    """A filter that isn't applied would show rows that were not asked for."""
+    for name in query:
+        if name.startswith("filter[") and name not in known:
+            raise Refused(422, f"{name} is not supported yet")

@@ -1,0 +1,252 @@
+"""A row becomes the API's JSON, in one function per resource. Absent fields are left out, never null.
+
+Dates may only be left out (the official client reads a null as 1970), and `isCompleted` is true for every final status:
+clients poll until it is.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from torpor.engine.read import TokenView
+from torpor.engine.states import ENDS, STATUS, RunState
+from torpor.server.auth import callback_hash
+from torpor.server.hub import Hub
+from torpor.store.records import Checkpoint, Environment, Event, LogLine, Run, Task, Worker
+
+Json = dict[str, Any]
+
+_WAITING = frozenset({"WAITING"})
+_QUEUED = frozenset({"QUEUED", "DELAYED", "PENDING_VERSION"})
+_EXECUTING = frozenset({"EXECUTING", "DEQUEUED"})
+_FAILED = frozenset({"FAILED", "CRASHED", "SYSTEM_FAILURE", "EXPIRED", "TIMED_OUT"})
+
+TOKEN_STATUS = {"pending": "WAITING", "completed": "COMPLETED", "timed_out": "TIMED_OUT", "failed": "COMPLETED"}
+TOKEN_TIMED_OUT = {"code": "TRIGGER_WAITPOINT_TIMEOUT", "message": "the wait token was not completed in time"}
+
+
+def _present(fields: Json) -> Json:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _raw(text: str | None) -> msgspec.Raw | None:
+    """JSON text that user code made goes out as it came in."""
+    return None if text is None else msgspec.Raw(text.encode())
+
+
+# -- runs -------------------------------------------------------------------------------------------------------------
+
+
+def run_summary(run: Run, now: datetime) -> Json:
+    """What lists and related runs show of a run."""
+    state = RunState(run.state)
+    status = STATUS[state]
+    key_options = run.idempotency_key_options or {}
+    duration = ((run.finished_at or now) - run.started_at).total_seconds() if run.started_at else 0.0
+    return _present(
+        {
+            "id": run.id,
+            "status": status,
+            "taskIdentifier": run.task_id,
+            "idempotencyKey": key_options.get("key") or run.idempotency_key,
+            "version": run.version,
+            "isQueued": status in _QUEUED,
+            "isExecuting": status in _EXECUTING,
+            "isWaiting": status in _WAITING,
+            "isCompleted": state in ENDS,
+            "isSuccess": status == "COMPLETED",
+            "isFailed": status in _FAILED,
+            "isCancelled": status == "CANCELED",
+            "isTest": run.is_test,
+            "createdAt": run.created_at,
+            "updatedAt": run.updated_at,
+            "startedAt": run.started_at,
+            "finishedAt": run.finished_at,
+            "delayedUntil": run.delay_until,
+            "tags": sorted(run.tags),
+            "costInCents": 0,
+            "baseCostInCents": 0,
+            "durationMs": max(0, round(duration * 1000)),
+            "metadata": run.metadata,
+            "depth": run.depth,
+            "triggerFunction": run.trigger_function,
+        }
+    )
+
+
+def run_in_list(run: Run, environment: Environment, now: datetime) -> Json:
+    summary = run_summary(run, now)
+    del summary["depth"]
+    return {**summary, "env": {"id": environment.id, "name": environment.slug}}
+
+
+def run_whole(run: Run, *, root: Run | None, parent: Run | None, children: Sequence[Run], now: datetime) -> Json:
+    """A run with what it was given, what came of it, and its relatives."""
+    related = {
+        "root": run_summary(root, now) if root else None,
+        "parent": run_summary(parent, now) if parent else None,
+        "children": [run_summary(child, now) for child in children],
+    }
+    whole = {
+        "payload": _raw(run.payload),
+        "output": _raw(run.output),
+        "error": _run_error(run.error),
+        "relatedRuns": _present(related),
+        "attemptCount": run.attempt,
+    }
+    return run_summary(run, now) | _present(whole)
+
+
+def _run_error(error: Json | None) -> Json | None:
+    if error is None:
+        return None
+    causes = [_run_error({**cause, "causes": []}) for cause in error.get("causes") or ()]
+    return _present(
+        {
+            "message": error["message"],
+            "name": error["name"],
+            "stackTrace": error.get("stack_trace") or None,
+            "causes": causes or None,
+        }
+    )
+
+
+def run_result(run: Run) -> Json:
+    """The end of a run, as one who waited for it is told: its output, or its error in the client's own terms."""
+    told: Json = {"id": run.id, "taskIdentifier": run.task_id}
+    if run.state == RunState.COMPLETED:
+        return {"ok": True, **told, "output": run.output or "null", "outputType": "application/json"}
+    return {"ok": False, **told, "error": _result_error(run)}
+
+
+_INTERNAL_CODE = {
+    RunState.CANCELED: "TASK_RUN_CANCELLED",
+    RunState.CRASHED: "TASK_RUN_CRASHED",
+    RunState.TIMED_OUT: "MAX_DURATION_EXCEEDED",
+}
+
+
+def _result_error(run: Run) -> Json:
+    error = run.error or {}
+    if run.state == RunState.FAILED and error:
+        trace = error.get("stack_trace", "")
+        return {"type": "BUILT_IN_ERROR", "name": error["name"], "message": error["message"], "stackTrace": trace}
+    code = _INTERNAL_CODE.get(RunState(run.state), "UNSPECIFIED_ERROR")
+    return _present({"type": "INTERNAL_ERROR", "code": code, "message": error.get("message")})
+
+
+# -- a run's story ----------------------------------------------------------------------------------------------------
+
+
+def event(event: Event) -> Json:
+    return _present({"id": event.id, "at": event.at, "kind": event.kind, "attempt": event.attempt, "data": event.data})
+
+
+def log_line(line: LogLine) -> Json:
+    return {
+        "id": line.id,
+        "at": line.at,
+        "level": line.level,
+        "message": line.message,
+        "attributes": line.attributes,
+        "stream": line.stream,
+    }
+
+
+def checkpoint(checkpoint: Checkpoint) -> Json:
+    return _present(
+        {
+            "id": checkpoint.id,
+            "state": checkpoint.state,
+            "reason": checkpoint.reason,
+            "attempt": checkpoint.attempt,
+            "workerId": checkpoint.worker_id,
+            "sizeBytes": checkpoint.size_bytes,
+            "filesBytes": checkpoint.files_bytes,
+            "rssBytes": checkpoint.rss_bytes,
+            "dumpMs": checkpoint.dump_ms,
+            "durableMs": checkpoint.durable_ms,
+            "waitingAt": checkpoint.waiting_at,
+            "facts": checkpoint.facts,
+            "createdAt": checkpoint.created_at,
+        }
+    )
+
+
+# -- wait tokens ------------------------------------------------------------------------------------------------------
+
+
+def token_url(here: Hub, token_id: str) -> str:
+    """Whoever has this URL may complete the token, once, without a key."""
+    return f"{here.public_url}/api/v1/waitpoints/tokens/{token_id}/callback/{callback_hash(here, token_id)}"
+
+
+def token_in_list(here: Hub, view: TokenView) -> Json:
+    token = view.token
+    return _present(
+        {
+            "id": token.id,
+            "url": token_url(here, token.id),
+            "status": TOKEN_STATUS[token.status],
+            "completedAt": token.completed_at,
+            "timeoutAt": token.due_at,
+            "idempotencyKey": token.idempotency_key,
+            "idempotencyKeyExpiresAt": token.idempotency_key_expires_at,
+            "tags": token.tags,
+            "createdAt": token.created_at,
+            "title": token.title,
+            "context": token.context,
+            "runIds": view.run_ids,
+        }
+    )
+
+
+def token_whole(here: Hub, view: TokenView) -> Json:
+    """A token with its value, as packet text."""
+    token, item = view.token, token_in_list(here, view)
+    match token.status:
+        case "pending":
+            return item
+        case "timed_out":
+            output = msgspec.json.encode(TOKEN_TIMED_OUT).decode()
+            return item | {"output": output, "outputType": "application/json", "outputIsError": True}
+        case "failed":
+            output = (token.error or {}).get("message", "null")
+            return item | {"output": output, "outputType": "application/json", "outputIsError": True}
+        case _:
+            output = token.output or "null"
+            return item | {"output": output, "outputType": "application/json", "outputIsError": False}
+
+
+# -- what there is ----------------------------------------------------------------------------------------------------
+
+
+def task(task: Task) -> Json:
+    return _present(
+        {
+            "id": task.id,
+            "version": task.version,
+            "file": task.file,
+            "line": task.line,
+            "isAsync": task.is_async,
+            "parameters": task.parameters,
+            "payloadSchema": task.payload_schema,
+            "retry": task.retry,
+            "doc": task.doc,
+        }
+    )
+
+
+def worker(worker: Worker, now: datetime) -> Json:
+    return {
+        "id": worker.id,
+        "host": worker.host,
+        "slots": worker.slots,
+        "canFreeze": worker.can_freeze,
+        "facts": worker.facts,
+        "isAlive": worker.expires_at > now,
+        "startedAt": worker.hello_at,
+        "seenAt": worker.seen_at,
+    }

@@ -1,0 +1,249 @@
+"""Runs: trigger, look, list, follow, cancel."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from torpor import engine
+from torpor.engine import read
+from torpor.engine.states import ENDS, STATUS, RunState
+from torpor.server import auth, paging, render
+from torpor.server.auth import Keyed
+from torpor.server.bodies import decode, read_body, reply
+from torpor.server.errors import Refused, not_found, stale
+from torpor.server.hub import hub
+from torpor.server.options import TriggerOptions, read_options
+from torpor.server.packets import payload_text
+from torpor.server.repeats import id_for
+from torpor.store.database import Transaction
+from torpor.store.records import Environment, Event, LogLine, Run
+
+LONGEST_POLL_S = 30.0
+SWEEP_S = 2.0
+"""A held request looks again this often even when nothing was announced: announcements can be lost."""
+
+RowT = TypeVar("RowT", Event, LogLine)
+
+router = APIRouter()
+
+# -- trigger ----------------------------------------------------------------------------------------------------------
+
+
+class TriggerBody(msgspec.Struct):
+    payload: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    options: dict[str, Any] | None = None
+
+
+_trigger_body = msgspec.json.Decoder(TriggerBody)
+
+
+async def trigger(request: Request) -> Response:
+    """`POST /api/v1/tasks/{task_id}/trigger`, with a secret key."""
+    environment = await auth.environment(request)
+    here = hub(request)
+    task_id: str = request.path_params["task_id"]
+    body = decode(await read_body(request), _trigger_body)
+    given = body.options or {}
+    if header_key := request.headers.get("idempotency-key"):
+        given = {"idempotencyKey": header_key, **given}
+    now = here.clock.now()
+    asked = trigger_request(
+        task_id,
+        payload_text(body.payload, given.get("payloadType")),
+        read_options(task_id, given, now=now),
+        run_id=id_for(request, "run", environment.id, task_id),
+    )
+    async with here.database.transaction() as tx:
+        outcome = await engine.trigger(tx, environment.id, asked, now=now)
+    done = triggered(task_id, outcome)
+    # A repeated call meets the run that it made itself: nothing was cached then, an answer had been lost.
+    is_cached = done.is_cached and done.run_id != asked.run_id
+    return reply({"id": done.run_id, "isCached": True} if is_cached else {"id": done.run_id})
+
+
+def trigger_request(
+    task_id: str,
+    payload: str | None,
+    options: TriggerOptions,
+    *,
+    run_id: str,
+    parent_lease: engine.Lease | None = None,
+    trigger_function: str = "trigger",
+) -> engine.TriggerRequest:
+    return engine.TriggerRequest(
+        task_id=task_id,
+        payload=payload,
+        run_id=run_id,
+        idempotency_key=options.idempotency_key,
+        idempotency_key_ttl_s=options.idempotency_key_ttl_s,
+        idempotency_key_options=options.idempotency_key_options,
+        tags=options.tags,
+        metadata=options.metadata,
+        max_attempts=options.max_attempts,
+        delay_until=options.delay_until,
+        is_test=options.is_test,
+        parent_lease=parent_lease,
+        trigger_function=trigger_function,
+    )
+
+
+def triggered(task_id: str, outcome: object) -> engine.Triggered:
+    """The run that a trigger made or found; else the refusal that fits the outcome."""
+    match outcome:
+        case engine.Triggered():
+            return outcome
+        case engine.UnknownTask(near=near):
+            hint = f"; did you mean {', '.join(near)}?" if near else ""
+            raise Refused(404, f'Task not found: "{task_id}"{hint}', near=list(near))
+        case engine.PayloadMisfit(problems=problems):
+            told = "; ".join(f"{problem['path'] or 'payload'}: {problem['message']}" for problem in problems[:3])
+            raise Refused(422, f'the payload doesn\'t fit task "{task_id}": {told}', problems=problems)
+        case engine.Stale():
+            raise stale()
+        case _:
+            raise AssertionError(outcome)
+
+
+# -- look and list ----------------------------------------------------------------------------------------------------
+
+
+@router.get("/api/v3/runs/{run_id}")
+async def retrieve(request: Request, run_id: str, environment: Keyed) -> Response:
+    here = hub(request)
+    async with here.database.transaction() as tx:
+        run = await _known(tx, environment, run_id)
+        root = await read.run(tx, environment.id, run.root_run_id) if run.root_run_id else None
+        parent = await read.run(tx, environment.id, run.parent_run_id) if run.parent_run_id else None
+        children = await read.children(tx, environment.id, run.id)
+    return reply(render.run_whole(run, root=root, parent=parent, children=children, now=here.clock.now()))
+
+
+@router.get("/api/v1/runs/{run_id}/result")
+async def result(request: Request, run_id: str, environment: Keyed) -> Response:
+    """404 until the run has ended; who waits asks again."""
+    async with hub(request).database.transaction() as tx:
+        run = await _known(tx, environment, run_id)
+    if RunState(run.state) not in ENDS:
+        raise Refused(404, "Run either doesn't exist or is not finished")
+    return reply(render.run_result(run))
+
+
+async def _known(tx: Transaction, environment: Environment, run_id: str) -> Run:
+    run = await read.run(tx, environment.id, run_id)
+    if run is None:
+        raise not_found()
+    return run
+
+
+_LIST_FILTERS = frozenset(
+    f"filter[{name}]"
+    for name in (
+        "status",
+        "taskIdentifier",
+        "version",
+        "tag",
+        "isTest",
+        "createdAt][from",
+        "createdAt][to",
+        "createdAt][period",
+    )
+)
+
+
+@router.get("/api/v1/runs")
+async def listing(request: Request, environment: Keyed) -> Response:
+    here = hub(request)
+    query, now = request.query_params, here.clock.now()
+    paging.refuse_filters(query, _LIST_FILTERS)
+    since, until = paging.created_between(query, now)
+    wanted = read.RunFilter(
+        status=paging.statuses(query, set(STATUS.values())),
+        task_ids=paging.several(query, "filter[taskIdentifier]"),
+        versions=paging.several(query, "filter[version]"),
+        tags=paging.several(query, "filter[tag]"),
+        is_test=paging.flag(query, "filter[isTest]"),
+        created_from=since,
+        created_to=until,
+    )
+    async with here.database.transaction() as tx:
+        found = await read.runs(tx, environment.id, wanted, paging.read_page(query))
+    return reply(paging.page_reply([render.run_in_list(run, environment, now) for run in found.items], found))
+
+
+# -- cancel -----------------------------------------------------------------------------------------------------------
+
+
+@router.post("/api/v2/runs/{run_id}/cancel")
+async def cancel(request: Request, run_id: str, environment: Keyed) -> Response:
+    """200 too when the run had ended before."""
+    here = hub(request)
+    async with here.database.transaction() as tx:
+        outcome = await engine.cancel(
+            tx, environment.id, run_id, reason="canceled through the API", now=here.clock.now()
+        )
+    if isinstance(outcome, engine.Unknown):
+        raise not_found()
+    return reply({"id": run_id})
+
+
+# -- a run's story, as it happens -------------------------------------------------------------------------------------
+
+
+@router.get("/api/v1/runs/{run_id}/story")
+async def story(request: Request, run_id: str, environment: Keyed) -> Response:
+    """The events after `after`; held up to `wait_s` for the first one."""
+    return await _follow(request, run_id, environment, read.story, render.event)
+
+
+@router.get("/api/v1/runs/{run_id}/logs")
+async def logs(request: Request, run_id: str, environment: Keyed) -> Response:
+    """The log lines after `after`; held up to `wait_s` for the first one."""
+    return await _follow(request, run_id, environment, read.logs, render.log_line)
+
+
+async def _follow(
+    request: Request,
+    run_id: str,
+    environment: Environment,
+    rows_after: Callable[[Transaction, str, int], Awaitable[Sequence[RowT]]],
+    shown: Callable[[RowT], dict[str, Any]],
+) -> Response:
+    here = hub(request)
+    after = int(_number(request, "after"))
+    loop = asyncio.get_running_loop()
+    until = loop.time() + min(_number(request, "wait_s"), LONGEST_POLL_S)
+    with here.wakeups.listen("run", run_id) as ear:
+        while True:
+            async with here.database.transaction() as tx:
+                # The run first: if it has ended, all of its story was there before the story is read.
+                run = await _known(tx, environment, run_id)
+                rows = await rows_after(tx, run_id, after)
+            has_ended = RunState(run.state) in ENDS and len(rows) < read.STORY_LIMIT
+            left_s = until - loop.time()
+            if rows or has_ended or left_s <= 0 or here.wakeups.is_closed or await request.is_disconnected():
+                return reply({"data": [shown(row) for row in rows], "ended": has_ended})
+            await ear.wait(min(left_s, SWEEP_S))
+
+
+def _number(request: Request, name: str) -> float:
+    text = request.query_params.get(name, "0")
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < 2**63:
+        raise Refused(400, f"{name}: a number from 0, not {text!r}")
+    return number
+
+
+@router.get("/api/v1/runs/{run_id}/checkpoints")
+async def checkpoints(request: Request, run_id: str, environment: Keyed) -> Response:
+    async with hub(request).database.transaction() as tx:
+        run = await _known(tx, environment, run_id)
+        kept = await read.checkpoints(tx, run.id)
+    return reply({"data": [render.checkpoint(one) for one in kept]})

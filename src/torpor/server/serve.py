@@ -1,0 +1,156 @@
+"""The server process: database up to date, its environment there, duties running, requests answered, a graceful end."""
+
+import asyncio
+import contextlib
+import hashlib
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
+
+import uvicorn
+from fastapi import FastAPI
+
+from torpor import engine
+from torpor.clock import Clock, SystemClock
+from torpor.config import Settings
+from torpor.errors import ConfigError
+from torpor.server import loops
+from torpor.server.app import create_app
+from torpor.server.hub import Hub
+from torpor.store import migrate
+from torpor.store.database import Database
+
+ENVIRONMENT = "dev"
+DRAIN_S = 10
+"""How long requests under way may take to end after a stop; held ones end at once."""
+
+
+async def serve(
+    settings: Settings,
+    database_url: str,
+    *,
+    stop: asyncio.Event | None = None,
+    ready: Callable[[str], object] = lambda url: None,
+    clock: Clock | None = None,
+) -> None:
+    """Serve until told to stop, by SIGTERM or SIGINT, or, when `stop` is given, by that alone.
+
+    Args:
+        settings: with a secret key, and a worker token if there are to be workers. Port 0 takes any free one.
+        database_url: a Postgres; it is migrated first.
+        stop: instead of signals, for a server inside another program.
+        ready: called once with the server's URL, when it takes requests.
+        clock: where `now` comes from.
+
+    Raises:
+        ConfigError: there is no secret key, or the port is taken.
+    """
+    if not settings.secret_key:
+        raise ConfigError("TORPOR_SECRET_KEY is not set: the server needs the secret key of its environment")
+    clock = clock or SystemClock()
+    listener = _listen(settings)
+    settings = replace(settings, port=listener.getsockname()[1])
+    with contextlib.closing(listener):
+        await migrate.upgrade(database_url)
+        database = await Database.connect(database_url)
+        try:
+            await _ensure_environment(database, settings.secret_key or "", clock)
+            app = create_app(settings, database, clock)
+            async with _stop_on_signals(stop) as stopping:
+                await _run(app, app.state.hub, listener, stopping, ready)
+        finally:
+            await database.close()
+
+
+async def _ensure_environment(database: Database, secret_key: str, clock: Clock) -> None:
+    async with database.transaction() as tx:
+        key_hash = hashlib.sha256(secret_key.encode()).digest()
+        await engine.ensure_environment(tx, ENVIRONMENT, key_hash=key_hash, now=clock.now())
+
+
+async def _run(
+    app: FastAPI,
+    here: Hub,
+    listener: socket.socket,
+    stopping: asyncio.Event,
+    ready: Callable[[str], object],
+) -> None:
+    config = uvicorn.Config(
+        app,
+        access_log=False,
+        log_config=None,
+        log_level="warning",
+        lifespan="off",
+        timeout_graceful_shutdown=DRAIN_S,
+        server_header=False,
+    )
+    server = _Uvicorn(config, lambda: ready(f"http://{here.settings.host}:{here.settings.port}"))
+    await here.database.listen(here.wakeups.hear)
+    duties = asyncio.create_task(loops.run_all(here), name="duties")
+    serving = asyncio.create_task(server.serve([listener]), name="uvicorn")
+    stopped = asyncio.create_task(stopping.wait(), name="stop")
+    try:
+        await asyncio.wait({duties, serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        here.wakeups.close()
+        server.should_exit = True
+        await asyncio.wait({serving})
+        for task in (duties, stopped):
+            task.cancel()
+        await asyncio.wait({duties, stopped})
+    for task in (duties, serving):
+        if not task.cancelled():
+            task.result()  # a bug that ended it goes to the caller
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn that tells when it takes requests, and without signal handlers: who stops us is `serve`'s business."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _stop_on_signals(stop: asyncio.Event | None) -> AsyncIterator[asyncio.Event]:
+    """The event that stops the server: the caller's, or one that SIGTERM and SIGINT set."""
+    if stop is not None:
+        yield stop
+        return
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Bound before anything else, so that a port already taken is told at once, and port 0 is known."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise ConfigError(
+            f"the server can't listen on {settings.host}:{settings.port} ({error.strerror or error}): "
+            "choose another TORPOR_HOST or TORPOR_PORT"
+        ) from None
+    listener.listen(1024)
+    listener.setblocking(False)
+    return listener

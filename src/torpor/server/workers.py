@@ -1,0 +1,316 @@
+"""What workers call, as `wire/http.py` lists it. Plain routes: they are hot, and their messages are typed already.
+
+Each handler checks the worker token, decodes, lets one verb act in one transaction, and says what the verb said.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
+from functools import partial
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from torpor import engine
+from torpor.durations import parse_instant
+from torpor.engine import read
+from torpor.server import auth, render
+from torpor.server.bodies import WORKER_LIMIT, decode, read_body, reply
+from torpor.server.errors import Refused, not_found, stale
+from torpor.server.hub import Hub, hub
+from torpor.server.options import read_options, read_tags
+from torpor.server.runs import SWEEP_S, trigger_request, triggered
+from torpor.server.waitpoints import complete_with
+from torpor.store.database import Transaction
+from torpor.wire import http as wire
+
+LONGEST_HOLD_S = 25.0
+KEEP_ALIVE_S = 10.0
+
+MessageT = TypeVar("MessageT")
+
+# -- the worker itself ------------------------------------------------------------------------------------------------
+
+
+async def hello(request: Request) -> Response:
+    environment = await auth.worker_environment(request)
+    here, intro = hub(request), await _message(request, _introduction)
+    settings, now = here.settings, here.clock.now()
+    async with here.database.transaction() as tx:
+        rescued = await engine.register_worker(
+            tx, environment.id, intro, lease_s=settings.lease_s, max_rescues=settings.max_rescues, now=now
+        )
+    return reply(wire.Welcome(environment.slug, settings.lease_s, settings.heartbeat_interval_s, rescued))
+
+
+async def versions(request: Request) -> Response:
+    environment = await auth.worker_environment(request)
+    here, report = hub(request), await _message(request, _version_report)
+    async with here.database.transaction() as tx:
+        await engine.register_version(tx, environment.id, report, now=here.clock.now())
+    return reply(wire.VersionAccepted(report.version))
+
+
+async def dequeue(request: Request) -> Response:
+    """Held until there is work for this worker, or `wait_s` is over."""
+    environment = await auth.worker_environment(request)
+    here, asked = hub(request), await _message(request, _dequeue_request)
+    loop = asyncio.get_running_loop()
+    until = loop.time() + min(asked.wait_s, LONGEST_HOLD_S)
+    was_woken = False
+    with here.wakeups.listen("work", environment.id) as ear:
+        while not await request.is_disconnected():
+            assignments = await _take(here, asked)
+            # A wake-up is for one waiter. It goes on to the next when this one took nothing, or as much as it could, or
+            # a run that was to be restored: others may have been announced with it that only another worker can restore.
+            took_all = 0 < len(assignments) < asked.free and not any(given.checkpoint for given in assignments)
+            if was_woken and not took_all:
+                ear.pass_on()
+            left_s = until - loop.time()
+            if assignments or left_s <= 0 or here.wakeups.is_closed:
+                return reply(wire.DequeueReply(assignments))
+            was_woken = await ear.wait(min(left_s, SWEEP_S))
+        if was_woken:
+            ear.pass_on()
+    return reply(wire.DequeueReply([]))
+
+
+async def _take(here: Hub, asked: wire.DequeueRequest) -> list[wire.Assignment]:
+    async with here.database.transaction() as tx:
+        return await engine.dequeue(
+            tx,
+            asked.worker_id,
+            asked.instance_id,
+            free=asked.free,
+            versions=asked.versions,
+            can_restore=asked.can_restore,
+            lease_s=here.settings.lease_s,
+            now=here.clock.now(),
+        )
+
+
+async def news(request: Request) -> Response:
+    """A stream that stays open: one News per line as it happens, an empty line when nothing does."""
+    await auth.worker_environment(request)
+    worker_id = request.query_params.get("worker_id")
+    if not worker_id:
+        raise Refused(400, "worker_id is missing")
+    return StreamingResponse(_news(hub(request), worker_id), media_type="application/x-ndjson")
+
+
+async def _news(here: Hub, worker_id: str) -> AsyncIterator[bytes]:
+    with here.wakeups.listen("news", worker_id) as ear:
+        while not here.wakeups.is_closed:
+            await ear.wait(KEEP_ALIVE_S)
+            lines = b""
+            while ear.heard:
+                said = ear.heard.popleft()
+                lines += msgspec.json.encode(wire.News(said["kind"], said["run_id"], said["lease"])) + b"\n"
+            yield lines or b"\n"
+
+
+async def heartbeat(request: Request) -> Response:
+    await auth.worker_environment(request)
+    here, beat = hub(request), await _message(request, _heartbeat_request)
+    async with here.database.transaction() as tx:
+        answer = await engine.heartbeat(
+            tx, beat.worker_id, beat.instance_id, beat.leases, lease_s=here.settings.lease_s, now=here.clock.now()
+        )
+    return reply(answer)
+
+
+async def checkpoints(request: Request) -> Response:
+    await auth.worker_environment(request)
+    here, census = hub(request), await _message(request, _census)
+    async with here.database.transaction() as tx:
+        kept = await engine.keep(tx, census.worker_id, census.ids, now=here.clock.now())
+    return reply(wire.CheckpointCensus(census.worker_id, kept))
+
+
+# -- a run that it holds ----------------------------------------------------------------------------------------------
+
+
+async def start(request: Request) -> Response:
+    return await _leased(request, _start_report, engine.start)
+
+
+async def block(request: Request) -> Response:
+    return await _leased(request, _block_report, engine.block)
+
+
+async def collect(request: Request) -> Response:
+    async def verb(tx: Transaction, lease: engine.Lease, asked: wire.CollectRequest, *, now: datetime) -> object:
+        return await engine.collect(tx, lease, asked.open_waits, now=now)
+
+    return await _leased(request, _collect_request, verb)
+
+
+async def suspend(request: Request) -> Response:
+    async def verb(tx: Transaction, lease: engine.Lease, report: wire.SuspendReport, *, now: datetime) -> object:
+        # The image lies where the lease is held. Read without a lock: if the verb finds this lease alive, so it was here.
+        worker_id = await tx.fetchval("select worker_id from runs where id = $1", lease.run_id)
+        return await engine.suspend(tx, lease, report, worker_id=worker_id or "", now=now)
+
+    return await _leased(request, _suspend_report, verb)
+
+
+async def refuse(request: Request) -> Response:
+    max_rescues = hub(request).settings.max_rescues
+    return await _leased(request, _refusal, partial(engine.refuse, max_rescues=max_rescues))
+
+
+async def finish(request: Request) -> Response:
+    return await _leased(request, _finish_report, partial(engine.finish, jitter=random.random))
+
+
+async def events(request: Request) -> Response:
+    return await _leased(request, _event_report, engine.tell)
+
+
+async def _leased(
+    request: Request, decoder: msgspec.json.Decoder[MessageT], verb: Callable[..., Awaitable[object]]
+) -> Response:
+    """One message about a run, to the verb of that name; its outcome in the wire's words."""
+    await auth.worker_environment(request)
+    here, message = hub(request), await _message(request, decoder)
+    async with here.database.transaction() as tx:
+        outcome = await verb(tx, _lease(request, message), message, now=here.clock.now())
+    return reply(_told(outcome))
+
+
+def _lease(request: Request, message: Any) -> engine.Lease:
+    return engine.Lease(request.path_params["run_id"], message.lease)
+
+
+def _told(outcome: object) -> wire.LeaseReply | wire.BlockReply:
+    match outcome:
+        case engine.Blocked(answers=answers, open=still_open):
+            return wire.BlockReply("ok", answers, still_open)
+        case engine.Stale():
+            return wire.LeaseReply("stale")
+        case engine.Suspended():
+            return wire.LeaseReply("suspended")
+        case engine.Awake():
+            return wire.LeaseReply("awake")
+        case _:
+            return wire.LeaseReply("ok")
+
+
+async def logs(request: Request) -> Response:
+    """What a run said is kept even when its lease is over: it did say it."""
+    await auth.worker_environment(request)
+    here, report = hub(request), await _message(request, _log_report)
+    async with here.database.transaction() as tx:
+        await engine.append(tx, request.path_params["run_id"], report, now=here.clock.now())
+    return reply({})
+
+
+# -- on a run's behalf ------------------------------------------------------------------------------------------------
+
+
+async def trigger(request: Request) -> Response:
+    """A run triggers another. Its lease makes it the parent; a lease that is over triggers nothing."""
+    environment = await auth.worker_environment(request)
+    here, call = hub(request), await _message(request, _trigger_call)
+    now = here.clock.now()
+    waits = bool(call.options.get("resumeParentOnCompletion"))
+    asked = trigger_request(
+        call.task_id,
+        bytes(call.payload).decode(),
+        read_options(call.task_id, call.options, now=now),
+        run_id=call.run_id,
+        parent_lease=_lease(request, call),
+        trigger_function="triggerAndWait" if waits else "trigger",
+    )
+    async with here.database.transaction() as tx:
+        outcome = await engine.trigger(tx, environment.id, asked, now=now)
+    done = triggered(call.task_id, outcome)
+    return reply(wire.TriggerReply(done.run_id, done.is_cached))
+
+
+async def tokens(request: Request) -> Response:
+    environment = await auth.worker_environment(request)
+    here, call = hub(request), await _message(request, _token_call)
+    approval = call.approval or {}
+    asked = engine.TokenRequest(
+        waitpoint_id=call.waitpoint_id,
+        timeout_s=call.timeout_s,
+        timeout_at=_instant("timeout_at", call.timeout_at),
+        tags=read_tags("tags", call.tags),
+        idempotency_key=call.idempotency_key,
+        idempotency_key_ttl_s=call.idempotency_key_ttl_s,
+        title=approval.get("title"),
+        context=approval.get("context"),
+        lease=_lease(request, call),
+    )
+    async with here.database.transaction() as tx:
+        made = await engine.create_token(tx, environment.id, asked, now=here.clock.now())
+    if isinstance(made, engine.Stale):
+        raise stale()
+    url = render.token_url(here, made.waitpoint_id)
+    return reply(wire.TokenReply(made.waitpoint_id, url, made.is_cached))
+
+
+def _instant(name: str, text: str | None) -> datetime | None:
+    try:
+        return parse_instant(text) if text else None
+    except ValueError as error:
+        raise Refused(422, f"{name}: {error}") from None
+
+
+async def complete_token(request: Request) -> Response:
+    environment = await auth.worker_environment(request)
+    here, call = hub(request), await _message(request, _complete_token_call)
+    async with here.database.transaction() as tx:
+        if await read.token(tx, environment.id, call.waitpoint_id) is None:
+            raise not_found()
+    return await complete_with(here, call.waitpoint_id, bytes(call.data))
+
+
+# -- decoding ---------------------------------------------------------------------------------------------------------
+
+
+async def _message(request: Request, decoder: msgspec.json.Decoder[MessageT]) -> MessageT:
+    return decode(await read_body(request, WORKER_LIMIT), decoder)
+
+
+_introduction = msgspec.json.Decoder(wire.Introduction)
+_version_report = msgspec.json.Decoder(wire.VersionReport)
+_dequeue_request = msgspec.json.Decoder(wire.DequeueRequest)
+_heartbeat_request = msgspec.json.Decoder(wire.HeartbeatRequest)
+_census = msgspec.json.Decoder(wire.CheckpointCensus)
+_start_report = msgspec.json.Decoder(wire.StartReport)
+_block_report = msgspec.json.Decoder(wire.BlockReport)
+_collect_request = msgspec.json.Decoder(wire.CollectRequest)
+_suspend_report = msgspec.json.Decoder(wire.SuspendReport)
+_refusal = msgspec.json.Decoder(wire.Refusal)
+_finish_report = msgspec.json.Decoder(wire.FinishReport)
+_event_report = msgspec.json.Decoder(wire.EventReport)
+_log_report = msgspec.json.Decoder(wire.LogReport)
+_trigger_call = msgspec.json.Decoder(wire.TriggerCall)
+_token_call = msgspec.json.Decoder(wire.TokenCall)
+_complete_token_call = msgspec.json.Decoder(wire.CompleteTokenCall)
+
+routes = [
+    Route("/worker/v1/hello", hello, methods=["POST"]),
+    Route("/worker/v1/versions", versions, methods=["POST"]),
+    Route("/worker/v1/dequeue", dequeue, methods=["POST"]),
+    Route("/worker/v1/news", news, methods=["GET"]),
+    Route("/worker/v1/heartbeat", heartbeat, methods=["POST"]),
+    Route("/worker/v1/checkpoints", checkpoints, methods=["POST"]),
+    Route("/worker/v1/runs/{run_id}/start", start, methods=["POST"]),
+    Route("/worker/v1/runs/{run_id}/block", block, methods=["POST"]),
+    Route("/worker/v1/runs/{run_id}/collect", collect, methods=["POST"]),
+    Route("/worker/v1/runs/{run_id}/suspend", suspend, methods=["POST"]),
+    Route("/worker/v1/runs/{run_id}/refuse", refuse, methods=["POST"]),
+    Route("/worker/v1/runs/{run_id}/finish", finish, methods=["POST"]),
+    Route("/worker/v1/runs/{run_id}/events", events, methods=["POST"]),
+    Route("/worker/v1/runs/{run_id}/logs", logs, methods=["POST"]),
+    Route("/worker/v1/runs/{run_id}/trigger", trigger, methods=["POST"]),
+    Route("/worker/v1/runs/{run_id}/tokens", tokens, methods=["POST"]),
+    Route("/worker/v1/runs/{run_id}/tokens/complete", complete_token, methods=["POST"]),
+]

@@ -1,0 +1,87 @@
+"""A real server on a database of its own for each test, and a real client to it."""
+
+import asyncio
+import itertools
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from torpor.config import Settings
+from torpor.sdk.client import AsyncClient
+from torpor.server.serve import serve
+from torpor.store.embedded import EmbeddedPostgres
+
+sys.path.insert(0, str(Path(__file__).parent))  # for fake_worker: pytest's importlib mode puts no directory there
+
+from fake_worker import KEY, TOKEN, FakeWorker, Start
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of one Postgres for all tests here."""
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
+    yield asyncio.run(server.start())
+    asyncio.run(server.stop())
+
+
+@pytest.fixture
+async def database_url(postgres: str) -> str:
+    """An empty database."""
+    name = f"server{next(_numbers)}"
+    connection = await asyncpg.connect(postgres)
+    await connection.execute(f"create database {name}")
+    await connection.close()
+    return urlsplit(postgres)._replace(path=f"/{name}").geturl()
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    """Starts servers: `url = await start(database_url, lease_s=1)`. All are stopped in the end."""
+    async with AsyncExitStack() as started:
+
+        async def start_one(database_url: str, **settings: object) -> str:
+            values = {"port": 0, "secret_key": KEY, "worker_token": TOKEN, **settings}
+            url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            stop = asyncio.Event()
+            settings_ = Settings(**values)  # pyright: ignore[reportArgumentType]
+            task = asyncio.create_task(serve(settings_, database_url, stop=stop, ready=url.set_result))
+
+            async def end() -> None:
+                stop.set()
+                await task
+
+            await asyncio.wait({task, url}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+            started.push_async_callback(end)
+            return await url
+
+        yield start_one
+
+
+@pytest.fixture
+async def url(start: Start, database_url: str) -> str:
+    """A server."""
+    return await start(database_url)
+
+
+@pytest.fixture
+async def client(url: str) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(url, KEY) as client:
+        yield client
+
+
+@pytest.fixture
+async def worker(url: str) -> AsyncIterator[FakeWorker]:
+    """A worker that is up, with the tasks `echo` and `mail/send`."""
+    worker = FakeWorker(url)
+    await worker.come_up()
+    yield worker
+    await worker.close()

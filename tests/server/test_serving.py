@@ -1,0 +1,128 @@
+"""The server as a process: it starts, stops, and lives through the death of its database."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx2
+import pytest
+from fake_worker import KEY, TOKEN, FakeWorker, Start
+
+from torpor.config import Settings
+from torpor.errors import ConfigError
+from torpor.sdk.client import AsyncClient
+from torpor.server.serve import serve
+from torpor.store.embedded import EmbeddedPostgres
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_without_its_database_every_call_is_503_and_with_it_all_goes_on(start: Start, tmp_path: Path) -> None:
+    postgres = EmbeddedPostgres(tmp_path / "postgres")
+    url = await start(await postgres.start())
+    worker = FakeWorker(url)
+    await worker.come_up()
+    async with AsyncClient(url, KEY) as client, httpx2.AsyncClient(headers={"authorization": f"Bearer {KEY}"}) as http:
+        run_id = (await client.trigger("echo", 1))["id"]
+        given = await worker.take_and_start()
+        held = asyncio.create_task(worker.dequeue(wait_s=20))
+        assert (await http.get(f"{url}/healthz")).status_code == 200
+        await postgres.stop()
+        calls = [http.get(f"{url}/healthz"), http.get(f"{url}/api/v3/runs/{run_id}")]
+        calls += [http.post(f"{url}/api/v1/tasks/echo/trigger", json={"payload": 1})]
+        for response in await asyncio.gather(*calls):
+            assert (response.status_code, set(response.json())) == (503, {"error"})
+        with pytest.raises(AssertionError, match="dequeue: 503"):
+            await held
+        await postgres.start()
+        assert await worker.finish(given, "kept") == "ok"
+        assert await client.result(run_id) == "kept"
+        # Announcements come again, too: a held dequeue is woken by a trigger.
+        held = asyncio.create_task(worker.dequeue(wait_s=20))
+        await client.trigger("echo", 2)
+        assert len(await asyncio.wait_for(held, 10)) == 1
+    await worker.close()
+    await postgres.stop()
+
+
+async def test_health_needs_no_key(url: str) -> None:
+    async with httpx2.AsyncClient() as http:
+        response = await http.get(f"{url}/healthz")
+    assert (response.status_code, response.json()) == (200, {"status": "ok"})
+
+
+async def test_sigterm_ends_it_at_once_although_requests_are_held(database_url: str) -> None:
+    """In a process of its own, started as the command line starts it. Nothing secret is in what it says."""
+    program = (
+        "import asyncio, logging, sys; from torpor.config import Settings; from torpor.server.serve import serve\n"
+        "logging.basicConfig(level=logging.DEBUG)\n"
+        "asyncio.run(serve(Settings.from_environment(), sys.argv[1], ready=lambda url: print(url, flush=True)))\n"
+    )
+    environment = {**os.environ, "TORPOR_PORT": "0", "TORPOR_SECRET_KEY": KEY, "TORPOR_WORKER_TOKEN": TOKEN}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program, database_url),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout
+    url = (await asyncio.wait_for(process.stdout.readline(), 30)).decode().strip()
+    worker = FakeWorker(url)
+    await worker.come_up()
+    await worker.listen()
+    async with AsyncClient(url, KEY) as client:
+        token = await client.create_token()
+        run_id = (await client.trigger("echo"))["id"]
+        await worker.take_and_start()
+        async with httpx2.AsyncClient() as http:
+            assert (await http.post(token["url"], json={})).status_code == 200
+        held = asyncio.create_task(worker.dequeue(wait_s=20))
+        following = asyncio.create_task(anext(aiter(_events_after_the_last(client, run_id)), None))
+        await asyncio.sleep(0.2)
+        stopped_at = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(held, 5) == []
+        _, log = await asyncio.wait_for(process.communicate(), 10)
+        assert time.monotonic() - stopped_at < 2
+        following.cancel()
+        await asyncio.wait({following})
+    assert process.returncode == 0, log.decode()
+    for secret in (KEY, TOKEN, token["url"].rpartition("/")[2]):
+        assert secret not in log.decode()
+    assert "Traceback" not in log.decode()
+    await worker.close()
+
+
+async def _events_after_the_last(client: AsyncClient, run_id: str):
+    known = len([event async for event in client.story(run_id)])
+    async for event in client.story(run_id, follow=True):
+        known -= 1
+        if known < 0:
+            yield event
+
+
+async def test_a_port_that_is_taken_is_said_so(url: str, database_url: str) -> None:
+    settings = Settings(port=int(url.rpartition(":")[2]), secret_key=KEY)
+    with pytest.raises(ConfigError, match="TORPOR_PORT"):
+        await serve(settings, database_url)
+
+
+async def test_a_server_without_a_key_is_not_started(database_url: str) -> None:
+    with pytest.raises(ConfigError, match="TORPOR_SECRET_KEY"):
+        await serve(Settings(), database_url)
+
+
+async def test_two_servers_on_one_database_serve_each_others_waiters(
+    start: Start, database_url: str, url: str, worker: FakeWorker
+) -> None:
+    second = await start(database_url)
+    held = asyncio.create_task(worker.dequeue(wait_s=20))
+    await asyncio.sleep(0.1)
+    async with AsyncClient(second, KEY) as client:
+        made = await client.trigger("echo")
+        (given,) = await asyncio.wait_for(held, 2)
+        assert given.run_id == made["id"]

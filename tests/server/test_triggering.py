@@ -1,0 +1,212 @@
+"""A request becomes a run, or is refused in a way that says what to change."""
+
+import asyncio
+from typing import Any
+
+import httpx2
+import msgspec
+import pytest
+from fake_worker import KEY, FakeWorker
+
+from torpor.errors import ApiError, NotFound, Unauthorized, Unprocessable
+from torpor.sdk.client import AsyncClient, Client
+
+pytestmark = pytest.mark.anyio
+
+
+SUPER_JSON = {"payloadType": "application/super+json"}
+
+
+async def count(client: AsyncClient) -> int:
+    return len([run async for run in client.runs()])
+
+
+async def post(url: str, task: str, body: Any, **headers: str) -> httpx2.Response:
+    """As a client that isn't ours would."""
+    async with httpx2.AsyncClient() as http:
+        return await http.post(
+            f"{url}/api/v1/tasks/{task}/trigger",
+            content=body if isinstance(body, bytes) else msgspec.json.encode(body),
+            headers={"authorization": f"Bearer {KEY}", "content-type": "application/json", **headers},
+        )
+
+
+async def test_a_triggered_run_is_queued_with_what_it_was_given(client: AsyncClient, worker: FakeWorker) -> None:
+    made = await client.trigger(
+        "echo", {"n": 1}, tags=["b", "a"], metadata={"who": "Zoë"}, is_test=True, max_attempts=2
+    )
+    assert set(made) == {"id"}
+    run = await client.run(made["id"])
+    assert (run["status"], run["isQueued"], run["isCompleted"]) == ("QUEUED", True, False)
+    assert (run["payload"], run["tags"], run["metadata"], run["isTest"]) == ({"n": 1}, ["a", "b"], {"who": "Zoë"}, True)
+    assert run["relatedRuns"] == {"children": []}
+    assert None not in run.values()
+    (assignment,) = await worker.dequeue()
+    assert assignment.context.max_attempts == 2
+
+
+async def test_a_blocking_client_triggers_too(url: str, worker: FakeWorker) -> None:
+    def trigger() -> str:
+        with Client(url, KEY) as client:
+            return client.run(client.trigger("echo", 1)["id"])["status"]
+
+    assert await asyncio.to_thread(trigger) == "QUEUED"
+
+
+@pytest.mark.parametrize("key", ["tr_dev_wrong", "the-worker-token"])
+async def test_a_wrong_key_is_401(url: str, key: str) -> None:
+    async with AsyncClient(url, key) as client:
+        for call in (client.trigger("echo"), client.run("run_1"), client.tasks(), client.create_token()):
+            with pytest.raises(Unauthorized) as caught:
+                await call
+            assert set(caught.value.body) == {"error"}
+
+
+async def test_no_key_is_401_and_the_secret_key_is_no_worker_token(url: str) -> None:
+    assert (await post(url, "echo", {}, authorization="")).status_code == 401
+    worker = FakeWorker(url, token=KEY)
+    assert (await worker.post("dequeue", {})).status_code == 401
+    await worker.close()
+
+
+async def test_an_unknown_task_is_404_with_the_names_that_are_near(client: AsyncClient, worker: FakeWorker) -> None:
+    with pytest.raises(NotFound, match=r'Task not found: "ecoh"; did you mean echo\?') as caught:
+        await client.trigger("ecoh", 1)
+    assert caught.value.body["near"] == ["echo"]
+    assert await count(client) == 0
+
+
+async def test_a_payload_that_does_not_fit_is_422_with_the_path_and_makes_no_run(
+    client: AsyncClient, worker: FakeWorker
+) -> None:
+    with pytest.raises(Unprocessable, match="mail/send") as caught:
+        await client.trigger("mail/send", {"user": {"email": 7}})
+    (problem,) = caught.value.body["problems"]
+    assert problem["path"] == "user.email"
+    assert "text" in problem["message"]
+    assert await count(client) == 0
+
+
+async def test_a_retried_trigger_makes_one_run(url: str, client: AsyncClient, worker: FakeWorker) -> None:
+    """The same request idempotency key is the same call, for the same task."""
+    header = {"x-trigger-request-idempotency-key": "7cae668b-ddbb-4e94-ad70-fd9195667ba4"}
+    first, second = [(await post(url, "echo", {"payload": 1}, **header)).json() for _ in range(2)]
+    assert first == second == {"id": first["id"]}
+    other = await post(url, "mail%2Fsend", {"payload": {"user": {"email": "a"}}}, **header)
+    assert other.json()["id"] != first["id"]
+    assert await count(client) == 2
+
+
+async def test_the_same_idempotency_key_is_the_same_run(client: AsyncClient, worker: FakeWorker) -> None:
+    first = await client.trigger(
+        "echo", 1, idempotency_key="k", idempotencyKeyOptions={"key": "mine", "scope": "global"}
+    )
+    assert await client.trigger("echo", 2, idempotency_key="k") == {"id": first["id"], "isCached": True}
+    assert (await client.run(first["id"]))["idempotencyKey"] == "mine"
+
+
+PACKETS: list[tuple[dict[str, Any], Any]] = [
+    ({"payload": "just text", "options": {"payloadType": "text/plain", "payloadSize": 9}}, "just text"),
+    ({"payload": '{"json":{"x":1}}', "options": SUPER_JSON}, {"x": 1}),
+    (
+        {
+            "payload": '{"json":null,"meta":{"values":["undefined"]}}',
+            "options": {"payloadType": "application/super+json"},
+        },
+        None,
+    ),
+    ({"payload": "text", "options": {"queue": {"name": "task/echo"}, "ttl": None}}, "text"),
+    ({"payload": [1, {"a": None}]}, [1, {"a": None}]),
+]
+
+
+async def test_every_payload_packet_becomes_plain_json(url: str, client: AsyncClient, worker: FakeWorker) -> None:
+    for body, payload in PACKETS:
+        made = (await post(url, "echo", body)).json()
+        assert (await client.run(made["id"])).get("payload") == payload
+
+
+REFUSED_OPTIONS: list[tuple[dict[str, Any], int, str]] = [
+    ({"ttl": "1h"}, 422, "options.ttl is not supported yet"),
+    ({"priority": 1}, 422, "options.priority"),
+    ({"debounce": {"key": "k", "delay": "1s"}}, 422, "options.debounce"),
+    ({"queue": "other"}, 422, "options.queue"),
+    ({"maxAtempts": 1}, 422, "did you mean maxAttempts"),
+    ({"delay": "soon"}, 422, "options.delay: 'soon'"),
+    ({"max_attempts": 0}, 422, "options.maxAttempts"),
+    ({"tags": ["t" * 129]}, 422, "options.tags"),
+    ({"tags": [str(n) for n in range(11)]}, 422, "at most 10"),
+    ({"tags": [1]}, 422, "options.tags"),
+    ({"metadata": [1]}, 422, "options.metadata"),
+    ({"metadata": {"a": "x" * 300_000}}, 413, "262144"),
+    ({"tags": ["a\0"]}, 422, "can't be stored"),
+    ({"test": "yes"}, 422, "options.test"),
+    ({"idempotency_key": 7}, 422, "options.idempotencyKey"),
+    ({"idempotency_key": "k", "idempotency_key_ttl": "x"}, 422, "options.idempotencyKeyTTL"),
+    ({"payloadType": "application/xml"}, 400, "application/xml"),
+    ({"payloadType": "application/store"}, 422, "application/store"),
+]
+
+
+async def test_an_option_that_can_not_be_had_is_refused_by_name(client: AsyncClient, worker: FakeWorker) -> None:
+    for options, status, names in REFUSED_OPTIONS:
+        with pytest.raises(ApiError) as caught:
+            await client.trigger("echo", 1, **options)
+        assert caught.value.status == status, options
+        assert names in caught.value.message
+    assert await count(client) == 0
+
+
+UNREADABLE: list[tuple[bytes, int]] = [
+    (b"{", 400),
+    (b"[]", 400),
+    (b'{"options": 7}', 400),
+    (b'{"payload": "\xff"}', 400),
+    (b'{"payload": "' + b"x" * (3 * 1024 * 1024) + b'"}', 413),
+    (b"[" * 100_000, 400),
+]
+
+
+async def test_a_body_that_can_not_be_read_is_the_callers_mistake(
+    url: str, client: AsyncClient, worker: FakeWorker
+) -> None:
+    for body, status in UNREADABLE:
+        response = await post(url, "echo", body)
+        assert response.status_code == status, (body[:20], response.text)
+        assert set(response.json()) == {"error"}
+    assert await count(client) == 0
+
+
+async def test_a_body_may_be_absent_under_a_json_content_type(
+    url: str, client: AsyncClient, worker: FakeWorker
+) -> None:
+    made = (await post(url, "echo", b"")).json()
+    assert (await client.cancel(made["id"])) == made
+
+
+async def test_a_delayed_run_waits_for_its_time(client: AsyncClient, worker: FakeWorker) -> None:
+    made = await client.trigger("echo", 1, delay=0.3)
+    run = await client.run(made["id"])
+    assert (run["status"], run["isQueued"]) == ("DELAYED", True)
+    assert "delayedUntil" in run
+    assert await worker.dequeue() == []
+    assert (await worker.take()).run_id == made["id"]
+
+
+async def test_what_is_not_there_is_404_or_405_in_the_one_shape(url: str) -> None:
+    async with httpx2.AsyncClient(headers={"authorization": f"Bearer {KEY}"}) as http:
+        for method, path, status in [
+            ("GET", "/nothing", 404),
+            ("GET", "/api/v3/runs/run_nothing", 404),
+            ("GET", "/api/v3/runs/%00", 404),
+            ("POST", "/api/v2/runs/run_nothing/cancel", 404),
+            ("GET", "/api/v1/tasks/echo/trigger", 405),
+            ("DELETE", "/api/v1/runs", 405),
+            ("GET", "/api/v1/runs?page[size]=0", 400),
+            ("GET", "/api/v1/runs?filter[status]=DONE", 400),
+            ("GET", "/api/v1/runs?filter[batch]=b", 422),
+            ("GET", "/api/v1/runs/run_nothing/story?after=x", 400),
+        ]:
+            response = await http.request(method, url + path)
+            assert response.status_code in (status, 422) if "%00" in path else response.status_code == status, path
+            assert isinstance(response.json()["error"], str)
