@@ -259,7 +259,14 @@ def no_space_is_said_and_the_process_goes_on(tool: criu.Criu) -> None:
     kill(pid)
 
 
+def warming_up_keeps_what_criu_learned(tool: criu.Criu) -> None:
+    asyncio.run(criu.warm_up(tool))
+    assert Path("/run/criu.kdat").exists()
+    assert_alone()
+
+
 SCENARIOS = (
+    warming_up_keeps_what_criu_learned,
     goes_on_after_each_of_two_round_trips,
     is_stopped_by_a_dump_and_can_be_let_run,
     an_outside_unix_socket_is_named,

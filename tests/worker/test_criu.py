@@ -169,6 +169,7 @@ def test_a_missing_image_directory_is_an_error_that_names_it(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "scenario",
     [
+        "warming_up_keeps_what_criu_learned",
         "goes_on_after_each_of_two_round_trips",
         "is_stopped_by_a_dump_and_can_be_let_run",
         "an_outside_unix_socket_is_named",

@@ -87,7 +87,7 @@ def test_no_apt_at_all_is_no_archive(tmp_path: Path) -> None:
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine on which nothing stands in the way, with empty places for a system's CRIU and for our own."""
-    monkeypatch.setattr(criu_setup, "_obstacle", lambda: None)
+    monkeypatch.setattr(criu_setup, "obstacle", lambda: None)
     monkeypatch.setattr(criu_setup, "_SYSTEM_PATH", "")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("TORPOR_CRIU_PREFIX", str(tmp_path / "prefix"))

@@ -22,10 +22,13 @@ def doctor(
     """
     from torpor.cli import machine
     from torpor.config import Settings
+    from torpor.worker.criu_setup import obstacle
 
     settings = Settings.from_environment()
     facts = machine.examine(settings)
-    if fix and any(fact.name == "CRIU" and fact.state == "missing" for fact in facts):
+    # Where no CRIU could work, or the user insists on one, installing another would not help.
+    is_fixable = obstacle() is None and not settings.criu
+    if fix and is_fixable and not machine.can_freeze(facts):
         trouble = _install_criu(quiet=as_json)
         facts = machine.examine(settings)
         if trouble:
@@ -41,14 +44,11 @@ def doctor(
 def _install_criu(*, quiet: bool) -> "Fact | None":
     """Try it; the examination that follows tells whether it helped, so only a failure is returned."""
     import asyncio
-    import sys
 
     from torpor.cli.machine import Fact
     from torpor.errors import CriuError
     from torpor.worker import criu_setup
 
-    if sys.platform != "linux":
-        return None
     try:
         asyncio.run(criu_setup.install(None, lambda line: None if quiet else typer.echo(line)))
     except CriuError as error:

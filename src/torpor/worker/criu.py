@@ -62,7 +62,7 @@ async def dump(criu: Criu, *, pid: int, images: Path, timeout_s: float = 30.0) -
     # CRIU gives up by itself, which is the cleaner way, when a thread can't be stopped in half of our time.
     options.timeout = max(1, math.floor(timeout_s / 2))
     try:
-        await _ask(criu, rpc.DUMP, options, images, timeout_s=timeout_s)
+        await _ask(criu, rpc.Request(type=rpc.DUMP, opts=options), images, timeout_s=timeout_s)
     except CriuError as error:
         let_run(pid)
         if "unix socket" in error.reason and (numbers := _connected_unix_sockets(pid)):
@@ -95,7 +95,8 @@ async def restore(criu: Criu, *, images: Path, timeout_s: float = 60.0) -> int:
             root = _Process(notify.pid)
 
     try:
-        answer = await _ask(criu, rpc.RESTORE, options, images, timeout_s=timeout_s, on_notify=remember_root)
+        request = rpc.Request(type=rpc.RESTORE, opts=options)
+        answer = await _ask(criu, request, images, timeout_s=timeout_s, on_notify=remember_root)
     except BaseException:
         # Killing CRIU leaves what it has built so far, spinning or stopped.
         if root is not None:
@@ -113,7 +114,7 @@ async def version(command: tuple[str, ...], *, timeout_s: float = 10.0) -> str:
     Raises:
         CriuError: it doesn't run, or it doesn't speak the protocol.
     """
-    answer = await _ask(Criu(command, "", ""), rpc.VERSION, None, None, timeout_s=timeout_s)
+    answer = await _ask(Criu(command, "", ""), rpc.Request(type=rpc.VERSION), None, timeout_s=timeout_s)
     numbers = [answer.version.major_number, answer.version.minor_number]
     if answer.version.HasField("sublevel"):
         numbers.append(answer.version.sublevel)
@@ -128,7 +129,9 @@ async def warm_up(criu: Criu, *, timeout_s: float = 30.0) -> None:
     Raises:
         CriuError: CRIU finds this kernel unfit.
     """
-    await _ask(criu, rpc.CHECK, None, None, timeout_s=timeout_s)
+    # Any question about features makes it look at all of them; CHECK skips that when it is given no options.
+    question = rpc.Request(type=rpc.FEATURE_CHECK, features=rpc.Features(mem_track=True))
+    await _ask(criu, question, None, timeout_s=timeout_s)
 
 
 def let_run(pid: int) -> None:
@@ -157,24 +160,23 @@ def _options(log_file: str) -> rpc.Options:
 
 async def _ask(
     criu: Criu,
-    kind: rpc.RequestType,
-    options: rpc.Options | None,
+    request: rpc.Request,
     images: Path | None,
     *,
     timeout_s: float,
     on_notify: Callable[[rpc.Notify], None] | None = None,
 ) -> rpc.Response:
     """Start a CRIU, send it one request, and see it end."""
-    log = images / options.log_file if images and options else None
+    log = images / request.opts.log_file if images else None
     if log is not None:
         log.unlink(missing_ok=True)  # An older log must not explain this failure.
     with _directory(images) as directory, _start(criu) as (process, channel):
-        if options is not None:
+        if images is not None:
             # CRIU opens it as /proc/<our pid>/fd/<number>, so it stays open here until the end.
-            options.images_dir_fd = directory
+            request.opts.images_dir_fd = directory
         try:
             async with asyncio.timeout(timeout_s):
-                answer = await _converse(channel, rpc.Request(type=kind, opts=options), on_notify)
+                answer = await _converse(channel, request, on_notify)
         except TimeoutError:
             await _kill_group(process)
             raise _failure(f"CRIU did not answer within {timeout_s:g} s", log) from None

@@ -21,8 +21,8 @@ class RequestType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EMPTY: _ClassVar[RequestType]
     DUMP: _ClassVar[RequestType]
     RESTORE: _ClassVar[RequestType]
-    CHECK: _ClassVar[RequestType]
     NOTIFY: _ClassVar[RequestType]
+    FEATURE_CHECK: _ClassVar[RequestType]
     VERSION: _ClassVar[RequestType]
 CGROUP_IGNORE: CgroupMode
 NETWORK_LOCK_UNKNOWN: NetworkLock
@@ -30,8 +30,8 @@ NETWORK_LOCK_SKIP: NetworkLock
 EMPTY: RequestType
 DUMP: RequestType
 RESTORE: RequestType
-CHECK: RequestType
 NOTIFY: RequestType
+FEATURE_CHECK: RequestType
 VERSION: RequestType
 
 class InheritFd(_message.Message):
@@ -96,15 +96,23 @@ class Notify(_message.Message):
     pid: int
     def __init__(self, script: _Optional[str] = ..., pid: _Optional[int] = ...) -> None: ...
 
+class Features(_message.Message):
+    __slots__ = ("mem_track",)
+    MEM_TRACK_FIELD_NUMBER: _ClassVar[int]
+    mem_track: bool
+    def __init__(self, mem_track: _Optional[bool] = ...) -> None: ...
+
 class Request(_message.Message):
-    __slots__ = ("type", "opts", "notify_success")
+    __slots__ = ("type", "opts", "notify_success", "features")
     TYPE_FIELD_NUMBER: _ClassVar[int]
     OPTS_FIELD_NUMBER: _ClassVar[int]
     NOTIFY_SUCCESS_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
     type: RequestType
     opts: Options
     notify_success: bool
-    def __init__(self, type: _Optional[_Union[RequestType, str]] = ..., opts: _Optional[_Union[Options, _Mapping]] = ..., notify_success: _Optional[bool] = ...) -> None: ...
+    features: Features
+    def __init__(self, type: _Optional[_Union[RequestType, str]] = ..., opts: _Optional[_Union[Options, _Mapping]] = ..., notify_success: _Optional[bool] = ..., features: _Optional[_Union[Features, _Mapping]] = ...) -> None: ...
 
 class Version(_message.Message):
     __slots__ = ("major_number", "minor_number", "sublevel")

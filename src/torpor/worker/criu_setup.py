@@ -40,8 +40,8 @@ async def find(settings: Settings, *, fresh: bool = False) -> Criu | NoCriu:
         settings: names the CRIU, if the user has chosen one, and where proofs are remembered.
         fresh: prove again, whatever is remembered.
     """
-    if obstacle := _obstacle():
-        return obstacle
+    if in_the_way := obstacle():
+        return in_the_way
     candidates = _candidates(settings)
     tried: list[str] = []
     for command, source in candidates:
@@ -88,7 +88,7 @@ def private_prefix() -> Path | None:
     return Path(chosen) if chosen else None
 
 
-def _obstacle() -> NoCriu | None:
+def obstacle() -> NoCriu | None:
     """What no CRIU could overcome: asked first, because its own messages about these are hard to read."""
     if sys.platform != "linux":
         return NoCriu("processes can be frozen on Linux only", "nothing to do: everything but freezing works")
@@ -163,7 +163,7 @@ async def _set_up() -> int:
     """Leave the machine with a CRIU that works, if that can be had; say in one line how it went."""
     settings = Settings.from_environment()
     found = await find(settings)
-    if isinstance(found, NoCriu) and not settings.criu and _obstacle() is None:
+    if isinstance(found, NoCriu) and not settings.criu and obstacle() is None:
         try:
             await install(None, lambda line: print(line, flush=True))
         except CriuError as error:
