@@ -41,7 +41,7 @@ class Stack:
             environment.pop(name, None)
         self._output = self.log.open("wb")
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "torpor.cli.main", "dev", str(PROJECT), "--port", "0"],
+            [sys.executable, "-P", "-m", "torpor", "dev", str(PROJECT), "--port", "0"],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=self._output,

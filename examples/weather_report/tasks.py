@@ -89,7 +89,7 @@ async def weather_report(reports: str, csv: str | None = None, sleep_s: float = 
     database.executemany("insert into days values (?, ?)", ((str(day), value) for day, value in each_day(weather)))
     database.commit()
 
-    notes = open("notes.txt", "w+", encoding="utf-8")  # noqa: ASYNC230, SIM115 - an open file, written half
+    notes = open("notes.txt", "w+", encoding="utf-8")  # noqa: SIM115 - an open file, written half
     notes.write(f"{len(weather)} days of {target}\n")
 
     morning, woken = threading.Event(), []  # a thread that waits

@@ -13,7 +13,7 @@ HEAVY = ["httpx2", "asyncpg", "fastapi", "uvicorn", "pydantic", "watchfiles", "j
 def torpor(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TORPOR_", "TRIGGER_"))}
     return subprocess.run(
-        [sys.executable, "-m", "torpor.cli.main", *arguments],
+        [sys.executable, "-m", "torpor", *arguments],
         cwd=cwd,
         env=kept | {"XDG_STATE_HOME": str(cwd / "state"), "NO_COLOR": "1"} | environment,
         capture_output=True,

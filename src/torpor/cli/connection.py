@@ -6,6 +6,7 @@ this machine's default port. The requests themselves are those of `torpor.Client
 
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from torpor.cli.project import find_state
+from torpor.cli.project import find_state, is_running
 from torpor.config import Settings
 from torpor.errors import ApiError, ConfigError, ConnectionFailed, NotFound, TorporError, Unauthorized
 
 if TYPE_CHECKING:
     from torpor.sdk.client import Client
+
+RESTARTS_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Target:
     secret_key: str
     url_from: str
     key_from: str
+    is_kept_alive: bool = False  # a `torpor dev` runs it: a server that is away comes back in a moment
 
 
 def find_target(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Target:
@@ -49,8 +53,8 @@ def find_target(environ: Mapping[str, str] | None = None, cwd: Path | None = Non
         url, url_from = f"http://{settings.host}:{settings.port}", "the default"
     if settings.secret_key:
         return Target(url.rstrip("/"), settings.secret_key, url_from, "TORPOR_SECRET_KEY")
-    if state and url == state.url:
-        return Target(url.rstrip("/"), state.secret_key, url_from, left_by)
+    if found and url == found[0].url:
+        return Target(url.rstrip("/"), found[0].secret_key, url_from, left_by, is_running(found[1]))
     raise ConfigError(
         "no secret key: set TORPOR_SECRET_KEY, or start `torpor dev` here, which makes one and keeps it for later commands"
     )
@@ -63,14 +67,20 @@ def check_reachable(target: Target) -> None:
         ConnectionFailed: with the URL, where it came from and how to start a server.
     """
     parts = urlsplit(target.url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        socket.create_connection((parts.hostname or "127.0.0.1", port), timeout=5).close()
-    except OSError as error:
-        raise ConnectionFailed(
-            f"no server answers at {target.url}, which is the address from {target.url_from} ({error.strerror or error}).\n"
-            "Start one with `torpor dev`, or say where it is with TORPOR_API_URL."
-        ) from error
+    address = (parts.hostname or "127.0.0.1", parts.port or (443 if parts.scheme == "https" else 80))
+    patient_until = time.monotonic() + (RESTARTS_WITHIN_S if target.is_kept_alive else 0)
+    while True:
+        try:
+            socket.create_connection(address, timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() < patient_until:
+                time.sleep(0.1)
+                continue
+            raise ConnectionFailed(
+                f"no server answers at {target.url}, the address from {target.url_from} ({error.strerror or error}).\n"
+                "Start one with `torpor dev`, or say where it is with TORPOR_API_URL."
+            ) from error
 
 
 @contextmanager

@@ -79,7 +79,7 @@ class Dev:
 
         self._project = project
         self._settings = settings
-        self._console: Console = Console(highlight=False)
+        self._console: Console = Console(highlight=False, soft_wrap=True)
         self._stop = asyncio.Event()
         kept = read_state(settings.data_dir)
         self._key_is_new = not (settings.secret_key or kept)
@@ -101,7 +101,7 @@ class Dev:
             async with self._database() as (url, watch):
                 server, worker = (
                     self._service("server", ["server"], url),
-                    self._service("worker", self._worker_arguments()),
+                    self._service("worker", ["worker", str(self._project)]),
                 )
                 async with self._alive(server), contextlib.AsyncExitStack() as started:
                     if not await self._until_stopped(self._comes_up(server)):
@@ -142,9 +142,6 @@ class Dev:
             yield url, watch()
         finally:
             await postgres.stop()
-
-    def _worker_arguments(self) -> list[str]:
-        return ["worker", str(self._project)]
 
     def _service(self, name: str, arguments: list[str], database_url: str | None = None) -> "Service":
         from torpor.cli.narrator import service_line
@@ -223,17 +220,12 @@ class Dev:
     # -- the terminal -------------------------------------------------------------------------------------------------
 
     def _greet(self) -> None:
-        from rich.table import Table
-
-        kept_in = os.path.relpath(self._settings.data_dir)
-        table = Table.grid(padding=(0, 2))
-        table.add_row("[bold]torpor dev[/]", f"[bold]{self._state.url}[/]")
-        note = " [dim](new; kept for the next start)[/]" if self._key_is_new else ""
-        table.add_row("[dim]secret key[/]", self._state.secret_key + note)
-        table.add_row("[dim]project[/]", f"{self._project}  [dim]data in {kept_in}[/]")
-        table.add_row("[dim]try[/]", "torpor trigger TASK key=value … --follow    [dim]Ctrl-C stops everything[/]")
-        self._console.print(table)
-        self._console.print()
+        note = "  [dim](new; kept for the next start)[/]" if self._key_is_new else ""
+        show = self._console.print
+        show(f"[bold]torpor dev[/]  [bold]{self._state.url}[/]")
+        show(f"[dim]secret key[/]  {self._state.secret_key}{note}")
+        show(f"[dim]project[/]     {self._project}  [dim]data in {os.path.relpath(self._settings.data_dir)}[/]")
+        show("[dim]try[/]         torpor trigger TASK key=value … --follow   [dim]Ctrl-C stops everything[/]\n")
 
     def _notice(self, text: str) -> None:
         from torpor.cli.narrator import notice

@@ -43,7 +43,7 @@ class Service:
         self.name = name
         self.pid: int | None = None
         self.deaths = 0
-        self._command = [sys.executable, "-P", "-m", "torpor.cli.main", *arguments]
+        self._command = [sys.executable, "-P", "-m", "torpor", *arguments]
         self._environment = {**environment, VARIABLE: str(os.getpid())}
         self._say = say
         self._notice = notice

@@ -37,8 +37,7 @@ def _triggered(data: Data) -> Words:
 
 
 def _started(data: Data) -> Words:
-    facts = [f"pid {data['pid']}" if data.get("pid") else "", _took("ready in", data.get("start_ms"))]
-    return Words("started", _join(facts), "green")
+    return Words("started", _took("ready in", data.get("start_ms")), "green")
 
 
 def _waiting(data: Data) -> Words:
@@ -80,7 +79,6 @@ def _resumed(data: Data) -> Words:
     facts = [
         _took("restored in", data.get("restore_ms")),
         _took("back", data.get("since_due_ms"), "after its answer"),
-        f"pid {data['pid']}" if data.get("pid") else "",
     ]
     return Words("back on the next line", _join(facts), "bold green")
 
