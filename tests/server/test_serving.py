@@ -58,9 +58,9 @@ async def test_health_needs_no_key(url: str) -> None:
 async def test_sigterm_ends_it_at_once_although_requests_are_held(database_url: str) -> None:
     """In a process of its own, started as the command line starts it. Nothing secret is in what it says."""
     program = (
-        "import asyncio, logging, sys; from torpor.config import Settings; from torpor.server.serve import serve\n"
+        "import logging, sys; from torpor.config import Settings; from torpor.server.serve import run_server\n"
         "logging.basicConfig(level=logging.DEBUG)\n"
-        "asyncio.run(serve(Settings.from_environment(), sys.argv[1], ready=lambda url: print(url, flush=True)))\n"
+        "run_server(Settings.from_environment(), sys.argv[1], ready=lambda url: print(url, flush=True))\n"
     )
     environment = {**os.environ, "TORPOR_PORT": "0", "TORPOR_SECRET_KEY": KEY, "TORPOR_WORKER_TOKEN": TOKEN}
     process = await asyncio.create_subprocess_exec(

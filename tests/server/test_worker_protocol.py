@@ -74,6 +74,22 @@ async def test_a_short_wait_entered_during_a_long_one_is_not_late(client: AsyncC
     assert (await asyncio.wait_for(news.get(), 1)).kind == "answered"
 
 
+async def test_a_worker_that_has_hung_up_is_given_nothing(url: str, client: AsyncClient, worker: FakeWorker) -> None:
+    """Its request is still held here when the run comes; the run is for the next in line."""
+    gone = FakeWorker(url)
+    await gone.come_up()
+    held = asyncio.create_task(gone.dequeue(wait_s=20))
+    await asyncio.sleep(0.1)
+    held.cancel()
+    await asyncio.wait({held})
+    await gone.close()
+    waiting = asyncio.create_task(worker.dequeue(wait_s=20))
+    await asyncio.sleep(0.1)
+    made = await client.trigger("echo")
+    (given,) = await asyncio.wait_for(waiting, 1)
+    assert given.run_id == made["id"]
+
+
 async def test_a_held_dequeue_wakes_when_a_run_is_triggered(client: AsyncClient, worker: FakeWorker) -> None:
     held = asyncio.create_task(worker.dequeue(wait_s=20))
     await asyncio.sleep(0.1)
@@ -130,6 +146,10 @@ async def test_a_stale_lease_is_told_so_and_changes_nothing(client: AsyncClient,
     assert (await worker.post(f"runs/{run_id}/trigger", call)).status_code == 410
     token = wire.TokenCall(ids.new("waitpoint"), given.lease)
     assert (await worker.post(f"runs/{run_id}/tokens", token)).status_code == 410
+    open_token = (await client.create_token())["id"]
+    done = wire.CompleteTokenCall(open_token, msgspec.Raw(b"1"), given.lease)
+    assert (await worker.post(f"runs/{run_id}/tokens/complete", done)).status_code == 410
+    assert (await client.token(open_token))["status"] == "WAITING"
     assert (await client.run(run_id), await kinds(client, run_id)) == before
     assert len([run async for run in client.runs()]) == 1
 

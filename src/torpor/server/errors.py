@@ -20,6 +20,10 @@ from torpor.store.database import DatabaseDown
 log = logging.getLogger("torpor.server")
 
 
+DATABASE_GONE = (DatabaseDown, asyncpg.InternalClientError)
+"""The second is what the driver says of a connection that was lost in the middle of a statement."""
+
+
 class Refused(Exception):
     """The request is answered with this status and `{"error": message, **extra}`."""
 
@@ -44,7 +48,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(DatabaseDown, _database_down)
+    for kind in DATABASE_GONE:
+        app.add_exception_handler(kind, _database_down)
     app.add_exception_handler(asyncpg.TransactionRollbackError, _collided)
     app.add_exception_handler(asyncpg.DataError, _unstorable)
     app.add_exception_handler(UnicodeDecodeError, _not_text)
@@ -78,8 +83,13 @@ async def _invalid(request: Request, error: Exception) -> Response:
     return _answer(400, f"the request doesn't fit: {told}", details=details)
 
 
+def _asked(request: Request) -> str:
+    """What was asked, for the log: not the path, which may hold the secret of a callback URL."""
+    return getattr(request.scope.get("endpoint"), "__name__", request.method)
+
+
 async def _database_down(request: Request, error: Exception) -> Response:
-    log.warning("%s %s: the database can't be reached (%s)", request.method, request.url.path, error)
+    log.warning("%s: the database can't be reached (%s)", _asked(request), error)
     response = _answer(503, "the database can't be reached; try again in a moment")
     response.headers["retry-after"] = "1"
     return response
@@ -87,7 +97,7 @@ async def _database_down(request: Request, error: Exception) -> Response:
 
 async def _collided(request: Request, error: Exception) -> Response:
     """The database broke a deadlock at this request's cost. Nothing was done, so it may simply be said again."""
-    log.warning("%s %s: %s", request.method, request.url.path, type(error).__name__)
+    log.warning("%s: %s", _asked(request), type(error).__name__)
     return _answer(503, "the request collided with another; try again")
 
 

@@ -63,6 +63,13 @@ async def serve(
             await database.close()
 
 
+def run_server(settings: Settings, database_url: str, *, ready: Callable[[str], object] = lambda url: None) -> None:
+    """`serve` in an event loop of its own: uvloop's, which takes about twice as many requests per second."""
+    import uvloop
+
+    uvloop.run(serve(settings, database_url, ready=ready))
+
+
 async def _ensure_environment(database: Database, secret_key: str, clock: Clock) -> None:
     async with database.transaction() as tx:
         key_hash = hashlib.sha256(secret_key.encode()).digest()
@@ -93,12 +100,11 @@ async def _run(
     try:
         await asyncio.wait({duties, serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        here.wakeups.close()
-        server.should_exit = True
-        await asyncio.wait({serving})
         for task in (duties, stopped):
             task.cancel()
-        await asyncio.wait({duties, stopped})
+        here.wakeups.close()
+        server.should_exit = True
+        await asyncio.wait({serving, duties, stopped})
     for task in (duties, serving):
         if not task.cancelled():
             task.result()  # a bug that ended it goes to the caller

@@ -86,7 +86,7 @@ class Wakeups:
             case "run":
                 self._wake_all(("run", data["run_id"]), None)
             case "timer":
-                self._wake_all(("timer",), None)
+                self._wake_all(("timer",), data)
             case "reconnected":
                 self._wake_everybody()  # what was announced meanwhile went unheard
             case _:

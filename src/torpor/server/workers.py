@@ -266,8 +266,11 @@ async def complete_token(request: Request) -> Response:
     environment = await auth.worker_environment(request)
     here, call = hub(request), await _message(request, _complete_token_call)
     async with here.database.transaction() as tx:
+        if not await engine.holds(tx, _lease(request, call)):
+            raise stale()
         if await read.token(tx, environment.id, call.waitpoint_id) is None:
             raise not_found()
+    # In a transaction of its own: completing locks the runs that wait, in order, and this run's lock would come first.
     return await complete_with(here, call.waitpoint_id, bytes(call.data))
 
 
