@@ -79,8 +79,8 @@ def _problems(error: ValidationError) -> list[dict[str, str]]:
             # The validator names one missing field per error, in the message only.
             missing = [name for name in wanted if name not in value and f"'{name}'" in error.message]
             return [{"path": _join(path, name), "message": "is missing"} for name in missing[:1]]
-        case "additionalProperties" if wanted is False and isinstance(value, dict):
-            known = set((error.schema if isinstance(error.schema, dict) else {}).get("properties", {}))
+        case "additionalProperties" if isinstance(value, dict) and not wanted:
+            known = set(cast(Any, error.schema).get("properties", {}))
             extra = [name for name in value if name not in known]
             return [{"path": _join(path, name), "message": "is not a field of this task's payload"} for name in extra]
         case "type":
