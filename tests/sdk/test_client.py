@@ -185,6 +185,12 @@ def test_a_result_is_not_waited_for_beyond_the_timeout() -> None:
     script = Script(*[json({"data": [], "ended": False})] * 3)
     with pytest.raises(TimeoutError, match="run_1"):
         script.client().result("run_1", timeout_s=0)
+    assert len(script.requests) == 1
+
+
+def test_a_result_that_is_there_comes_without_any_time_to_wait() -> None:
+    script = Script(json({"data": [], "ended": True}), json({"id": "run_1", "status": "COMPLETED", "output": 7}))
+    assert script.client().result("run_1", timeout_s=0) == 7
 
 
 def test_key_and_url_come_from_arguments_then_from_ours_then_from_triggers_variables(

@@ -181,14 +181,17 @@ class Story:
         self._until = None if timeout_s is None else time.monotonic() + timeout_s
         self._run_id = run_id
         self._after = after
+        self._has_asked = False
         self.call: Call | None = self._next()
 
     def _next(self) -> Call:
         wait_s = POLL_S if self._follow else 0.0
         if self._until is not None:
-            wait_s = min(wait_s, self._until - time.monotonic())
-            if wait_s < 0:
+            left_s = self._until - time.monotonic()
+            if left_s <= 0 and self._has_asked:
                 raise TimeoutError(f"run {self._run_id} has not ended in time")
+            wait_s = min(wait_s, max(0.0, left_s))
+        self._has_asked = True
         return get(self._path, {"after": self._after, "wait_s": round(wait_s, 3) or None}, held_s=wait_s)
 
     def read(self, page: Json) -> list[Json]:
