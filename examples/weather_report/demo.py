@@ -22,6 +22,7 @@ from rich.markup import escape
 from rich.text import Text
 from stack import Stack, StackFailed
 
+from torpor.cli.connection import check_reachable
 from torpor.cli.figures import duration, milliseconds, size
 from torpor.cli.story import times, times_line
 from torpor.errors import TorporError
@@ -117,6 +118,7 @@ class Watched:
         while True:
             self._stack.check()
             with contextlib.suppress(TorporError):
+                check_reachable(self._stack.target())
                 ended = self.whole()["status"] in ENDED
                 for event in self.story():
                     if event["id"] > self._seen and event["kind"] in kinds:
@@ -274,6 +276,7 @@ def wait_for_new(api: Client, stack: Stack, killed: dict[str, int], instances: s
         stack.check()
         fresh = all(stack.pid(name) not in (None, pid) for name, pid in killed.items())
         with contextlib.suppress(TorporError):
+            check_reachable(stack.target())  # the client would try for seconds, and we want to know when it is back
             if fresh and {worker["startedAt"] for worker in api.workers() if worker["isAlive"]} - instances:
                 return
         time.sleep(0.05)
@@ -372,7 +375,7 @@ def _at(event: Json) -> datetime:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bin/demo", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=12.0, help="how long the run sleeps (default: 12)")
+    parser.add_argument("--seconds", type=float, default=15.0, help="how long the run sleeps (default: 15)")
     parser.add_argument("--csv", type=Path, help="a CSV with dates and numbers, instead of Seattle's weather")
     parser.add_argument("--reports", type=Path, default=Path("reports"), help="where the report goes (./reports)")
     options = parser.parse_args()

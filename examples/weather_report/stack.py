@@ -15,6 +15,8 @@ from typing import IO, Any, Self
 
 from evidence import find_processes, is_alive
 
+from torpor.cli.connection import Target
+
 PROJECT = Path(__file__).resolve().parent
 COMES_UP_S = 120.0
 GOES_DOWN_S = 45.0
@@ -71,6 +73,11 @@ class Stack:
         with contextlib.suppress(OSError, ValueError):
             return json.loads((self.data_dir / "dev.json").read_text())
         return {}
+
+    def target(self) -> Target:
+        """Where its server is."""
+        state = self.state
+        return Target(state["url"], state["secret_key"], str(self.data_dir), str(self.data_dir))
 
     def pid(self, service: str) -> int | None:
         return self.state.get("pids", {}).get(service)

@@ -22,7 +22,7 @@ def approve(
     """Approve (or reject) what a run asks for."""
     from torpor.cli.connection import client
 
-    with client() as api:
+    with client(which or "approval") as api:
         token = find_approval(api, which)
         api.approve(token["id"], not reject, by=by or _user(), comment=comment)
         # The first answer wins, and a later one is not an error; say which it was.

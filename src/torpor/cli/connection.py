@@ -84,8 +84,10 @@ def check_reachable(target: Target) -> None:
 
 
 @contextmanager
-def client() -> Iterator["Client"]:
-    """The API client of this command; what the server refuses is told with where the key came from."""
+def client(about: str = "such thing") -> Iterator["Client"]:
+    """The API client of this command. A key that isn't accepted is told with where it came from, and a bare
+    "Not found" with what was asked for (`about`).
+    """
     from torpor.sdk.client import Client  # here, so that `torpor --help` needn't load it
 
     target = find_target()
@@ -95,6 +97,10 @@ def client() -> Iterator["Client"]:
             yield connected
     except Unauthorized as error:
         raise wrong_key(target) from error
+    except NotFound as error:
+        if error.message == "Not found":
+            raise NotFound(404, f"there is no {about}", error.body) from error
+        raise
 
 
 def wrong_key(target: Target) -> Unauthorized:

@@ -75,11 +75,11 @@ class Dev:
     """
 
     def __init__(self, project: Path, settings: Settings) -> None:
-        from rich.console import Console
+        from torpor.cli.terminal import make_console
 
         self._project = project
         self._settings = settings
-        self._console: Console = Console(highlight=False, soft_wrap=True)
+        self._console = make_console()
         self._stop = asyncio.Event()
         kept = read_state(settings.data_dir)
         self._key_is_new = not (settings.secret_key or kept)

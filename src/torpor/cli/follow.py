@@ -6,7 +6,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from torpor.cli.figures import instant
 from torpor.cli.story import ENDINGS, QUIET, error_lines, event_line, how_to_answer, log_line
+from torpor.cli.terminal import LOG_BIAS, InOrder
 from torpor.sdk.client import AsyncClient
 
 Line = dict[str, Any]
@@ -17,6 +19,7 @@ async def follow(client: AsyncClient, run_id: str, console: Console) -> Line:
 
     Story and output come from two streams. The run's end is told last: the output that came before it is waited for.
     """
+    lines = InOrder(console)
     ending: list[Line] = []
 
     async def events() -> None:
@@ -24,19 +27,25 @@ async def follow(client: AsyncClient, run_id: str, console: Console) -> Line:
             if event["kind"] in ENDINGS:
                 ending.append(event)
             elif event["kind"] not in QUIET:
-                console.print(event_line(event))
-                answer = how_to_answer(event, run_id)
-                if answer:
-                    console.print(Text("              answer it with  ", style="dim").append(answer, style="bold"))
+                lines.tell(instant(event["at"]), with_answer(event_line(event), event, run_id))
 
     async def output() -> None:
         async for line in client.logs(run_id, follow=True):
-            console.print(log_line(line))
+            lines.tell(instant(line["at"]) + LOG_BIAS, log_line(line))
 
-    await asyncio.gather(events(), output())
+    async with lines.going_on():
+        await asyncio.gather(events(), output())
     for event in ending:
-        console.print(event_line(event))
+        console.print(event_line(event, brief=True))
     return await client.run(run_id)
+
+
+def with_answer(told: Text, event: Line, run_id: str) -> Text:
+    """The line, and below it how to answer what the run now waits for."""
+    answer = how_to_answer(event, run_id)
+    if answer is None:
+        return told
+    return told.append("\n              answer it with  ", style="dim").append(answer, style="bold")
 
 
 def print_outcome(run: Line, console: Console) -> None:

@@ -32,7 +32,7 @@ tasks = ["tasks"]
 def init(
     path: Annotated[Path, typer.Argument(help="The project's directory; made if it isn't there.")] = Path("."),
 ) -> None:
-    """Write an example task, an entry in .gitignore and the [tool.torpor] settings."""
+    """Write an example task, its settings in pyproject.toml and an entry in .gitignore."""
     for line in write_project(path):
         typer.echo(line)
     start = "torpor dev" if path == Path(".") else f"torpor dev {path}"

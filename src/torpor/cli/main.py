@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from torpor.cli import approve, db, dev, init, runs, server, tokens, trigger, worker
+from torpor.cli import approve, db, dev, doctor, init, runs, server, tokens, trigger, worker
 from torpor.errors import ConfigError, TorporError
 
 app = typer.Typer(
@@ -30,13 +30,14 @@ app.command(rich_help_panel=USE)(trigger.trigger)
 app.add_typer(runs.app, name="runs", rich_help_panel=USE)
 app.command(rich_help_panel=USE)(approve.approve)
 app.add_typer(tokens.app, name="tokens", rich_help_panel=USE)
+app.command(rich_help_panel=KEEP)(doctor.doctor)
 app.add_typer(db.app, name="db", rich_help_panel=KEEP)
 
 
 def main() -> None:
     """Run the command line. Errors of ours are told in a sentence; anything else is a bug and keeps its traceback."""
     try:
-        app()
+        app(prog_name="torpor")
     except ConfigError as error:
         _fail(str(error), 2)
     except TorporError as error:

@@ -11,11 +11,12 @@ from datetime import datetime
 from typing import Any
 
 from rich.console import Console
-from rich.padding import Padding
 from rich.text import Text
 
 from torpor.cli.figures import clock, instant
-from torpor.cli.story import ENDINGS, QUIET, error_lines, event_line, how_to_answer, log_line
+from torpor.cli.follow import with_answer
+from torpor.cli.story import ENDINGS, QUIET, error_lines, event_line, log_line
+from torpor.cli.terminal import LOG_BIAS, InOrder, indented
 from torpor.errors import ApiError, ConnectionFailed, TorporError
 from torpor.sdk.client import AsyncClient
 
@@ -33,14 +34,14 @@ class Narrator:
 
     def __init__(self, client: AsyncClient, console: Console, since: datetime) -> None:
         self._client = client
-        self._console = console
+        self._lines = InOrder(console)
         self._since = since
         self._known: set[str] = set()
         self._room = asyncio.Semaphore(AT_ONCE)
 
     async def tell(self) -> None:
         """Go on until cancelled."""
-        async with asyncio.TaskGroup() as following:
+        async with self._lines.going_on(), asyncio.TaskGroup() as following:
             first = True
             while True:
                 try:
@@ -64,29 +65,24 @@ class Narrator:
             if event["kind"] in ENDINGS:
                 ending.append(event)
             elif event["kind"] not in QUIET:
-                self._console.print(event_line(event, label))
-                answer = how_to_answer(event, run["id"])
-                if answer:
-                    self._console.print(
-                        Text("              answer it with  ", style="dim").append(answer, style="bold")
-                    )
+                told = with_answer(event_line(event, label), event, run["id"])
+                self._lines.tell(instant(event["at"]), told)
 
         def output(line: Json) -> None:
-            self._console.print(log_line(line, label))
+            self._lines.tell(instant(line["at"]) + LOG_BIAS, log_line(line, label))
 
         async with self._room:
-            stream = self._client
             await asyncio.gather(
-                self._each(lambda: stream.story(run["id"], follow=True), event),
-                self._each(lambda: stream.logs(run["id"], follow=True), output),
+                self._each(lambda: self._client.story(run["id"], follow=True), event),
+                self._each(lambda: self._client.logs(run["id"], follow=True), output),
             )
             if not ending:
                 return
-            # Told last, so that the output from before it stands above it.
-            self._console.print(event_line(ending[0], label, brief=True))
+            told = event_line(ending[0], label, brief=True)
             ended = await self._client.run(run["id"])
             if ended.get("error"):
-                self._console.print(Padding(error_lines(ended["error"]), (0, 0, 0, 14)))
+                told.append("\n").append_text(indented(error_lines(ended["error"]), 14))
+            self._lines.tell(instant(ending[0]["at"]) + LOG_BIAS, told)
 
     async def _each(self, stream: Callable[[], AsyncIterator[Json]], tell: Callable[[Json], None]) -> None:
         """Tell each item of a stream once, also when the server goes away in the middle and the stream starts over."""

@@ -24,13 +24,13 @@ def list_runs(
     """List runs, newest first."""
     from itertools import islice
 
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from torpor.cli.connection import client
     from torpor.cli.figures import ago, instant
     from torpor.cli.story import STATUS_STYLES
+    from torpor.cli.terminal import make_console
 
     wanted = [name.upper() for name in status or []]
     with client() as api:
@@ -49,24 +49,24 @@ def list_runs(
         shown = Text(run["status"], style=STATUS_STYLES.get(run["status"], ""))
         tags = ", ".join(run.get("tags") or [])
         table.add_row(run["id"], run["taskIdentifier"], shown, ago(instant(run["createdAt"])), tags)
-    Console(highlight=False).print(table)
+    make_console().print(table)
 
 
 @app.command()
 def show(run: RunId, as_json: AsJson = False) -> None:
     """Tell a run's story: what happened when, where its time went, its output or error."""
-    from rich.console import Console
 
     from torpor.cli.connection import client
+    from torpor.cli.terminal import make_console
 
-    with client() as api:
+    with client(f"run {run}") as api:
         found = api.run(run)
         events = list(api.story(run))
         checkpoints = api.checkpoints(run)
     if as_json:
         typer.echo(json.dumps({**found, "story": events, "checkpoints": checkpoints}, indent=2))
         return
-    print_run(found, events, Console(highlight=False))
+    print_run(found, events, make_console())
 
 
 def print_run(run: dict[str, Any], events: list[dict[str, Any]], console: "Console") -> None:
@@ -109,13 +109,13 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
 ) -> None:
     """What a run logged and printed."""
-    from rich.console import Console
 
     from torpor.cli.connection import client
     from torpor.cli.story import log_line
+    from torpor.cli.terminal import make_console
 
-    console = Console(highlight=False, soft_wrap=True)
-    with client() as api:
+    console = make_console()
+    with client(f"run {run}") as api:
         for line in api.logs(run, follow=follow):
             console.print(log_line(line))
 
@@ -125,7 +125,7 @@ def cancel(run: RunId) -> None:
     """End a run now, whether it executes or is frozen. One that has ended stays as it is."""
     from torpor.cli.connection import client
 
-    with client() as api:
+    with client(f"run {run}") as api:
         before = api.run(run)
         api.cancel(run)
         after = api.run(run)

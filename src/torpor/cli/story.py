@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.text import Text
 
 from torpor.cli.figures import clock, duration, instant, milliseconds, size
+from torpor.cli.terminal import indented
 
 Event = dict[str, Any]
 Data = dict[str, Any]
@@ -143,7 +142,7 @@ def words(event: Event) -> Words:
     return tell(event.get("data") or {})
 
 
-def event_line(event: Event, label: Text | None = None, *, brief: bool = False) -> RenderableType:
+def event_line(event: Event, label: Text | None = None, *, brief: bool = False) -> Text:
     """One event as a line of a story; `label` says which run when several are told at once, `brief` leaves the rest out."""
     said = words(event)
     line = Text(clock(instant(str(event["at"])), precise=True) + "  ", style="dim")
@@ -154,8 +153,7 @@ def event_line(event: Event, label: Text | None = None, *, brief: bool = False) 
         line.append("  " + said.rest, style="default")
     if brief or not said.below:
         return line
-    below = [Padding(Text(text, style="dim"), (0, 0, 0, 16)) for text in said.below]
-    return Group(line, *below)
+    return line.append("\n").append_text(indented(Text("\n".join(said.below), style="dim"), 16))
 
 
 def log_line(line: dict[str, Any], label: Text | None = None) -> Text:
@@ -253,17 +251,16 @@ def times_line(spent: Times) -> Text:
     return line
 
 
-def error_lines(error: dict[str, Any]) -> RenderableType:
+def error_lines(error: dict[str, Any]) -> Text:
     """A run's error with the traceback of the user's own frames, then what caused it."""
     trace = str(error.get("stackTrace") or error.get("stack_trace") or "").rstrip()
     head = Text(f"{error.get('name') or 'Error'}: {error.get('message', '')}", style="bold red")
-    parts: list[RenderableType] = [Text(trace, style="red"), head] if trace else [head]
+    parts = [Text(trace, style="red"), head] if trace else [head]
     if trace.endswith(head.plain):
         parts = [Text(trace, style="red")]
     for cause in error.get("causes") or []:
-        parts.append(Text("caused by", style="dim"))
-        parts.append(error_lines(cause))
-    return Group(*parts)
+        parts += [Text("caused by", style="dim"), error_lines(cause)]
+    return Text("\n").join(parts)
 
 
 STATUS_STYLES = {

@@ -19,11 +19,11 @@ def list_tokens(
     """List tokens, newest first."""
     from itertools import islice
 
-    from rich.console import Console
     from rich.table import Table
 
     from torpor.cli.connection import client
     from torpor.cli.figures import ago, instant
+    from torpor.cli.terminal import make_console
 
     with client() as api:
         found = list(islice(api.tokens(status=status.upper() if status else None, page_size=min(limit, 100)), limit))
@@ -35,11 +35,11 @@ def list_tokens(
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in ("token", "status", "asks", "run", "made"):
-        table.add_column(heading, no_wrap=heading in ("token", "run"), overflow="fold")
+        table.add_column(heading, no_wrap=heading != "asks", overflow="fold")
     for token in found:
         runs = ", ".join(token.get("runIds") or [])
         table.add_row(token["id"], token["status"], token.get("title") or "", runs, ago(instant(token["createdAt"])))
-    Console(highlight=False).print(table)
+    make_console().print(table)
 
 
 @app.command()
@@ -67,6 +67,6 @@ def complete(
     """Give a token its value. The first one wins."""
     from torpor.cli.connection import client
 
-    with client() as api:
+    with client(f"token {token}") as api:
         api.complete_token(token, parse_payload(data or []))
         typer.echo(f"{token} is {api.token(token)['status'].lower()}")

@@ -37,13 +37,12 @@ def trigger(
 
 
 async def _follow(run_id: str) -> bool:
-    from rich.console import Console
-
     from torpor.cli.connection import find_target
     from torpor.cli.follow import follow, print_outcome
+    from torpor.cli.terminal import make_console
     from torpor.sdk.client import AsyncClient
 
-    console = Console(highlight=False)
+    console = make_console()
     console.print(f"[bold]{run_id}[/]  [dim](torpor runs show {run_id})[/]")
     target = find_target()
     async with AsyncClient(target.url, target.secret_key) as api:
