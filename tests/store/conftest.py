@@ -1,0 +1,32 @@
+"""Embedded servers for tests of their lives and deaths: each in a directory that its user can reach."""
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from torpor.store.embedded import EmbeddedPostgres
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """An empty directory; pytest's own tmp_path is private to root, and the server may run as somebody else."""
+    directory = Path(tempfile.mkdtemp(prefix="torpor-test-"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+async def postgres(reachable: Path) -> AsyncIterator[EmbeddedPostgres]:
+    """An embedded Postgres that has not been started."""
+    embedded = EmbeddedPostgres(reachable / "postgres")
+    yield embedded
+    await embedded.stop()
