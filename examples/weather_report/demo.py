@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from evidence import Process, find_processes, in_namespace
+from own_stack import Stack, StackFailed
 from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
-from stack import Stack, StackFailed
 
 from torpor.cli.connection import check_reachable
 from torpor.cli.figures import duration, milliseconds, size
@@ -44,7 +44,9 @@ class DemoFailed(Exception):
 def say(text: str, style: str = "") -> None:
     """One line of the tale, with the seconds since its beginning."""
     console.print(
-        Text(f"{time.monotonic() - began:6.1f} s  ", style="dim").append_text(Text.from_markup(text, style=style))
+        Text()
+        .append(f"{time.monotonic() - began:6.1f} s  ", style="dim")
+        .append_text(Text.from_markup(text, style=style))
     )
 
 
@@ -84,9 +86,9 @@ class Watched:
         self._looking.join()
 
     def _look(self) -> None:
-        """Keep the newest look at the process. Its last one before a freeze is what the freeze gives back."""
+        """Keep the newest look at the process alive. The last one before a freeze is what the freeze gives back."""
         while not self._end.wait(0.02):
-            found = find_processes(self.id)
+            found = [process for process in find_processes(self.id) if not process.is_stopped]
             if found:
                 self.process = max(found, key=lambda process: process.rss)
 

@@ -15,6 +15,7 @@ class Process:
     pss: int  # its fair share: pages shared with others (the zygote's, libraries) count by their part
     threads: int
     pid_namespace: int  # inode number
+    is_stopped: bool  # held still, as while it is dumped
 
 
 def find_processes(text: str) -> list[Process]:
@@ -34,9 +35,14 @@ def in_namespace(inode: int) -> list[Process]:
 def is_alive(pid: int) -> bool:
     """Whether there is such a process, and not only its remains."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return _state(pid) not in "ZX"
     except OSError:
         return False
+
+
+def _state(pid: int) -> str:
+    """The one letter that /proc has for it: R runs, S sleeps, T is stopped, Z is a dead one's remains."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def title_of(pid: int) -> str:
@@ -60,11 +66,12 @@ def _look_at(pid: int) -> Process | None:
     try:
         sizes = _numbers(Path(f"/proc/{pid}/smaps_rollup"))
         threads = _numbers(Path(f"/proc/{pid}/status")).get("Threads", 1)
+        state = _state(pid)
     except OSError:
         return None
     if not title or namespace is None or "Rss" not in sizes:
         return None
-    return Process(pid, title, sizes["Rss"] * 1024, sizes.get("Pss", 0) * 1024, threads, namespace)
+    return Process(pid, title, sizes["Rss"] * 1024, sizes.get("Pss", 0) * 1024, threads, namespace, state in "Tt")
 
 
 def _numbers(file: Path) -> dict[str, int]:

@@ -108,3 +108,9 @@ def test_what_user_code_prints_is_never_read_as_markup() -> None:
     told = printed(log_line(line))
     assert "warning [bold]not bold[/] [/red]" in told
     assert "n=3" in told
+
+
+def test_only_the_clock_is_dim() -> None:
+    """A Text's own style would colour all that is appended to it."""
+    assert event_line(event("run.completed")).style == ""
+    assert log_line({"at": START.isoformat(), "message": "x"}).style == ""

@@ -106,13 +106,13 @@ def service_line(name: str, line: str) -> Text:
 
 def notice(text: str, at: datetime) -> Text:
     """Something that `torpor dev` itself has to say."""
-    return Text(clock(at, precise=True) + "  ", style="dim").append(text, style="yellow")
+    return Text().append(clock(at, precise=True) + "  ", style="dim").append(text, style="yellow")
 
 
 def _label(run: Json) -> Text:
     """The task's name and the end of the run's id, in a colour of its own."""
     colour = COLOURS[zlib.crc32(run["id"].encode()) % len(COLOURS)]
-    return Text(str(run["taskIdentifier"]), style=colour).append(f" {run['id'][-4:]}", style="dim")
+    return Text().append(str(run["taskIdentifier"]), style=colour).append(f" {run['id'][-4:]}", style="dim")
 
 
 async def _first(count: int, items: AsyncIterator[Json]) -> AsyncIterator[Json]:

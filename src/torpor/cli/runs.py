@@ -79,7 +79,7 @@ def print_run(run: dict[str, Any], events: list[dict[str, Any]], console: "Conso
     from torpor.cli.follow import print_outcome
     from torpor.cli.story import ENDINGS, STATUS_STYLES, event_line, next_answer, times, times_line
 
-    head = Text(run["taskIdentifier"], style="bold").append("  " + run["id"], style="dim")
+    head = Text().append(run["taskIdentifier"], style="bold").append("  " + run["id"], style="dim")
     head.append("  " + run["status"], style=STATUS_STYLES.get(run["status"], ""))
     console.print(head)
     attempts = run.get("attemptCount") or 0
@@ -90,7 +90,7 @@ def print_run(run: dict[str, Any], events: list[dict[str, Any]], console: "Conso
     ]
     console.print(Text("  ".join(fact for fact in facts if fact), style="dim"))
     if run.get("payload") is not None:
-        console.print(Text("payload ", style="dim").append(json.dumps(run["payload"], ensure_ascii=False)))
+        console.print(Text().append("payload ", style="dim").append(json.dumps(run["payload"], ensure_ascii=False)))
     console.print()
     for event in events:
         # The error of the end is told below, whole; here its traceback would stand twice.
@@ -99,7 +99,7 @@ def print_run(run: dict[str, Any], events: list[dict[str, Any]], console: "Conso
     console.print(times_line(times(events, datetime.now(UTC))))
     answer = next_answer(events, run["id"]) if run["status"] == "WAITING" else None
     if answer:
-        console.print(Text("answer it with  ", style="dim").append(answer, style="bold"))
+        console.print(Text().append("answer it with  ", style="dim").append(answer, style="bold"))
     print_outcome(run, console)
 
 

@@ -145,7 +145,7 @@ def words(event: Event) -> Words:
 def event_line(event: Event, label: Text | None = None, *, brief: bool = False) -> Text:
     """One event as a line of a story; `label` says which run when several are told at once, `brief` leaves the rest out."""
     said = words(event)
-    line = Text(clock(instant(str(event["at"])), precise=True) + "  ", style="dim")
+    line = Text().append(clock(instant(str(event["at"])), precise=True) + "  ", style="dim")
     if label is not None:
         line.append_text(label).append("  ")
     line.append(said.verb, style=said.style)
@@ -160,7 +160,7 @@ def log_line(line: dict[str, Any], label: Text | None = None) -> Text:
     """A line that user code printed or logged."""
     level = str(line.get("level") or "info").lower()
     style = {"debug": "dim", "warning": "yellow", "error": "red", "critical": "bold red"}.get(level, "default")
-    told = Text(clock(instant(str(line["at"])), precise=True) + "  ", style="dim")
+    told = Text().append(clock(instant(str(line["at"])), precise=True) + "  ", style="dim")
     if label is not None:
         told.append_text(label).append("  ")
     told.append("│ ", style="dim")
@@ -241,7 +241,7 @@ def times(events: Iterable[Event], now: datetime) -> Times:
 
 def times_line(spent: Times) -> Text:
     """The summary under a story, with the frozen share."""
-    line = Text("executing ", style="dim")
+    line = Text("executing ")
     line.append(duration(spent.executing_s), style="green")
     line.append("  held in memory ").append(duration(spent.held_s), style="yellow")
     line.append("  frozen ").append(duration(spent.frozen_s), style="bold blue")
