@@ -43,6 +43,8 @@ class Settings:
     """How long a run that waits for a child run is held before it is frozen."""
     freeze_retry_s: float = 30.0
     """After a freeze that failed: how long the run is held before the next try (doubled each time, up to ten minutes)."""
+    tidy_interval_s: float = 60.0
+    """How often a worker deletes checkpoint images that no run needs any longer."""
     max_rescues: int = 5
     """A run that was taken back this often in a row, without progress, is a system failure."""
     criu: str | None = None

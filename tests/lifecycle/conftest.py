@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stack import Stack, StackMaker, fresh_database
+from stack import PROJECT, Stack, StackMaker, fresh_database
 
 from torpor.store.embedded import EmbeddedPostgres
 
@@ -28,7 +28,7 @@ def make_stack(postgres: EmbeddedPostgres, tmp_path: Path) -> Iterator[StackMake
 
     def make(**settings: str) -> Stack:
         number = next(_numbers)
-        stack = Stack(tmp_path / f"stack{number}", fresh_database(postgres, f"lifecycle{number}"), **settings)
+        stack = Stack(tmp_path / f"stack{number}", fresh_database(postgres, f"lifecycle{number}"), PROJECT, **settings)
         made.append(stack)
         return stack
 
@@ -37,9 +37,15 @@ def make_stack(postgres: EmbeddedPostgres, tmp_path: Path) -> Iterator[StackMake
         stack.stop()
 
 
+@pytest.fixture(scope="session")
+def shared_stack(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    made = Stack(tmp_path_factory.mktemp("shared") / "stack", fresh_database(postgres, "shared"))
+    yield made
+    made.stop()
+
+
 @pytest.fixture
-def stack(make_stack: StackMaker) -> Stack:
-    """Server and worker, up."""
-    made = make_stack()
-    made.start()
-    return made
+def stack(shared_stack: Stack, tmp_path: Path) -> Stack:
+    """Server and worker, up; shared by all tests, because bringing them up takes longer than most tests."""
+    shared_stack.begin_scene(tmp_path)
+    return shared_stack

@@ -10,11 +10,11 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torpor.errors import TorporError
 from torpor.sdk.client import Client
 from torpor.store.embedded import EmbeddedPostgres
 
@@ -51,6 +51,8 @@ class Stack:
         self.faults.mkdir(parents=True)
         self.port = _free_port()
         self._project = project
+        self._scene = directory
+        self._versions_seen = 0
         self._server: subprocess.Popen[bytes] | None = None
         self._worker: subprocess.Popen[bytes] | None = None
         self._environment = {
@@ -66,6 +68,7 @@ class Stack:
             "TORPOR_HOLD_S": "0.2",
             "TORPOR_HOLD_CHILD_S": "0.1",
             "TORPOR_FREEZE_RETRY_S": "0.5",
+            "TORPOR_TIDY_INTERVAL_S": "0.5",
             "TORPOR_FAULT_DIR": str(self.faults),
             **settings,
         }
@@ -83,7 +86,21 @@ class Stack:
 
     def start_worker(self) -> None:
         self._worker = self._launch("worker", str(self._project))
-        eventually(lambda: "version dev-" in self.worker_log() or self._worker_ended(), what="the worker is up")
+        self._versions_seen += 1
+        eventually(
+            lambda: self.worker_log().count("version dev-") >= self._versions_seen or self._worker_ended(),
+            what="the worker is up",
+        )
+
+    def begin_scene(self, directory: Path) -> None:
+        """For a stack that several tests share: journals of the next test, and everything up again."""
+        self._scene = directory
+        for pause in self.faults.iterdir():
+            pause.unlink()
+        if self._server is None or self._server.poll() is not None:
+            self.start_server()
+        if self._worker is None or self._worker.poll() is not None:
+            self.start_worker()
 
     def kill_server(self) -> None:
         assert self._server is not None
@@ -131,10 +148,10 @@ class Stack:
         assert self._server is not None
         assert self._server.poll() is None, (self.directory / "server.log").read_text()
         try:
-            self.client.tasks()
-        except TorporError:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/healthz", timeout=5) as answer:
+                return answer.status == 200
+        except OSError:
             return False
-        return True
 
     def _worker_ended(self) -> bool:
         assert self._worker is not None
@@ -183,7 +200,7 @@ class Stack:
         return self._worker.pid if self._worker and self._worker.poll() is None else None
 
     def journal(self, name: str = "journal") -> Path:
-        return self.directory / name
+        return self._scene / name
 
     def lines(self, name: str = "journal") -> list[str]:
         path = self.journal(name)

@@ -13,8 +13,8 @@ def suspended(stack: Stack) -> tuple[str, str, Path]:
     token = stack.client.create_token()["id"]
     run_id = stack.trigger("waits_for_token", {"journal": str(stack.journal()), "token_id": token})
     stack.await_event(run_id, "run.suspended")
-    [image] = (stack.directory / "data" / "worker" / "checkpoints").glob("checkpoint_*")
-    return token, run_id, image
+    checkpoint_id = stack.events(run_id, "run.suspended")[0]["checkpoint_id"]
+    return token, run_id, stack.directory / "data" / "worker" / "checkpoints" / checkpoint_id
 
 
 def flip(image: Path) -> None:

@@ -42,6 +42,7 @@ def kill(stack: Stack, postgres: EmbeddedPostgres) -> Kill:
             case "postgres":
                 [pid_file] = Path(postgres._root()).glob("data/postmaster.pid")
                 os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)
+                eventually(lambda: not postgres.is_running(), what="the postmaster is dead")
                 asyncio.run(postgres.ensure())
             case _:
                 raise AssertionError(victim)

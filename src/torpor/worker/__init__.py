@@ -9,6 +9,7 @@
 `live_run.py`    one run in memory, seen from the supervisor: its process, its control socket, its lease
 `checkpoint.py`  running process -> durable image, in stages
 `restore.py`     image -> running process, in stages
+`files.py`       a run's own files, packed beside its image and laid again
 `images.py`      checkpoint images on disk: publish whole, verify, delete
 `criu.py`        `criu swrk` over a socketpair; `criu_setup.py` finds or installs one
 `output.py`      a run's stdout and log lines, batched to the server

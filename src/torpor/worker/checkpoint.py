@@ -11,18 +11,14 @@ Until PUBLISHED every failure is undone the same way: the half-written image is 
 
 import asyncio
 import os
-import tarfile
 import time
 from pathlib import Path
 from typing import Any
 
 from torpor.wire.http import StoredCheckpoint
-from torpor.worker import criu
+from torpor.worker import criu, files
 from torpor.worker.faults import Fault, reach
 from torpor.worker.images import FILES, Images
-
-PRIVATE = ("work", "tmp")
-"""The directories of a run that travel with its checkpoint."""
 
 
 async def take(
@@ -57,7 +53,7 @@ async def take(
         await dumping
         dump_ms = (time.perf_counter() - began) * 1000
         await reach(Fault.DUMPED)
-        files_bytes = await asyncio.to_thread(_pack, directory, place / FILES)
+        files_bytes = await asyncio.to_thread(files.pack, directory, place / FILES)
         size_bytes = await asyncio.to_thread(images.publish, checkpoint_id, facts)
     except BaseException:
         images.delete(checkpoint_id)
@@ -97,16 +93,3 @@ def resident_bytes(pid: int) -> int:
         except (FileNotFoundError, ProcessLookupError):
             continue
     return total * os.sysconf("SC_PAGE_SIZE")
-
-
-def _pack(directory: Path, archive: Path) -> int:
-    with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
-        for name in PRIVATE:
-            tar.add(directory / name, name)
-    return archive.stat().st_size
-
-
-def unpack(archive: Path, directory: Path) -> None:
-    """Lay the run's files as they were at the freeze. The archive is verified: it is ours."""
-    with tarfile.open(archive) as tar:
-        tar.extractall(directory, numeric_owner=True, filter="fully_trusted")

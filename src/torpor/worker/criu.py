@@ -75,8 +75,11 @@ async def dump(criu: Criu, *, pid: int, images: Path, timeout_s: float = 30.0) -
         raise
 
 
-async def restore(criu: Criu, *, images: Path, timeout_s: float = 60.0) -> int:
+async def restore(criu: Criu, *, images: Path, scratch: Path | None = None, timeout_s: float = 60.0) -> int:
     """Bring a dumped tree back to life as a child of this process; it runs when this returns.
+
+    CRIU's log goes to `scratch`, so that the image stays as it is and can be verified and restored again; without it, to
+    the images.
 
     Returns:
         The pid of its first process, as seen from here.
@@ -96,7 +99,7 @@ async def restore(criu: Criu, *, images: Path, timeout_s: float = 60.0) -> int:
 
     try:
         request = rpc.Request(type=rpc.RESTORE, opts=options)
-        answer = await _ask(criu, request, images, timeout_s=timeout_s, on_notify=remember_root)
+        answer = await _ask(criu, request, images, scratch=scratch, timeout_s=timeout_s, on_notify=remember_root)
     except BaseException:
         # Killing CRIU leaves what it has built so far, spinning or stopped.
         if root is not None:
@@ -163,16 +166,19 @@ async def _ask(
     request: rpc.Request,
     images: Path | None,
     *,
+    scratch: Path | None = None,
     timeout_s: float,
     on_notify: Callable[[rpc.Notify], None] | None = None,
 ) -> rpc.Response:
     """Start a CRIU, send it one request, and see it end."""
-    log = images / request.opts.log_file if images else None
+    scratch = scratch or images
+    log = scratch / request.opts.log_file if scratch else None
     if log is not None:
         log.unlink(missing_ok=True)  # An older log must not explain this failure.
-    with _directory(images) as directory, _start(criu) as (process, channel):
+    with _directory(images) as directory, _directory(scratch) as work, _start(criu) as (process, channel):
         if images is not None:
-            # CRIU opens it as /proc/<our pid>/fd/<number>, so it stays open here until the end.
+            # CRIU opens them as /proc/<our pid>/fd/<number>, so they stay open here until the end.
+            request.opts.work_dir_fd = work
             request.opts.images_dir_fd = directory
         try:
             async with asyncio.timeout(timeout_s):

@@ -26,7 +26,7 @@ from torpor.config import Settings
 from torpor.errors import ApiError, CriuError, ImageDamaged
 from torpor.wire import http, runner
 from torpor.wire.framing import FramingError, Unframer, frame
-from torpor.worker import checkpoint, restore
+from torpor.worker import checkpoint, files, restore
 from torpor.worker.criu import Criu, let_run
 from torpor.worker.faults import Fault, reach
 from torpor.worker.images import Images
@@ -56,6 +56,8 @@ class House:
     worker_id: str
     version: Callable[[str], Version | None]
     failed_restores: dict[str, int]
+    settled: set[str]
+    """Images that the engine has decided about: the census may delete them when it does not list them."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ class LiveRun:
             await self._refuse(f"version {self.assignment.version} is not loaded here")
             return False
         shutil.rmtree(self.directory, ignore_errors=True)
-        for name in checkpoint.PRIVATE:
+        for name in files.PRIVATE:
             (self.directory / name).mkdir(parents=True, mode=0o700)
         await self._listen()
         await reach(Fault.BEFORE_FORK)
@@ -407,6 +409,7 @@ class LiveRun:
             return
         await sending
         reply = await self._send("suspend", http.SuspendReport(self.lease.lease, stored), http.LeaseReply)
+        self.house.settled.add(checkpoint_id)
         await reach(Fault.ACCEPTED)
         if reply.status == "awake":
             self.house.images.delete(checkpoint_id)

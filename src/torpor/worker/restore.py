@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from torpor.worker import checkpoint, criu
+from torpor.worker import criu, files
 from torpor.worker.faults import Fault, reach
 from torpor.worker.images import FILES, Images
 
@@ -26,6 +26,7 @@ class Prepared:
     """An image that may be restored: it was verified and its files are laid."""
 
     criu_images: Path
+    directory: Path
     output_base: int
 
 
@@ -39,9 +40,9 @@ async def prepare(images: Images, checkpoint_id: str, directory: Path) -> Prepar
     place = await asyncio.to_thread(images.verify, checkpoint_id)
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    checkpoint.unpack(place / FILES, directory)
+    files.unpack(place / FILES, directory)
     (directory / "output.log").touch(0o600)
-    return Prepared(place / "criu", images.facts(checkpoint_id).get("output_position", 0))
+    return Prepared(place / "criu", directory, images.facts(checkpoint_id).get("output_position", 0))
 
 
 async def revive(tool: criu.Criu, prepared: Prepared) -> tuple[int, float]:
@@ -52,7 +53,7 @@ async def revive(tool: criu.Criu, prepared: Prepared) -> tuple[int, float]:
     """
     await reach(Fault.BEFORE_RESTORE)
     began = time.perf_counter()
-    restoring = asyncio.ensure_future(criu.restore(tool, images=prepared.criu_images))
+    restoring = asyncio.ensure_future(criu.restore(tool, images=prepared.criu_images, scratch=prepared.directory))
     await reach(Fault.DURING_RESTORE)
     pid = await restoring
     took_ms = (time.perf_counter() - began) * 1000

@@ -30,9 +30,7 @@ from torpor.worker.version import ImportFailed, Version, ZygoteDied
 
 log = logging.getLogger(__name__)
 
-TIDY_INTERVAL_S = 60.0
 DRAIN_S = 10.0
-YOUNG_IMAGE_S = 600.0
 
 
 class Supervisor:
@@ -77,6 +75,7 @@ class Supervisor:
             worker_id=self._worker_id,
             version=self._versions.get,
             failed_restores={},
+            settled=set(),
         )
 
     async def serve(self) -> None:
@@ -89,6 +88,7 @@ class Supervisor:
         self._house.images.sweep()
         await self._look_for_criu()
         await self._introduce()
+        self._house.settled.update(self._house.images.ids())  # whatever a former life reported is decided by now
         await self._load_version()
         duties = [
             asyncio.create_task(self._forever(duty))
@@ -225,7 +225,7 @@ class Supervisor:
             run.tell(news)
 
     async def _tidy(self) -> None:
-        """Delete images that the engine needs no longer; one that it does not know yet is given time to become known."""
+        """Delete images that the engine needs no longer. One whose `suspend` is not answered yet is left alone."""
         images = self._house.images
         mine = images.ids()
         if mine:
@@ -233,9 +233,10 @@ class Supervisor:
                 "checkpoints", http.CheckpointCensus(self._worker_id, mine), http.CheckpointCensus
             )
             for checkpoint_id in set(mine) - set(census.ids):
-                if time.time() - (images.directory / checkpoint_id).stat().st_mtime > YOUNG_IMAGE_S or not self._runs:
+                if checkpoint_id in self._house.settled:
                     await asyncio.to_thread(images.delete, checkpoint_id)
-        await asyncio.sleep(TIDY_INTERVAL_S)
+                    self._house.settled.discard(checkpoint_id)
+        await asyncio.sleep(self._settings.tidy_interval_s)
 
     async def _reap(self) -> None:
         """As pid 1 of our namespace we inherit what others leave behind; nobody else would collect it."""
