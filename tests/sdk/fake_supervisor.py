@@ -5,6 +5,7 @@ the real thing. Only CRIU is missing: instead of being dumped, the child just sl
 """
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -97,6 +98,7 @@ class Supervisor:
                 os.dup2(log, 2)
                 os.close(log)
                 sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - pytest's own is not a file
+                logging.getLogger().handlers.clear()  # pytest's
                 sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
                 what()
                 code = 0

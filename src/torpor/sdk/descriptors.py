@@ -31,8 +31,9 @@ _NEVER = {
     "anon_inode:bpf-": "a BPF object",
 }
 _ELSEWHERE = ("/dev/shm/", "/run/shm/")
-_RESTING = ("/threading.py", "/queue.py", "/concurrent/futures/thread.py")
-"""Where a Python thread stands that waits for a lock, an item or work."""
+_RESTING = {"wait", "join", "_wait_for_tstate_lock", "_worker"}
+"""Functions of threading and concurrent.futures in which a thread waits for others or for work."""
+_WHERE_TO_REST = ("/threading.py", "/concurrent/futures/thread.py")
 
 
 @dataclass(frozen=True)
@@ -255,8 +256,5 @@ def _open(ours: set[int]) -> Iterator[tuple[int, str]]:
 def _others_at_work() -> bool:
     """Whether a Python thread besides this one may touch a file: one that isn't asleep in a lock or an empty queue."""
     here = threading.get_ident()
-    return any(
-        not frame.f_code.co_filename.endswith(_RESTING)
-        for thread, frame in sys._current_frames().items()
-        if thread != here
-    )
+    others = (frame.f_code for thread, frame in sys._current_frames().items() if thread != here)
+    return not all(code.co_name in _RESTING and code.co_filename.endswith(_WHERE_TO_REST) for code in others)

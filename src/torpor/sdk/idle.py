@@ -83,7 +83,7 @@ def _why_awake(future: Any, frames: list[FrameType], loop: asyncio.AbstractEvent
     if (children := getattr(future, "_children", None)) is not None:  # asyncio.gather
         return _any_awake(children, loop)
     held = _callback_variables(future)
-    if "inner" in held and "outer" in held:  # asyncio.shield
+    if "inner" in held:  # asyncio.shield
         return _why_awake(held["inner"], [], loop)
     if "source" in held:  # an executor's future, wrapped
         return _executor(frames)
@@ -114,13 +114,14 @@ def _by_frame(frames: list[FrameType], loop: asyncio.AbstractEventLoop) -> str |
 
 
 def _as_completed(frames: list[FrameType]) -> list[Any] | None:
-    """The futures behind `asyncio.as_completed`, whose queue is filled by them and not by a task."""
+    """The futures behind `asyncio.as_completed`, whose queue is filled by them and not by a task.
+
+    Before Python 3.13 they can't be reached from here. Mostly they are tasks, which are looked at on their own.
+    """
     for frame in frames[:-1]:
-        if frame.f_globals.get("__name__") == "asyncio.tasks":
-            if "todo" in frame.f_locals:
-                return list(frame.f_locals["todo"])
-            if (todo := getattr(frame.f_locals.get("self"), "_todo", None)) is not None:
-                return list(todo)
+        todo = getattr(frame.f_locals.get("self"), "_todo", None)
+        if todo is not None and frame.f_globals.get("__name__") == "asyncio.tasks":
+            return list(todo)
     return None
 
 
@@ -152,6 +153,8 @@ def _executor(frames: list[FrameType]) -> str:
 def _awaits(frames: list[FrameType]) -> str:
     """Name what user code called: the frame below its own last one."""
     place = _user_frame(frames)
+    if place is None and frames:
+        place = -1  # a task made of a library's coroutine itself, such as gather(asyncio.sleep(1))
     if place is None or place + 1 >= len(frames):
         return "awaits a future that only code outside of tasks can complete"
     called = frames[place + 1]

@@ -115,7 +115,7 @@ def write(level: int, text: str, attributes: dict[str, Any], at: datetime | None
         OverflowError,
         RecursionError,
     ):  # keys that aren't text, numbers beyond 64 bits, cycles
-        record["attributes"] = {str(key): _repr(value) for key, value in attributes.items()}
+        record["attributes"] = {str(key): _or_text(value) for key, value in attributes.items()}
         line = msgspec.json.encode(record)
     with contextlib.suppress(OSError):  # a full disk loses lines, not runs
         os.write(1, b"\x1e" + line + b"\n")
@@ -177,6 +177,13 @@ def _plain(value: Any) -> Any:
         except Exception:  # noqa: BLE001 - shown as text instead
             return _repr(value)
     return _repr(value)
+
+
+def _or_text(value: Any) -> Any:
+    try:
+        return msgspec.Raw(msgspec.json.encode(value, enc_hook=_plain))
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return _repr(value)
 
 
 def _repr(value: Any) -> str:

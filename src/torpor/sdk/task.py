@@ -198,7 +198,9 @@ class Task(_Doors[P, R]):
         function: the function itself.
     """
 
-    __qualname__: str  # the function's own, by update_wrapper
+    __name__: str
+    __qualname__: str
+    """The function's own, like its docstring: by update_wrapper."""
 
     def __init__(self, function: Callable[P, Any], *, id: str | None = None, retry: Retry | None = None) -> None:
         functools.update_wrapper(cast("Any", self), function)
