@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -165,6 +166,7 @@ def tell(stack: Stack, seconds: float, csv: str | None, reports: Path) -> bool:
             say(f"user code runs {milliseconds(started['data'].get('start_ms'))} after a worker took it")
             run.until("run.waiting")
             say(f"it reached its first wait: [bold]await wait.for_(seconds={seconds:g})[/]")
+            wait_for_output(api, run_id)
             tell_logs(api, run_id)
             if can_freeze:
                 sleep_frozen(run, api, stack, seconds)
@@ -186,6 +188,13 @@ def wait_for_tasks(api: Client, stack: Stack) -> Json:
                 return max(workers, key=lambda worker: str(worker["startedAt"]))
         if time.monotonic() > deadline:
             raise DemoFailed(f"no worker serves the task; torpor dev said:\n{stack.tail()}")
+        time.sleep(0.05)
+
+
+def wait_for_output(api: Client, run_id: str) -> None:
+    """What a run logs travels in batches: the first one is a moment behind the story."""
+    deadline = time.monotonic() + 5
+    while not first_line(api, run_id) and time.monotonic() < deadline:
         time.sleep(0.05)
 
 
@@ -387,6 +396,7 @@ def main() -> int:
     if not reports.exists():
         reports.mkdir(parents=True)
         (reports / ".gitignore").write_text("*\n")  # made by us, in whatever checkout this was called in
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended politely, it stops what it started
     try:
         with Stack() as stack:
             can_freeze = tell(stack, options.seconds, str(options.csv.resolve()) if options.csv else None, reports)

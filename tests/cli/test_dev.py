@@ -21,6 +21,15 @@ from torpor.sdk.client import Client
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 HELLO = Path(__file__).resolve().parents[2] / "examples" / "hello"
+QUESTIONS = """
+from torpor import task, wait
+
+
+@task
+async def ask(question: str) -> str:
+    answer = await wait.for_approval(question)
+    return f"{bool(answer)}, says {answer.by}: {answer.comment}"
+"""
 PATIENCE_S = 60.0
 T = TypeVar("T")
 
@@ -48,11 +57,15 @@ class RunningDev:
         self.data_dir = self.project / ".torpor"
         self.log = directory / "dev.log"
         shutil.copytree(HELLO, self.project, ignore=shutil.ignore_patterns(".torpor", "__pycache__"))
+        (self.project / "questions.py").write_text(QUESTIONS)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("TORPOR_", "TRIGGER_"))}
         # Freezing has tests of its own; here it would only cost the look for a CRIU.
         self.environment = kept | {"XDG_STATE_HOME": str(directory / "state"), "TORPOR_FREEZE": "no", "NO_COLOR": "1"}
-        with self.log.open("wb") as output:
-            self.process = subprocess.Popen(
+        self.process = self.start()
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        with self.log.open("ab") as output:
+            return subprocess.Popen(
                 self.command("dev", str(self.project), "--port", "0"),
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -140,6 +153,9 @@ def test_a_run_that_ends_badly_has_exit_code_1_and_an_unknown_task_3(dev: Runnin
     misfit = dev.torpor("trigger", "hello", "seconds=soon")
     assert misfit.returncode == 3
     assert "seconds" in misfit.stderr
+    pairs = dev.torpor("trigger", "ask", "question=Why?")
+    assert pairs.returncode == 3
+    assert "one parameter" in pairs.stderr
     unknown = dev.torpor("trigger", "helo")
     assert unknown.returncode == 3
     assert "Did you mean hello?" in unknown.stderr
@@ -199,6 +215,52 @@ def test_a_second_dev_on_the_same_data_is_refused(dev: RunningDev) -> None:
     second = dev.torpor("dev", ".", "--port", "0")
     assert second.returncode == 2
     assert "another `torpor dev` already runs" in second.stderr
+
+
+def test_approvals_are_answered_by_run_by_token_or_by_being_the_only_one(dev: RunningDev) -> None:
+    def open_question(question: str) -> str:
+        run_id = dev.torpor("trigger", "ask", f'"{question}"').stdout.strip()
+        eventually(lambda: run_id in dev.torpor("tokens", "list", "--status", "waiting").stdout, "the open approval")
+        return run_id
+
+    def output(run_id: str) -> str | None:
+        with dev.client() as client:
+            return client.run(run_id).get("output")
+
+    first = open_question("Publish?")
+    assert "torpor approve " + first in dev.torpor("runs", "show", first).stdout
+    approved = dev.torpor("approve", "--by", "Ada", "--comment", "fine")
+    assert approved.stdout == "approved: Publish?\n"
+    assert eventually(lambda: output(first), "its output") == "True, says Ada: fine"
+
+    second, third = open_question("Delete?"), open_question("Send?")
+    unclear = dev.torpor("approve")
+    assert unclear.returncode == 2
+    assert second in unclear.stderr
+    assert third in unclear.stderr
+    dev.torpor("approve", second, "--reject", "--by", "Ada")
+    assert (eventually(lambda: output(second), "its output") or "").startswith("False, says Ada")
+
+    (token,) = [line.split()[0] for line in unclear.stderr.splitlines() if third in line]
+    assert dev.torpor("approve", token).returncode == 0
+    eventually(lambda: output(third), "its output")
+    late = dev.torpor("approve", token, "--reject")
+    assert late.returncode == 3
+    assert "answered before" in late.stdout
+    assert "there is no run_nope" in dev.torpor("approve", "run_nope").stderr
+
+
+def test_a_killed_dev_takes_its_services_along_and_the_next_one_takes_over(dev: RunningDev) -> None:
+    sleeping = dev.torpor("trigger", "hello", "seconds=3600").stdout.strip()
+    eventually(lambda: sleeping in dev.torpor("runs", "list", "--status", "waiting").stdout, "a waiting run")
+    services = [dev.pid("server"), dev.pid("worker")]
+    dev.process.kill()
+    dev.process.wait()
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in services), "the end of the services")
+    dev.process = dev.start()
+    eventually(lambda: dev.pid("server") not in (None, *services) and dev.pid("worker"), "server and worker")
+    assert sleeping in dev.torpor("runs", "list").stdout, "its database is the same"
+    assert dev.torpor("runs", "cancel", sleeping).returncode == 0
 
 
 def test_ctrl_c_stops_everything_in_order_and_leaves_nothing(dev: RunningDev) -> None:

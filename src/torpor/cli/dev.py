@@ -136,7 +136,10 @@ class Dev:
                 await asyncio.sleep(LOOK_AT_DATABASE_S)
                 if not postgres.is_running():
                     self._notice("the database died; it is started again")
-                    await postgres.ensure()
+                    try:
+                        await postgres.ensure()
+                    except TorporError as error:
+                        self._notice(str(error))  # and tried again: server and worker wait for it
 
         try:
             yield url, watch()

@@ -5,6 +5,7 @@ until something happens. A sleeping run costs one held request, no polling.
 """
 
 import asyncio
+import contextlib
 import zlib
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
@@ -79,9 +80,10 @@ class Narrator:
             if not ending:
                 return
             told = event_line(ending[0], label, brief=True)
-            ended = await self._client.run(run["id"])
-            if ended.get("error"):
-                told.append("\n").append_text(indented(error_lines(ended["error"]), 14))
+            with contextlib.suppress(TorporError):  # the server may be away just now; the line itself is known
+                ended = await self._client.run(run["id"])
+                if ended.get("error"):
+                    told.append("\n").append_text(indented(error_lines(ended["error"]), 14))
             self._lines.tell(instant(ending[0]["at"]) + LOG_BIAS, told)
 
     async def _each(self, stream: Callable[[], AsyncIterator[Json]], tell: Callable[[Json], None]) -> None:

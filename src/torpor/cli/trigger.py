@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from torpor.cli.payload import parse_payload
+from torpor.errors import Unprocessable
 
 
 def trigger(
@@ -26,7 +27,10 @@ def trigger(
     options: dict[str, Any] = {"tags": tag or None, "idempotency_key": idempotency_key, "delay": delay}
     value = parse_payload(payload or [], payload_file)
     with client() as api:
-        run = api.trigger(task, value, **options)
+        try:
+            run = api.trigger(task, value, **options)
+        except Unprocessable as error:
+            raise _explained(error, api.tasks(), task, value) from error
     if not follow:
         typer.echo(run["id"])
         if run.get("isCached"):
@@ -34,6 +38,15 @@ def trigger(
         return
     completed = asyncio.run(_follow(run["id"]))
     raise typer.Exit(0 if completed else 1)
+
+
+def _explained(error: Unprocessable, tasks: list[dict[str, Any]], task: str, value: Any) -> Unprocessable:
+    """The payload of a task with one parameter is that value itself, which key=value words can't say."""
+    parameters = [one["parameters"] for one in tasks if one["id"] == task]
+    if parameters != ["one"] or not isinstance(value, dict):
+        return error
+    hint = f"{task} has one parameter, so its payload is that value itself: torpor trigger {task} '\"text\"'"
+    return Unprocessable(error.status, f"{error.message}\n{hint}", error.body)
 
 
 async def _follow(run_id: str) -> bool:
