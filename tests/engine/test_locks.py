@@ -251,3 +251,22 @@ async def test_a_time_wait_of_another_run_is_not_held_up(world: World):
         async with asyncio.timeout(5):
             await world.block(second, time_wait("a", 60))
             await world.finish(second)
+
+
+async def test_two_runs_complete_each_others_tokens_at_once(world: World):
+    """From inside runs: the server asks `holds`, then completes, in one transaction."""
+    first, second = await world.begin(), await world.begin()
+    tokens = {first.run_id: await world.token(), second.run_id: await world.token()}
+    await world.block(first, token_wait("a", tokens[first.run_id]))
+    await world.block(second, token_wait("a", tokens[second.run_id]))
+    both_hold = asyncio.Barrier(2)
+
+    async def complete_for(lease: Lease, other: Lease) -> object:
+        async with world.db.transaction() as tx:
+            assert await engine.holds(tx, lease)
+            await both_hold.wait()
+            return await engine.complete_waitpoint(tx, tokens[other.run_id], output="1", now=world.now)
+
+    async with asyncio.timeout(10):
+        done = await asyncio.gather(complete_for(first, second), complete_for(second, first))
+    assert done == [engine.Completed([second.run_id]), engine.Completed([first.run_id])]

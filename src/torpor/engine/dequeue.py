@@ -40,6 +40,7 @@ async def dequeue(
     if environment is None or free < 1:
         return []
     rows = await _take(tx, Environment.of(environment), worker_id, free, versions, can_restore, now)
+    await _share_waitpoints(tx, [row["checkpoint_id"] for row in rows if row["checkpoint_id"]])
     assignments: list[Assignment] = []
     for row in rows:
         assignments.append(
@@ -77,6 +78,18 @@ async def _take(
         worker_id,
         free,
     )
+
+
+async def _share_waitpoints(tx: Transaction, checkpoint_ids: list[str]) -> None:
+    """A share of every waitpoint that the hand-outs will tie again (set_open_waits): of all runs at once, so in order."""
+    if checkpoint_ids:
+        await tx.execute(
+            """select from waitpoints where id in (
+                   select waits.waitpoint_id from checkpoints join waits on waits.run_id = checkpoints.run_id
+                   where checkpoints.id = any($1::text[]) and waits.wait_id = any(checkpoints.open_waits))
+               order by id for share""",
+            checkpoint_ids,
+        )
 
 
 async def _hand_out(

@@ -31,13 +31,18 @@ class DatabaseDown(TorporError):
     repeat the message, which is idempotent."""
 
 
-# 57P01-57P03: it shuts down, has crashed, or is starting up. 53300: no connection left for us.
-_DOWN = (
-    OSError,
-    TimeoutError,
+# What a connection says when it breaks. 57P01, 57P02: the server shuts down, has crashed.
+_BROKEN: tuple[type[Exception], ...] = (
+    ConnectionError,
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
+)
+# What we hear when we want one. 57P03: the server is starting up. 53300: no connection is left for us.
+_DOWN = (
+    *_BROKEN,
+    OSError,
+    TimeoutError,
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,
 )
@@ -100,9 +105,15 @@ class Database:
             DatabaseDown: no connection could be had, or it broke.
         """
         with told_as_down():
-            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+            connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
+        try:
+            # In the caller's block a TimeoutError or a file's OSError is the caller's own.
+            with told_as_down(_BROKEN):
                 async with connection.transaction():
                     yield Transaction(connection)  # pyright: ignore[reportArgumentType]  # the pool's proxy
+        finally:
+            with told_as_down():
+                await self._pool.release(connection)
 
     async def listen(self, callback: Callback) -> None:
         """From now on call `callback(kind, data)` for every notify. Returns once the channel is open.
@@ -168,11 +179,11 @@ class Database:
 
 
 @contextlib.contextmanager
-def told_as_down() -> Iterator[None]:
+def told_as_down(signs: tuple[type[Exception], ...] = _DOWN) -> Iterator[None]:
     """Whatever means "the database can't be talked to" leaves this block as DatabaseDown."""
     try:
         yield
-    except _DOWN as error:
+    except signs as error:
         raise DatabaseDown(f"the database does not answer: {error or type(error).__name__}") from error
     except asyncpg.InterfaceError as error:
         # asyncpg's word for a connection that was closed under us, and also for wrong calls of its functions.

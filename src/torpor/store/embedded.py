@@ -50,9 +50,6 @@ SETTINGS = {
     "jit": "off",  # our statements are short; compiling them costs more than running them
     "timezone": "UTC",
     "log_checkpoints": "off",
-    # Orphans of a killed postmaster hold its shared memory, and keep the next one from starting: a backend that is
-    # waiting for a client notices by itself only if asked to look.
-    "client_connection_check_interval": "2s",
 }
 
 
@@ -291,10 +288,10 @@ class EmbeddedPostgres:
             return  # without /proc we can't know: the server's own checks decide
         waited_s = 0.0
         while orphans := [pid for pid in _all_pids() if _is_alive(pid) and _works_in(pid, data)]:
-            if waited_s > 3:
+            if waited_s > 1:
                 for pid in orphans:
                     with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGQUIT if waited_s < 6 else signal.SIGKILL)
+                        os.kill(pid, signal.SIGQUIT if waited_s < 3 else signal.SIGKILL)
             await asyncio.sleep(0.05)
             waited_s += 0.05
         (data / "postmaster.pid").unlink(missing_ok=True)
