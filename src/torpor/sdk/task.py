@@ -248,6 +248,11 @@ class Task(_Doors[P, R]):
         code = getattr(inspect.unwrap(self.function), "__code__", None)
         return (code.co_filename, code.co_firstlineno) if code else ("", 0)
 
+    def _is_redefined_by(self, other: "Task[..., Any]") -> bool:
+        (file, _), (other_file, _) = self.place, other.place
+        typed_in = file.startswith("<") or other_file.startswith("<")  # at a prompt, in a notebook or in a doctest
+        return typed_in or (file, self.__qualname__) == (other_file, other.__qualname__)
+
     def __repr__(self) -> str:
         file, line = self.place
         return f"<task {self.id!r} at {Path(file).name}:{line}>"
@@ -405,9 +410,9 @@ def registry() -> dict[str, Task[..., Any]]:
 
 
 def _register(new: Task[..., Any]) -> None:
-    """A function that is defined again (a reload, a module that was run and then imported) takes its own place."""
+    """A function that is defined again (a reload, a module that was run and then imported, a prompt) takes its place."""
     old = _REGISTRY.get(new.id)
-    if old is not None and (old.place[0], old.__qualname__) != (new.place[0], new.__qualname__):
+    if old is not None and not old._is_redefined_by(new):
         places = " and ".join(f"{file}:{line}" for file, line in (old.place, new.place))
         raise ConfigError(f'two tasks have the id {new.id!r}: {places}. Give one of them @task(id="…")')
     _REGISTRY[new.id] = new

@@ -1,0 +1,63 @@
+"""The examples in docstrings run, and the types that authors see are what they should be."""
+
+import doctest
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MODULES = ["context", "idle", "logger", "outcome", "retry", "runs", "sync_wait", "task", "wait", "waits"]
+
+
+@pytest.mark.parametrize("name", [*(f"torpor.sdk.{name}" for name in MODULES), "torpor.sync"])
+def test_examples_in_docstrings_run(name: str) -> None:
+    results = doctest.testmod(importlib.import_module(name))
+    assert results.attempted > 0
+    assert results.failed == 0
+
+
+TYPED = """
+import asyncio
+from torpor import task, wait, Retry
+
+@task
+async def a(number: int, text: str = "") -> list[str]: ...
+@task(retry=Retry(max_attempts=2))
+def b(number: int) -> float: ...
+
+async def main() -> None:
+    reveal_type(await a(1))
+    reveal_type(b(1))
+    reveal_type(await a.trigger_and_wait(1, text="x"))
+    reveal_type(await b.options(tags=["x"]).trigger_and_wait(1))
+    reveal_type(b.sync.trigger_and_wait(1))
+    reveal_type((await a.trigger(1)).id)
+    reveal_type((await wait.for_approval("ok?")).by)
+    await a.trigger("wrong")
+    a.options(dely="1h")
+    await asyncio.gather(a.trigger_and_wait(1), wait.for_(hours=1))
+"""
+
+
+def test_authors_see_the_types_of_their_own_functions(tmp_path: Path) -> None:
+    checker = Path(sys.executable).with_name("basedpyright")
+    if not checker.exists():
+        pytest.skip("basedpyright is not installed")
+    program = tmp_path / "program.py"
+    program.write_text(TYPED)
+    command = [str(checker), "--outputjson", "--pythonpath", sys.executable, str(program)]
+    told = json.loads(subprocess.run(command, capture_output=True, text=True, cwd=tmp_path).stdout)
+    revealed = [
+        one["message"].rpartition("is ")[2].strip('"')
+        for one in told["generalDiagnostics"]
+        if one["severity"] == "information"
+    ]
+    assert revealed == ["list[str]", "float", "list[str]", "float", "float", "str", "str | None"]
+    errors = [one for one in told["generalDiagnostics"] if one["severity"] == "error"]
+    assert [TYPED.splitlines()[one["range"]["start"]["line"]].strip() for one in errors] == [
+        'await a.trigger("wrong")',
+        'a.options(dely="1h")',
+    ]

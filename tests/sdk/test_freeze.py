@@ -1,0 +1,136 @@
+"""Standing still: what is told, what is refused, and what a child process must not keep."""
+
+import os
+import signal
+import socket
+import ssl
+import time
+from pathlib import Path
+
+from fake_supervisor import Supervisor
+
+from torpor import NotInRun, task, wait
+from torpor.sync import wait as blocking
+from torpor.wire.runner import Answer, StayingAwake, Suspend
+
+
+def test_files_outside_are_parked_and_losses_reported(supervisor: Supervisor, tmp_path: Path) -> None:
+    outside = tmp_path.parent / f"{tmp_path.name}-data"
+    outside.write_text("one\ntwo\n")
+
+    @task
+    async def read() -> list[str]:
+        with open(outside) as file, open(tmp_path / "own", "w+") as own:
+            lines = [file.readline()]
+            own.write("kept")
+            await wait.for_(hours=1)
+            own.seek(0)
+            return [*lines, *file.readlines(), own.read()]
+
+    supervisor.start(read)
+    (new,) = supervisor.expect_idle().waits
+    assert [told.partition(" /")[2] for told in supervisor.suspend().parked] == [str(outside)[1:]]
+    outside.unlink()
+    (lost,) = supervisor.wake(restored=False).lost
+    assert lost.endswith("No such file or directory")
+    supervisor.answer(new.wait_id)
+    assert supervisor.output_of_run() == ["one\n", "two\n", "kept"]  # what Python had buffered before is still there
+
+
+def test_a_run_that_holds_an_outside_socket_stays_awake_and_names_it(supervisor: Supervisor, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        path = str(tmp_path / "x.sock")
+        listener.bind(path)
+        listener.listen()
+
+        @task
+        def connect() -> None:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(path)
+                blocking.for_(hours=1)
+
+        supervisor.start(connect)
+        (new,) = supervisor.expect_idle().waits
+        supervisor.send(Suspend())
+        (reason,) = supervisor.expect(StayingAwake).reasons
+        assert reason.endswith(f"is a unix socket connected to another process ({path})")
+        assert supervisor.says_nothing()  # nothing moved: else it would be suspended again at once, for ever
+        supervisor.answer(new.wait_id)
+        assert supervisor.finished().ok
+
+
+def test_a_stray_signal_from_before_wakes_nobody(supervisor: Supervisor) -> None:
+    @task
+    def nap() -> None:
+        blocking.for_(hours=1)
+
+    supervisor.start(nap)
+    (new,) = supervisor.expect_idle().waits
+    os.kill(supervisor.pid, signal.SIGUSR1)
+    time.sleep(0.05)
+    supervisor.suspend()
+    assert supervisor.wake(Answer(new.wait_id, "completed")).open_waits == [new.wait_id]
+    assert supervisor.finished().ok
+
+
+def test_openssl_is_reseeded(supervisor: Supervisor) -> None:
+    """Seen from outside: RAND_add is called with fresh bytes."""
+
+    @task
+    def nap() -> int:
+        seen: list[bytes] = []
+        ssl.RAND_add = lambda data, entropy: seen.append(data)  # pyright: ignore[reportAttributeAccessIssue]
+        blocking.for_(hours=1)
+        return len(seen[0])
+
+    supervisor.start(nap)
+    (new,) = supervisor.expect_idle().waits
+    supervisor.suspend()
+    supervisor.wake(Answer(new.wait_id, "completed"))
+    assert supervisor.output_of_run() == 32
+
+
+def test_a_forked_child_neither_keeps_the_connection_nor_speaks_for_the_run(supervisor: Supervisor) -> None:
+    @task
+    def forks() -> None:
+        child = os.fork()
+        if child == 0:
+            try:
+                blocking.for_(hours=1)
+            except NotInRun as error:
+                os.write(1, str(error).encode())
+            time.sleep(60)
+            os._exit(0)
+        blocking.for_(hours=1)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+    supervisor.start(forks)
+    (new,) = supervisor.expect_idle().waits
+    supervisor.suspend()  # sees the end of the connection, though the child lives
+    supervisor.wake(Answer(new.wait_id, "completed"))
+    assert supervisor.finished().ok
+    assert "in a child process of a run" in supervisor.output()
+
+
+def test_a_supervisor_that_listens_late_is_waited_for(supervisor: Supervisor) -> None:
+    @task
+    def nap() -> str:
+        blocking.for_(hours=1)
+        return "back"
+
+    supervisor.start(nap)
+    (new,) = supervisor.expect_idle().waits
+    supervisor.suspend()
+    supervisor._listener.close()
+    os.unlink(supervisor.path)
+    os.kill(supervisor.pid, signal.SIGUSR1)
+    time.sleep(0.3)
+    successor = Supervisor(supervisor.directory)
+    successor.pid, supervisor.pid = supervisor.pid, 0
+    try:
+        resumed = successor.wake(Answer(new.wait_id, "completed"))  # one more signal does no harm
+        assert resumed.open_waits == [new.wait_id]
+        assert successor.output_of_run() == "back"
+    finally:
+        successor.close()
