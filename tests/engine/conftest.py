@@ -66,16 +66,25 @@ async def _hurry(url: str) -> None:
     await database.close()
 
 
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[Database]:
+@pytest.fixture(scope="session")
+async def shared_db(database_url: str) -> AsyncIterator[Database]:
     database = await Database.connect(database_url, pool_size=4)
-    async with database.transaction() as tx:
-        await tx.execute(
-            """truncate environments, api_keys, workers, tasks, runs, idempotency_keys, attempts, waitpoints, waits,
-                        checkpoints, events, logs restart identity cascade"""
-        )
     yield database
     await database.close()
+
+
+@pytest.fixture
+async def db(shared_db: Database) -> Database:
+    """The database, emptied."""
+    async with shared_db.transaction() as tx:
+        # Quicker than truncate for a handful of rows; without foreign keys the order doesn't matter.
+        await tx.execute("set local session_replication_role = replica")
+        await tx.execute(
+            """delete from environments; delete from api_keys; delete from workers; delete from tasks; delete from runs;
+               delete from idempotency_keys; delete from attempts; delete from waitpoints; delete from waits;
+               delete from checkpoints; delete from events; delete from logs"""
+        )
+    return shared_db
 
 
 @pytest.fixture

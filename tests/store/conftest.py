@@ -1,10 +1,12 @@
 """Embedded servers for tests of their lives and deaths: each in a directory that its user can reach."""
 
+import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from torpor.store.embedded import EmbeddedPostgres
@@ -24,9 +26,30 @@ def reachable() -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+async def shared_server() -> AsyncIterator[str]:
+    """One server for the tests that do it no harm."""
+    directory = Path(tempfile.mkdtemp(prefix="torpor-test-"))
+    directory.chmod(0o755)
+    embedded = EmbeddedPostgres(directory / "postgres")
+    yield await embedded.start()
+    await embedded.destroy()
+    directory.rmdir()
+
+
+@pytest.fixture
+async def fresh_url(shared_server: str) -> str:
+    """An empty database."""
+    name = f"test_{secrets.token_hex(6)}"
+    connection = await asyncpg.connect(shared_server)
+    await connection.execute(f"create database {name}")
+    await connection.close()
+    return shared_server.replace("/torpor?", f"/{name}?")
+
+
 @pytest.fixture
 async def postgres(reachable: Path) -> AsyncIterator[EmbeddedPostgres]:
     """An embedded Postgres that has not been started."""
     embedded = EmbeddedPostgres(reachable / "postgres")
     yield embedded
-    await embedded.stop()
+    await embedded.destroy()

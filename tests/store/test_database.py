@@ -24,8 +24,8 @@ async def eventually(fact: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_notes_come_with_the_commit_and_only_then(postgres: EmbeddedPostgres):
-    database = await Database.connect(await postgres.start())
+async def test_notes_come_with_the_commit_and_only_then(fresh_url: str):
+    database = await Database.connect(fresh_url)
     heard: list[tuple[str, dict[str, object]]] = []
     await database.listen(lambda kind, data: heard.append((kind, data)))
     with contextlib.suppress(ZeroDivisionError):
@@ -39,10 +39,8 @@ async def test_notes_come_with_the_commit_and_only_then(postgres: EmbeddedPostgr
     await database.close()
 
 
-async def test_a_listener_that_fails_does_not_deafen_the_others(
-    postgres: EmbeddedPostgres, caplog: pytest.LogCaptureFixture
-):
-    database = await Database.connect(await postgres.start())
+async def test_a_listener_that_fails_does_not_deafen_the_others(fresh_url: str, caplog: pytest.LogCaptureFixture):
+    database = await Database.connect(fresh_url)
     heard: list[str] = []
 
     def fails(_kind: str, _data: object) -> None:
@@ -91,8 +89,8 @@ async def test_a_url_where_nobody_answers_is_told_as_down(reachable: Path):
         await Database.connect(f"postgresql://torpor@/torpor?host={reachable}")
 
 
-async def test_an_error_in_a_statement_is_not_told_as_down(postgres: EmbeddedPostgres):
-    database = await Database.connect(await postgres.start())
+async def test_an_error_in_a_statement_is_not_told_as_down(fresh_url: str):
+    database = await Database.connect(fresh_url)
     with pytest.raises(asyncpg.UndefinedTableError):
         async with database.transaction() as tx:
             await tx.fetch("select * from nowhere")
@@ -102,9 +100,9 @@ async def test_an_error_in_a_statement_is_not_told_as_down(postgres: EmbeddedPos
     await database.close()
 
 
-async def test_an_exhausted_pool_is_told_as_down(postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch):
+async def test_an_exhausted_pool_is_told_as_down(fresh_url: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("torpor.store.database.ACQUIRE_TIMEOUT_S", 0.2)
-    database = await Database.connect(await postgres.start(), pool_size=1)
+    database = await Database.connect(fresh_url, pool_size=1)
     async with database.transaction():
         with pytest.raises(DatabaseDown):
             async with database.transaction():
@@ -115,31 +113,28 @@ async def test_an_exhausted_pool_is_told_as_down(postgres: EmbeddedPostgres, mon
 # -- migrations --------------------------------------------------------------------------------------------------------
 
 
-async def test_an_upgrade_applies_each_file_once_also_by_two_at_once(postgres: EmbeddedPostgres):
-    url = await postgres.start()
-    first, second = await asyncio.gather(upgrade(url), upgrade(url))
+async def test_an_upgrade_applies_each_file_once_also_by_two_at_once(fresh_url: str):
+    first, second = await asyncio.gather(upgrade(fresh_url), upgrade(fresh_url))
     assert sorted([first, second]) == [[], [f"{one.number:04}_{one.name}" for one in migrations()]]
-    assert await upgrade(url) == []
+    assert await upgrade(fresh_url) == []
 
 
-async def test_a_changed_file_and_a_newer_database_are_refused(postgres: EmbeddedPostgres):
-    url = await postgres.start()
+async def test_a_changed_file_and_a_newer_database_are_refused(fresh_url: str):
     one = Migration(1, "start", "create table a (n int)")
     two = Migration(2, "more", "create table b (n int)")
-    assert await upgrade(url, [one, two]) == ["0001_start", "0002_more"]
+    assert await upgrade(fresh_url, [one, two]) == ["0001_start", "0002_more"]
     with pytest.raises(ConfigError, match="0001_start has changed"):
-        await upgrade(url, [Migration(1, "start", "create table c (n int)"), two])
+        await upgrade(fresh_url, [Migration(1, "start", "create table c (n int)"), two])
     with pytest.raises(ConfigError, match="newer than this Torpor: it has migration 0002_more"):
-        await upgrade(url, [one])
+        await upgrade(fresh_url, [one])
 
 
-async def test_a_file_that_fails_leaves_nothing_of_itself(postgres: EmbeddedPostgres):
-    url = await postgres.start()
+async def test_a_file_that_fails_leaves_nothing_of_itself(fresh_url: str):
     bad = Migration(1, "start", "create table a (n int); select nonsense")
     with pytest.raises(asyncpg.UndefinedColumnError):
-        await upgrade(url, [bad])
+        await upgrade(fresh_url, [bad])
     good = Migration(1, "start", "create table a (n int)")
-    assert await upgrade(url, [good]) == ["0001_start"]
+    assert await upgrade(fresh_url, [good]) == ["0001_start"]
 
 
 def test_numbers_of_migrations_are_unique_and_without_gaps():
