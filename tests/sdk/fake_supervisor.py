@@ -83,7 +83,7 @@ class Supervisor:
         """Fork a runner that performs the task, and bring it to its first line."""
         self.start_doing(lambda: _perform(self.path, task))
         self.accept()
-        assert self.expect(Hello).run_id == "run_test"
+        assert self.expect(Hello).name == "run_test"
         self.send(Begin(context(**values), msgspec.Raw(b"null") if payload is None else json(payload)))
 
     def start_doing(self, what: Callable[[], None]) -> None:

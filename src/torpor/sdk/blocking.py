@@ -124,7 +124,8 @@ class BlockingDoor:
     def _suspend(self) -> list[SupervisorMessage]:
         verdict = self._look()
         if not verdict.is_idle or self._ledger.has_moved or not self._ledger.has_waits:
-            self._channel.send(StayingAwake(verdict.blockers or ["something moved since the run was idle"]))
+            reasons = verdict.blockers or ["something moved since the run was idle"]
+            self._channel.send(StayingAwake(reasons, moved=True))
             self._ledger.tell_again()
         elif awoken := self._freeze():
             self._ledger.answer(awoken.answers)

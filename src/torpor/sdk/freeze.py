@@ -35,7 +35,7 @@ def freeze(channel: Channel, run_id: str, open_waits: list[str], run_directory: 
     parked = descriptors.park(run_directory, ours)
     if channel.has_news():  # most likely an answer: then the freeze would be for nothing
         descriptors.unpark(parked)
-        channel.send(StayingAwake(["an answer has just come"]))
+        channel.send(StayingAwake(["an answer has just come"], moved=True))
         return None
     while WAKE in signal.sigpending():  # left from an earlier, doubled one: it must not wake us now
         signal.sigwait({WAKE})

@@ -108,7 +108,7 @@ class LoopDoor:
         return 0
 
     def _stay_awake(self, reasons: list[str]) -> None:
-        self._channel.send(StayingAwake(reasons))
+        self._channel.send(StayingAwake(reasons, moved=True))
         self._ledger.tell_again()
 
     def _listen(self) -> None:

@@ -1,6 +1,6 @@
 """One run in this process: from the supervisor's `Begin` to its `Finishing`.
 
-    session = Session.open("…/ctl.sock", run_id)     connected; session.begin says what to do
+    session = Session.open("…/ctl.sock", name)       connected; session.begin says what to do
     outcome = session.perform(task)                  user code runs, waits, is frozen and thawed, and ends
     session.finish(outcome)                          the supervisor has it: the process may exit
 
@@ -35,7 +35,7 @@ from torpor.sdk.blocking import BlockingDoor
 from torpor.sdk.channel import Channel
 from torpor.sdk.ledger import Ledger
 from torpor.sdk.loop import LoopDoor
-from torpor.wire.runner import Answer, Awoken, Begin, Finished, Finishing, Hello, NewWait, Result, RunContext
+from torpor.wire.runner import Answer, Awoken, Begin, Finished, Finishing, Hello, NewWait, Result
 
 if TYPE_CHECKING:
     from torpor.sdk.task import Task
@@ -48,19 +48,17 @@ class Session:
 
     def __init__(self, channel: Channel, begin: Begin) -> None:
         self.begin = begin
+        self.context = begin.context
+        """What `torpor.current` shows."""
         self._channel = channel
         self._ledger = Ledger()
         self._door: LoopDoor | BlockingDoor | None = None
         self._directory = str(Path(channel.path).parent)
 
-    @property
-    def context(self) -> RunContext:
-        """What `torpor.current` shows."""
-        return self.begin.context
-
     @classmethod
-    def open(cls, socket_path: str | os.PathLike[str], run_id: str) -> "Session":
-        """Connect to the supervisor, say hello, and learn what to do. The run's environment variables are set.
+    def open(cls, socket_path: str | os.PathLike[str], name: str) -> "Session":
+        """Connect to the supervisor, say hello, and learn what to do, which may take a while: a process forked ahead waits
+        here for its run. The run's environment variables are set.
 
         Blocks SIGUSR1 in this thread and all that it will start: only `freeze` may take that signal.
 
@@ -69,7 +67,7 @@ class Session:
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, {freeze.WAKE})
         channel = Channel(os.fspath(socket_path))
-        channel.send(Hello(run_id))
+        channel.send(Hello(name))
         while not isinstance(begin := channel.receive(), Begin):
             pass
         os.environ.update(begin.env)
@@ -110,8 +108,11 @@ class Session:
 
     def _freeze(self) -> Awoken | None:
         awoken = freeze.freeze(self._channel, self.context.run_id, self._ledger.open_waits, self._directory)
-        if awoken is not None and awoken.restored:
-            self._ledger.tell_again()  # to the engine it executes. After a dump that was given up it still waits
+        if awoken is not None and awoken.context is not None:
+            self.context = awoken.context
+        if awoken is None or awoken.restored:
+            # It was refused, or the engine takes it for executing. After a dump that was given up it still waits.
+            self._ledger.tell_again()
         return awoken
 
     # -- what the SDK asks of the run: each once awaited and once blocking --

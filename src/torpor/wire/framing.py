@@ -40,7 +40,9 @@ class Unframer:
         while len(self._buffer) >= LENGTH.size:
             (length,) = LENGTH.unpack_from(self._buffer)
             if length > MAX_MESSAGE_BYTES:
-                raise FramingError(f"a message of {length} bytes was announced; at most {MAX_MESSAGE_BYTES} are allowed")
+                raise FramingError(
+                    f"a message of {length} bytes was announced; at most {MAX_MESSAGE_BYTES} are allowed"
+                )
             end = LENGTH.size + length
             if len(self._buffer) < end:
                 break

@@ -92,7 +92,9 @@ class Assignment(msgspec.Struct):
     payload: msgspec.Raw
     checkpoint: StoredCheckpoint | None = None
     answers: list[Answer] = []  # with a checkpoint: of all its answered waits
-    due_at: str | None = None  # with a checkpoint: when the wait that woke it was answered (for the story and the bench)
+    due_at: str | None = (
+        None  # with a checkpoint: when the wait that woke it was answered (for the story and the bench)
+    )
 
 
 class DequeueReply(msgspec.Struct):

@@ -114,9 +114,9 @@ class RunContext(msgspec.Struct, frozen=True):
 
 
 class Hello(msgspec.Struct, tag="hello"):
-    """First words of a newborn runner on its control socket."""
+    """First words of a newborn runner on its control socket. It may have to wait for `Begin`: it was forked ahead."""
 
-    run_id: str
+    name: str  # as in Fork
 
 
 class Block(msgspec.Struct, tag="block"):
@@ -150,9 +150,13 @@ class Suspending(msgspec.Struct, tag="suspending"):
 
 
 class StayingAwake(msgspec.Struct, tag="staying_awake"):
-    """The answer to `Suspend` when something moved since `idle` was said, or can't be frozen."""
+    """The answer to `Suspend` when something can't be frozen, or (`moved`) when the run is no longer idle.
+
+    With `moved` a new `Block` follows when it is idle again; else only a later try may find things changed.
+    """
 
     reasons: list[str]
+    moved: bool = False
 
 
 class Resumed(msgspec.Struct, tag="resumed"):
@@ -211,6 +215,7 @@ class Awoken(msgspec.Struct, tag="awoken"):
     restored: bool  # false: the dump was given up, this is the same process as before
     answers: list[Answer] = []
     env: dict[str, str] = {}  # values that changed meanwhile
+    context: RunContext | None = None  # after a restore: the attempt may be a later one than that which was frozen
 
 
 class Finishing(msgspec.Struct, tag="finishing"):
@@ -239,17 +244,16 @@ class ImportFailed(msgspec.Struct, tag="import_failed"):
 class Fork(msgspec.Struct, tag="fork"):
     """Make a runner. No payload and no secret passes through the zygote: every run inherits its memory."""
 
-    run_id: str
-    directory: str  # the run's own: ctl.sock, output.log, work/ (cwd), tmp/
-    title: str
+    name: str  # of the runner: it has no run yet
+    directory: str  # its own: ctl.sock, output.log, work/ (cwd), tmp/
     isolated: bool  # own pid, ipc and uts namespaces (needs root)
 
 
 class Forked(msgspec.Struct, tag="forked"):
     """The runner's pid, as the supervisor sees it."""
 
-    run_id: str
-    pid: int
+    name: str
+    pid: int  # 0: it could not be made
 
 
 ZygoteMessage = ZygoteReady | ImportFailed | Forked

@@ -19,6 +19,7 @@ from torpor.wire.http import StoredCheckpoint
 from torpor.worker import criu, files
 from torpor.worker.faults import Fault, reach
 from torpor.worker.images import FILES, Images
+from torpor.worker.process import RunProcess
 
 
 async def take(
@@ -26,16 +27,14 @@ async def take(
     images: Images,
     *,
     checkpoint_id: str,
-    pid: int,
-    directory: Path,
+    process: RunProcess,
     facts: dict[str, Any],
     entered: float,
 ) -> StoredCheckpoint:
     """Write the image of a parked process tree and leave the tree stopped.
 
     Args:
-        pid: the tree's root, as this process sees it.
-        directory: the run's own directory.
+        process: the run's, asleep.
         facts: recorded in the manifest.
         entered: `time.perf_counter()` when the wait was entered, for `durable_ms`.
 
@@ -43,6 +42,8 @@ async def take(
         CriuError: the process can't be dumped; it runs on.
         OSError: the disk is full or broken; the process was let run on.
     """
+    pid = process.pid
+    assert pid is not None
     rss_bytes = resident_bytes(pid)
     try:
         place = images.begin(checkpoint_id)
@@ -53,7 +54,7 @@ async def take(
         await dumping
         dump_ms = (time.perf_counter() - began) * 1000
         await reach(Fault.DUMPED)
-        files_bytes = await asyncio.to_thread(files.pack, directory, place / FILES)
+        files_bytes = await asyncio.to_thread(files.pack, process.directory, place / FILES)
         size_bytes = await asyncio.to_thread(images.publish, checkpoint_id, facts)
     except BaseException:
         images.delete(checkpoint_id)

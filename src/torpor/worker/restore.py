@@ -30,19 +30,21 @@ class Prepared:
     output_base: int
 
 
-async def prepare(images: Images, checkpoint_id: str, directory: Path) -> Prepared:
-    """Verify the image and lay the run's directory.
+async def prepare(images: Images, checkpoint_id: str, run_root: Path) -> Prepared:
+    """Verify the image and lay the run's directory, at the path that the image names.
 
     Raises:
         ImageDamaged: see `Images.verify`.
         OSError: the disk is full or broken.
     """
     place = await asyncio.to_thread(images.verify, checkpoint_id)
+    facts = images.facts(checkpoint_id)
+    directory = run_root / facts["directory"]
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     files.unpack(place / FILES, directory)
     (directory / "output.log").touch(0o600)
-    return Prepared(place / "criu", directory, images.facts(checkpoint_id).get("output_position", 0))
+    return Prepared(place / "criu", directory, facts["output_position"])
 
 
 async def revive(tool: criu.Criu, prepared: Prepared) -> tuple[int, float]:

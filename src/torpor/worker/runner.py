@@ -1,4 +1,4 @@
-"""The forked child: takes its place in its own directory, makes one attempt at a run, and exits.
+"""The forked child: takes its place in its own directory, waits for a run, makes one attempt at it, and exits.
 
 It never returns to the zygote's code: whatever happens, it ends in `os._exit`, and how it ends is what the supervisor reads.
 """
@@ -18,7 +18,7 @@ LOST_SUPERVISOR = 70
 
 
 def main(request: wire.Fork, modules: list[str]) -> NoReturn:
-    """Be the runner of this run, then exit."""
+    """Be a runner, then exit."""
     status = 1
     try:
         _settle(request)
@@ -51,7 +51,7 @@ def _settle(request: wire.Fork) -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError):
             stream.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
-    _title(request.title)
+    _title("torpor spare: a process that waits for a run")
     # A fork has its parent's generators: without this every run of a version would draw the same numbers.
     random.seed()
     numpy_random = sys.modules.get("numpy.random")
@@ -69,12 +69,13 @@ def _attempt(request: wire.Fork, modules: list[str]) -> None:
     from torpor.sdk import task
     from torpor.sdk.session import Session
 
-    session = Session.open(f"{request.directory}/ctl.sock", request.run_id)
     if modules:
         from torpor.worker.zygote import import_version
 
         import_version(modules)
+    session = Session.open(f"{request.directory}/ctl.sock", request.name)
     asked = session.begin.context.task_id
+    _title(f"torpor run {asked} {session.begin.context.run_id}")
     found = task.registry().get(asked)
     if found is None:
         message = f"version {session.begin.context.version} has no task {asked!r}"

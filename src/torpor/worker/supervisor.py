@@ -148,15 +148,16 @@ class Supervisor:
         try:
             project = discovery.find(self._path)
             if project.version not in self._versions:
-                version = Version(project, isolated=self._isolated)
+                version = Version(project, self._house.run_root, isolated=self._isolated)
                 await version.start()
                 for name, former in list(self._versions.items()):
-                    former.stop()  # its runs live on; new ones start from the new version
+                    await former.stop()  # its runs live on; new ones start from the new version
                     del self._versions[name]
                 self._versions[project.version] = version
             version = self._versions[project.version]
             report = http.VersionReport(self._worker_id, version.name, version.tasks)
             await self._house.link.send("versions", report, http.VersionAccepted)
+            version.fork_ahead()
             self._room.set()
             names = ", ".join(task.id for task in version.tasks) or "no tasks"
             log.info("version %s: %s (imported in %.0f ms)", version.name, names, version.import_ms)
@@ -241,7 +242,8 @@ class Supervisor:
     async def _reap(self) -> None:
         """As pid 1 of our namespace we inherit what others leave behind; nobody else would collect it."""
         await asyncio.sleep(1.0)
-        known = {run.pid for run in self._runs.values()} | {each.zygote_pid for each in self._versions.values()}
+        known = {run.pid for run in self._runs.values()}
+        known |= {pid for version in self._versions.values() for pid in version.pids()}
         while True:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -268,7 +270,7 @@ class Supervisor:
             each.cancel()
         await asyncio.gather(*duties, *self._tasks, return_exceptions=True)
         for version in self._versions.values():
-            version.stop()
+            await version.stop()
         await self._house.link.close()
 
     def _spawn(self, coroutine: Any) -> None:

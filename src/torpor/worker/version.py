@@ -1,5 +1,8 @@
 """One version of the user's code, seen from the supervisor: its zygote, started, asked for runners, started again.
 
+One runner is always forked ahead: it has its place and its connection, and only waits to hear which run it is to perform.
+So a run starts without waiting for a fork.
+
 A version whose imports start threads can't be forked safely (the threads would be missing in the child): its zygote
 stays bare, and each runner imports for itself. That is slower to start and otherwise the same.
 """
@@ -13,10 +16,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from torpor import ids
 from torpor.errors import TorporError
 from torpor.wire import runner as wire
 from torpor.wire.framing import Unframer, frame
 from torpor.worker.discovery import Project
+from torpor.worker.process import RunProcess
 
 START_TIMEOUT_S = 120.0
 FORK_TIMEOUT_S = 10.0
@@ -40,15 +45,19 @@ class Version:
 
     Args:
         project: where the code is and which modules hold tasks.
+        run_root: where runners have their directories.
         isolated: runners get namespaces of their own.
     """
 
-    def __init__(self, project: Project, *, isolated: bool) -> None:
+    def __init__(self, project: Project, run_root: Path, *, isolated: bool) -> None:
         self.project = project
         self.name = project.version
         self.tasks: list[wire.TaskManifest] = []
         self.import_ms = 0.0
+        self._run_root = run_root
         self._isolated = isolated
+        self._spare: RunProcess | None = None
+        self._forking_ahead: asyncio.Task[None] | None = None
         self._bare = False
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -56,9 +65,10 @@ class Version:
         self._unframer = Unframer()
         self._one_at_a_time = asyncio.Lock()
 
-    @property
-    def zygote_pid(self) -> int | None:
-        return self._process.pid if self._process else None
+    def pids(self) -> list[int]:
+        """The processes that are this version's to collect when they end."""
+        spare = self._spare.pid if self._spare else None
+        return [pid for pid in (self._process.pid if self._process else None, spare) if pid is not None]
 
     async def start(self) -> None:
         """Import the version.
@@ -70,13 +80,47 @@ class Version:
         async with self._one_at_a_time:
             await self._start()
 
-    async def fork(self, run_id: str, directory: Path, title: str) -> int:
-        """Have the zygote make a runner; return its pid, as this process sees it.
+    async def runner(self) -> RunProcess:
+        """A process that waits to be told its run; the one forked ahead, if it lives.
 
         Raises:
-            ZygoteDied: it could not, even after a fresh start.
+            ZygoteDied: none could be made, even after a fresh start.
         """
-        request = wire.Fork(run_id, str(directory), title, self._isolated)
+        if self._forking_ahead is not None:
+            await asyncio.wait([self._forking_ahead])
+        spare, self._spare = self._spare, None
+        if spare is not None and not spare.is_connected:
+            await spare.bury()
+            spare = None
+        return spare or await self._make_runner()
+
+    def fork_ahead(self) -> None:
+        """Make the spare runner in the background, unless there is one. Call it when a run has begun."""
+        if self._spare is None and (self._forking_ahead is None or self._forking_ahead.done()):
+            self._forking_ahead = asyncio.create_task(self._make_spare())
+
+    async def _make_spare(self) -> None:
+        with contextlib.suppress(ZygoteDied, ImportFailed):  # then the next run finds out, and its story tells
+            self._spare = await self._make_runner()
+
+    async def _make_runner(self) -> RunProcess:
+        process = RunProcess(self._run_root / ids.new("runner"))
+        process.furnish()
+        await process.listen()
+        try:
+            process.watch(await self._fork(process.directory))
+            if await process.first_words(wire.Hello) is None:
+                told = (process.directory / "output.log").read_text(errors="replace").strip()
+                raise ZygoteDied(
+                    f"a process of version {self.name} ended before it had a run: {told or 'it said nothing'}"
+                )
+        except BaseException:
+            await process.bury()
+            raise
+        return process
+
+    async def _fork(self, directory: Path) -> int:
+        request = wire.Fork(directory.name, str(directory), self._isolated)
         async with self._one_at_a_time:
             for _ in range(2):
                 if self._control is None:
@@ -85,13 +129,22 @@ class Version:
                     reply = await self._ask(wire.to_zygote.encode(request), FORK_TIMEOUT_S)
                 except ZygoteDied:
                     continue
-                if isinstance(reply, wire.Forked) and reply.run_id == run_id and reply.pid > 0:
+                if isinstance(reply, wire.Forked) and reply.name == directory.name and reply.pid > 0:
                     return reply.pid
-                self.stop()
+                self._stop_zygote()
         raise ZygoteDied(f"the zygote of version {self.name} could not fork")
 
-    def stop(self) -> None:
-        """End the zygote. Runners that it made are not touched."""
+    async def stop(self) -> None:
+        """End the zygote and the spare runner. Runners that perform a run are not touched."""
+        if self._forking_ahead is not None:
+            self._forking_ahead.cancel()
+            await asyncio.wait([self._forking_ahead])
+        if self._spare is not None:
+            await self._spare.bury()
+            self._spare = None
+        self._stop_zygote()
+
+    def _stop_zygote(self) -> None:
         if self._control is not None:
             self._control.close()
             self._control = None
@@ -104,13 +157,13 @@ class Version:
         self._inbox.clear()
 
     async def _start(self) -> None:
-        self.stop()
+        self._stop_zygote()
         ready = await self._launch()
         if ready.threads > 1 and not self._bare:
             self.tasks = ready.tasks
             self.import_ms = ready.import_ms
             self._bare = True
-            self.stop()
+            self._stop_zygote()
             await self._launch()
         elif not self._bare:
             self.tasks = ready.tasks
@@ -133,10 +186,10 @@ class Version:
             case wire.ZygoteReady() as ready:
                 return ready
             case wire.ImportFailed(error):
-                self.stop()
+                self._stop_zygote()
                 raise ImportFailed(error)
             case other:
-                self.stop()
+                self._stop_zygote()
                 raise ZygoteDied(
                     f"the zygote of version {self.name} said {type(other).__name__} instead of being ready"
                 )
@@ -146,7 +199,7 @@ class Version:
         try:
             await asyncio.get_running_loop().sock_sendall(self._control, frame(body))
         except OSError:
-            self.stop()
+            self._stop_zygote()
             raise ZygoteDied(f"the zygote of version {self.name} is gone") from None
         return await self._reply(timeout_s)
 
@@ -160,10 +213,10 @@ class Version:
                         raise ConnectionResetError
                     self._inbox += self._unframer.feed(data)
         except TimeoutError:
-            self.stop()
+            self._stop_zygote()
             raise ZygoteDied(f"the zygote of version {self.name} did not answer within {timeout_s:.0f} s") from None
         except OSError:
-            self.stop()
+            self._stop_zygote()
             raise ZygoteDied(f"the zygote of version {self.name} died") from None
         return wire.from_zygote.decode(self._inbox.pop(0))
 

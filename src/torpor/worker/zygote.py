@@ -100,10 +100,10 @@ def _make_runner(control: socket.socket, request: wire.Fork, modules: list[str])
             os._exit(1)
         if pid == 0:
             runner.main(request, modules)
-        _say(control, wire.Forked(request.run_id, pid))
+        _say(control, wire.Forked(request.name, pid))
         os._exit(0)
     if os.waitpid(midwife, 0)[1] != 0:
-        _say(control, wire.Forked(request.run_id, 0))
+        _say(control, wire.Forked(request.name, 0))
 
 
 def _say(control: socket.socket, message: wire.ZygoteMessage) -> None:
