@@ -77,12 +77,12 @@ class RunningDev:
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-P", "-m", "torpor", *arguments]
 
-    def torpor(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def torpor(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """A `torpor` command in the project, told nothing of the server."""
         return subprocess.run(
             self.command(*arguments),
             cwd=self.project,
-            env=self.environment,
+            env=self.environment | environment,
             capture_output=True,
             text=True,
             timeout=PATIENCE_S,
@@ -159,6 +159,10 @@ def test_a_run_that_ends_badly_has_exit_code_1_and_an_unknown_task_3(dev: Runnin
     unknown = dev.torpor("trigger", "helo")
     assert unknown.returncode == 3
     assert "Did you mean hello?" in unknown.stderr
+
+    wrong = dev.torpor("runs", "list", TORPOR_SECRET_KEY="tr_dev_wrong")
+    assert wrong.returncode == 3
+    assert "does not accept the secret key from TORPOR_SECRET_KEY" in wrong.stderr
 
     run_id = dev.torpor("trigger", "hello", "seconds=3600").stdout.strip()
     following = subprocess.Popen(
