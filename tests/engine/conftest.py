@@ -54,7 +54,7 @@ def database_url() -> Iterator[str]:
     anyio.run(upgrade, url)
     anyio.run(_hurry, url)
     yield url
-    anyio.run(postgres.stop)
+    anyio.run(postgres.destroy)
     shutil.rmtree(directory)
 
 

@@ -1,7 +1,5 @@
 """`torpor server`: the API alone, for whoever runs the database and the workers elsewhere."""
 
-import asyncio
-
 import typer
 
 
@@ -12,11 +10,11 @@ def server() -> None:
     from torpor.cli.lifeline import die_with_parent
     from torpor.config import Settings
     from torpor.errors import ConfigError
-    from torpor.server.serve import serve
+    from torpor.server.serve import run_server
 
     die_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings = Settings.from_environment()
     if not settings.database_url:
         raise ConfigError("TORPOR_DATABASE_URL is not set: the server needs a Postgres (`torpor dev` brings its own)")
-    asyncio.run(serve(settings, settings.database_url, ready=lambda url: typer.echo(f"listening on {url}")))
+    run_server(settings, settings.database_url, ready=lambda url: typer.echo(f"listening on {url}"))

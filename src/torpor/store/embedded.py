@@ -137,6 +137,8 @@ class EmbeddedPostgres:
         name = hashlib.sha256(str(self.directory).encode()).hexdigest()[:12] + "-" + secrets.token_hex(4)
         root = SHELF / name
         root.mkdir(parents=True)
+        for passable in (SHELF, root):  # whatever our umask says; what is private in there is 0700 by itself
+            passable.chmod(0o755)
         _write_whole(self.directory / "place", f"{root}\n")
         return root
 
@@ -205,6 +207,7 @@ class EmbeddedPostgres:
             raise ConfigError(f"the database in {data} belongs to the user {user.name}: run torpor as that user")
         if not user.is_ours:
             SHELF.mkdir(parents=True, exist_ok=True)
+            SHELF.chmod(0o755)
             binaries = await asyncio.to_thread(pg.within_reach, binaries, user, SHELF)
         if not data.exists():
             await asyncio.to_thread(_make_cluster, root, binaries, user)
