@@ -34,7 +34,7 @@ def stack(**settings: str) -> Iterator[tuple[Stack, EmbeddedPostgres]]:
             yield made, postgres
         finally:
             made.stop()
-            asyncio.run(postgres.stop())
+            asyncio.run(postgres.destroy())
 
 
 def row(what: str, values: list[float], unit: str = "ms") -> None:

@@ -1,21 +1,21 @@
 """Torpor's exceptions, in one tree.
 
-    Exception
-      TorporError                    anything we raise on purpose
-        ConfigError                  a setting is missing or wrong; the message names it and the fix
-        NotInRun                     something that only works inside a run was called outside
-        NotYet                       a documented option that this version does not carry out
-        PayloadError                 arguments don't fit the task's signature; `.path` and `.problems` say where
-        OutputError                  a task's return value doesn't fit its annotation or can't be JSON
-        AbortRun                     raised by user code: end the run now, without another attempt
-        RunFailed                    a run that was waited for did not complete; `.run_id`, `.status`, `.error`
-        TokenTimeout                 a wait token's time ran out
-        BlockingInLoop               a torpor.sync call inside a running event loop: await the other one
-        ApiError                     the server said no; `.status`, `.body`
-          Unauthorized (401)  NotFound (404)  Unprocessable (422)  RateLimited (429)  ServerError (5xx)
-        ConnectionFailed             the server could not be reached
-        CriuError                    CRIU could not dump or restore; `.reason` is in plain words
-        ImageDamaged                 a checkpoint image failed verification; it is never restored
+Exception
+  TorporError                    anything we raise on purpose
+    ConfigError                  a setting is missing or wrong; the message names it and the fix
+    NotInRun                     something that only works inside a run was called outside
+    NotYet                       a documented option that this version does not carry out
+    PayloadError                 arguments don't fit the task's signature; `.path` and `.problems` say where
+    OutputError                  a task's return value doesn't fit its annotation or can't be JSON
+    AbortRun                     raised by user code: end the run now, without another attempt
+    RunFailed                    a run that was waited for did not complete; `.run_id`, `.status`, `.error`
+    TokenTimeout                 a wait token's time ran out
+    BlockingInLoop               a torpor.sync call inside a running event loop: await the other one
+    ApiError                     the server said no; `.status`, `.body`
+      Unauthorized (401)  NotFound (404)  Unprocessable (422)  RateLimited (429)  ServerError (5xx)
+    ConnectionFailed             the server could not be reached
+    CriuError                    CRIU could not dump or restore; `.reason` is in plain words
+    ImageDamaged                 a checkpoint image failed verification; it is never restored
 """
 
 from typing import Any

@@ -20,4 +20,4 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     yield made
     made.assert_nothing_left()
     made.stop()
-    asyncio.run(postgres.stop())
+    asyncio.run(postgres.destroy())

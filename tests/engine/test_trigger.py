@@ -85,9 +85,17 @@ async def test_runs_line_up_in_the_order_of_their_triggers(world: World):
 
 async def test_a_fresh_attempt_starts_with_the_current_version_only(world: World):
     run_id = await world.trigger()
-    await world.do(engine.register_version, world.environment_id, VersionReport("w1", "v2", world.tasks))
+    await world.do(engine.register_version, world.environment_id, VersionReport("w2", "v2", world.tasks))
     assert await world.dequeue(versions=["v1"]) == []
     (assignment,) = await world.dequeue(versions=["v1", "v2"])
+    assert (assignment.run_id, assignment.version) == (run_id, "v2")
+
+
+async def test_a_request_made_before_its_worker_imported_a_version_gets_runs_of_it(world: World):
+    """A worker's request for work is held open while it imports the changed project."""
+    run_id = await world.trigger()
+    await world.do(engine.register_version, world.environment_id, VersionReport("w1", "v2", world.tasks))
+    (assignment,) = await world.dequeue(versions=["v1"])
     assert (assignment.run_id, assignment.version) == (run_id, "v2")
 
 

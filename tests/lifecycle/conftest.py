@@ -18,7 +18,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
     server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
     asyncio.run(server.start())
     yield server
-    asyncio.run(server.stop())
+    asyncio.run(server.destroy())
 
 
 @pytest.fixture

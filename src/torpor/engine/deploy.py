@@ -53,6 +53,7 @@ async def register_worker(
                                 hello_at, seen_at, expires_at)
            values ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9)
            on conflict (id) do update set environment_id = excluded.environment_id,
+               version = case when workers.instance_id = excluded.instance_id then workers.version end,
                instance_id = excluded.instance_id, host = excluded.host, slots = excluded.slots,
                can_freeze = excluded.can_freeze, facts = excluded.facts, hello_at = excluded.hello_at,
                seen_at = excluded.seen_at, expires_at = excluded.expires_at""",
@@ -82,6 +83,8 @@ async def register_worker(
 
 async def register_version(tx: Transaction, environment_id: str, report: VersionReport, *, now: datetime) -> None:
     """A worker has imported a version: its tasks are known from now on, and fresh attempts start with it."""
+    # The worker's row first: the lock order. Its held request for work, made before the import, may start runs of it now.
+    await tx.execute("update workers set version = $2 where id = $1", report.worker_id, report.version)
     await tx.execute("update environments set current_version = $2 where id = $1", environment_id, report.version)
     await tx.execute(
         "delete from tasks where environment_id = $1 and version = $2 and not id = any($3::text[])",

@@ -31,21 +31,25 @@ async def dequeue(
     one worker's disk, so only that worker gets its run. An assignment whose reply is lost runs out like any lease.
     """
     # The share makes a new instance's hello wait: it must find, and take back, what is handed out here.
-    environment = await tx.fetchrow(
-        """select environments.* from workers join environments on environments.id = workers.environment_id
+    found = await tx.fetchrow(
+        """select environments.*, workers.version as imported
+           from workers join environments on environments.id = workers.environment_id
            where workers.id = $1 and workers.instance_id = $2 for share of workers""",
         worker_id,
         instance_id,
     )
-    if environment is None or free < 1:
+    if found is None or free < 1:
         return []
-    rows = await _take(tx, Environment.of(environment), worker_id, free, versions, can_restore, now)
+    known = dict(found)
+    # What the request names, and what its worker may have imported while the request was held.
+    at_hand = [*versions, known.pop("imported")]
+    environment = Environment.of(known)
+    can_start = environment.current_version in at_hand
+    rows = await _take(tx, environment, worker_id, free, can_start, can_restore, now)
     await _share_waitpoints(tx, [row["checkpoint_id"] for row in rows if row["checkpoint_id"]])
     assignments: list[Assignment] = []
     for row in rows:
-        assignments.append(
-            await _hand_out(tx, Run.of(row), Environment.of(environment), worker_id, instance_id, lease_s, now)
-        )
+        assignments.append(await _hand_out(tx, Run.of(row), environment, worker_id, instance_id, lease_s, now))
     return assignments
 
 
@@ -54,12 +58,11 @@ async def _take(
     environment: Environment,
     worker_id: str,
     free: int,
-    versions: list[str],
+    can_start: bool,
     can_restore: bool,
     now: datetime,
 ):
     """Lock what this worker can do now; skip what others are locking, so that workers never queue for each other."""
-    can_start = environment.current_version in versions
     return await tx.fetch(
         """select runs.* from runs
            where environment_id = $1 and state = 'queued' and available_at <= $2

@@ -36,6 +36,7 @@ class Worker(Row):
     slots: int
     can_freeze: bool
     facts: dict[str, Any]
+    version: str | None
     hello_at: datetime
     seen_at: datetime
     expires_at: datetime

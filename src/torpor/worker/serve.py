@@ -20,6 +20,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 from blake3 import blake3
@@ -73,6 +74,8 @@ def _in_own_namespace(settings: Settings, path: Path) -> int:
                 pass
             _furnish(settings)
             status = _supervise(settings, path, RUN_ROOT, unfreezable=None)
+        except BaseException:  # noqa: BLE001  (the stack above is our parent's: this is the last stop of every exception)
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

@@ -89,7 +89,7 @@ class Supervisor:
         await self._look_for_criu()
         await self._introduce()
         self._house.settled.update(self._house.images.ids())  # whatever a former life reported is decided by now
-        await self._load_version()
+        self._spawn(self._load_version())  # meanwhile runs can be restored: an image needs no import
         duties = [
             asyncio.create_task(self._forever(duty))
             for duty in (self._take_work, self._hear_news, self._renew_leases, self._tidy, self._reap)

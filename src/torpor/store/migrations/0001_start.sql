@@ -28,6 +28,7 @@ create table workers (
     slots int not null,
     can_freeze boolean not null,
     facts jsonb not null,
+    version text,                              -- what this instance has imported last: dequeue starts fresh attempts there
     hello_at timestamptz not null,
     seen_at timestamptz not null,
     expires_at timestamptz not null            -- silent for longer: shown as gone
