@@ -87,8 +87,13 @@ class RunProcess:
     def watch(self, pid: int) -> None:
         """It exists: be told of its end, and collect it."""
         self.pid = pid
-        if hasattr(os, "pidfd_open"):
+        if not hasattr(os, "pidfd_open"):
+            return  # no Linux: its end is learnt from its socket
+        try:
             self._pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._ended(0)  # it has lived so short that it was collected with what nobody knew
+        else:
             asyncio.get_running_loop().add_reader(self._pidfd, self._on_exit)
 
     async def first_words(self, kind: type[Any]) -> Any:
@@ -160,6 +165,8 @@ class RunProcess:
             self._writer = None
             writer.close()
             self.inbox.put_nowait(Closed())
+            if not hasattr(os, "pidfd_open"):
+                self._ended(0)
 
     def _on_exit(self) -> None:
         assert self.pid is not None
@@ -170,6 +177,9 @@ class RunProcess:
             _, status = os.waitpid(self.pid, 0)
         except ChildProcessError:
             status = 0  # not our child (a machine without namespaces): how it ended is not to be known
+        self._ended(status)
+
+    def _ended(self, status: int) -> None:
         if not self.exited.done():
             self.exited.set_result(status)
-        self.inbox.put_nowait(Exited(status))
+            self.inbox.put_nowait(Exited(status))

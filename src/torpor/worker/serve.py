@@ -49,6 +49,9 @@ def run_worker(settings: Settings, path: Path) -> int:
     lock = _only_one(settings.data_dir.resolve() / "worker")
     try:
         if not namespaces.may_unshare():
+            if sys.platform == "linux":
+                # Runs are forked twice, and are to become our children, whose end we are told.
+                namespaces.prctl(namespaces.PR_SET_CHILD_SUBREAPER, 1)
             return _supervise(settings, path, _private_root(settings), unfreezable=_why_not())
         return _in_own_namespace(settings, path)
     finally:

@@ -228,15 +228,14 @@ class Supervisor:
     async def _tidy(self) -> None:
         """Delete images that the engine needs no longer. One whose `suspend` is not answered yet is left alone."""
         images = self._house.images
-        mine = images.ids()
-        if mine:
-            census = await self._house.link.send(
-                "checkpoints", http.CheckpointCensus(self._worker_id, mine), http.CheckpointCensus
-            )
-            for checkpoint_id in set(mine) - set(census.ids):
-                if checkpoint_id in self._house.settled:
-                    await asyncio.to_thread(images.delete, checkpoint_id)
-                    self._house.settled.discard(checkpoint_id)
+        # Settled before the question is asked: an image that is accepted while the answer is on its way is not in it.
+        candidates = sorted(self._house.settled.intersection(images.ids()))
+        if candidates:
+            census = http.CheckpointCensus(self._worker_id, candidates)
+            needed = await self._house.link.send("checkpoints", census, http.CheckpointCensus)
+            for checkpoint_id in set(candidates) - set(needed.ids):
+                await asyncio.to_thread(images.delete, checkpoint_id)
+                self._house.settled.discard(checkpoint_id)
         await asyncio.sleep(self._settings.tidy_interval_s)
 
     async def _reap(self) -> None:
