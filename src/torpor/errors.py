@@ -22,19 +22,47 @@ from typing import Any
 
 
 class TorporError(Exception):
-    """Anything that Torpor raises on purpose."""
+    """Anything that Torpor raises on purpose.
+
+    Example:
+        >>> issubclass(RunFailed, TorporError)
+        True
+    """
 
 
 class ConfigError(TorporError):
-    """A setting is missing or wrong. The message names the setting and the fix."""
+    """A setting is missing or wrong. The message names the setting and the fix.
+
+    Example:
+        >>> from torpor.config import Settings
+        >>> Settings.from_environment({"TORPOR_PORT": "http"})
+        Traceback (most recent call last):
+        torpor.errors.ConfigError: TORPOR_PORT='http' can't be used: it should be a whole number
+    """
 
 
 class NotInRun(TorporError):
-    """Called outside a run, where there is nothing to wait for."""
+    """Called outside a run, where there is nothing to wait for.
+
+    Example:
+        >>> from torpor.sync import wait
+        >>> try:
+        ...     wait.for_(hours=6)
+        ... except NotInRun:
+        ...     print("only a worker can perform this")
+        only a worker can perform this
+    """
 
 
 class NotYet(TorporError):
-    """A documented option which this version does not carry out; it is refused rather than ignored."""
+    """A documented option which this version does not carry out; it is refused rather than ignored.
+
+    Example:
+        >>> from torpor import Retry
+        >>> Retry(on_oom="large-1x")
+        Traceback (most recent call last):
+        torpor.errors.NotYet: Retry(on_oom=…) is not carried out yet: leave it out; attempts start from the top
+    """
 
 
 class PayloadError(TorporError):
@@ -42,6 +70,17 @@ class PayloadError(TorporError):
 
     Attributes:
         problems: one `{"path": "user.email", "message": "…"}` per misfit.
+
+    Example:
+        >>> from torpor import task
+        >>> @task
+        ... def area(width: float, height: float) -> float:
+        ...     return width * height
+        >>> try:
+        ...     area.sync.trigger(width="wide", height=2)
+        ... except PayloadError as error:
+        ...     print([problem["path"] for problem in error.problems])
+        ['width']
     """
 
     def __init__(self, message: str, problems: list[dict[str, str]] | None = None) -> None:
@@ -50,7 +89,17 @@ class PayloadError(TorporError):
 
 
 class OutputError(TorporError):
-    """A task's return value doesn't fit its annotation, or can't be written as JSON."""
+    """A task's return value doesn't fit its annotation, or can't be written as JSON. The run fails at once.
+
+    Example:
+        >>> from torpor import task
+        >>> @task
+        ... def length(text: str) -> int:
+        ...     return text  # the mistake
+        >>> length.write_output("abc")  # what a run does with the return value
+        Traceback (most recent call last):
+        torpor.errors.OutputError: task 'length': output: Input should be a valid integer, unable to parse string as an integer
+    """
 
 
 class AbortRun(TorporError):
@@ -70,6 +119,17 @@ class RunFailed(TorporError):
         run_id: the run that failed.
         status: its final status, such as `FAILED` or `CANCELED`.
         error: the run's own error: `{"name", "message", "stackTrace"}`, or None (a canceled run has none).
+
+    Example:
+        >>> from torpor import task
+        >>> @task
+        ... async def charge(order: str) -> str: ...
+        >>> @task
+        ... async def checkout(order: str) -> str:
+        ...     try:
+        ...         return await charge.trigger_and_wait(order)
+        ...     except RunFailed as failed:
+        ...         return f"not paid: {failed.status}"
     """
 
     def __init__(self, run_id: str, status: str, error: dict[str, Any] | None = None) -> None:
@@ -85,6 +145,15 @@ class TokenTimeout(TorporError):
 
     Attributes:
         token_id: the token.
+
+    Example:
+        >>> from torpor import create_token, wait
+        >>> async def delivered() -> bool:
+        ...     token = await create_token(timeout="3d")
+        ...     try:
+        ...         return await wait.for_token(token)
+        ...     except TokenTimeout:
+        ...         return False
     """
 
     def __init__(self, token_id: str) -> None:
@@ -93,7 +162,19 @@ class TokenTimeout(TorporError):
 
 
 class BlockingInLoop(TorporError):
-    """A blocking call of `torpor.sync` was made inside a running event loop, which it would stop. Await the other one."""
+    """A blocking call of `torpor.sync` was made inside a running event loop, which it would stop. Await the other one.
+
+    Example:
+        >>> import asyncio
+        >>> from torpor.sync import create_token
+        >>> async def ask() -> None:
+        ...     try:
+        ...         create_token(timeout="1h")  # the mistake; right: `await torpor.create_token(...)`
+        ...     except BlockingInLoop as error:
+        ...         print(str(error).partition(":")[0])
+        >>> asyncio.run(ask())
+        torpor.sync.create_token() would stop the running event loop
+    """
 
 
 class ApiError(TorporError):
@@ -102,6 +183,11 @@ class ApiError(TorporError):
     Attributes:
         status: the HTTP status.
         body: the parsed JSON body, if there was one; `body["error"]` is the message.
+
+    Example:
+        >>> raise NotFound(404, 'Task not found: "adder"', {"error": 'Task not found: "adder"', "near": ["add"]})
+        Traceback (most recent call last):
+        torpor.errors.NotFound: 404: Task not found: "adder"
     """
 
     def __init__(self, status: int, message: str, body: Any = None) -> None:
@@ -132,7 +218,17 @@ class ServerError(ApiError):
 
 
 class ConnectionFailed(TorporError):
-    """The server could not be reached. The message names the URL."""
+    """The server could not be reached. The message names the URL.
+
+    Example:
+        >>> from torpor import Client
+        >>> def is_up() -> bool:
+        ...     try:
+        ...         with Client() as client:
+        ...             return bool(client.workers())
+        ...     except ConnectionFailed:
+        ...         return False
+    """
 
 
 class CriuError(TorporError):

@@ -2,6 +2,14 @@
 
 Each of these blocks the asyncio task that awaits it. When all of a run's asyncio tasks are blocked like that, the whole
 process is frozen to disk; it costs nothing until an answer comes. `torpor.sync.wait` has the same for blocking code.
+
+Example:
+    >>> from torpor import task, wait
+    >>> @task
+    ... async def follow_up(name: str) -> str:
+    ...     await wait.for_(days=3)
+    ...     approval = await wait.for_approval(f"Write to {name} again?", timeout="1d")
+    ...     return "written" if approval else "let go"
 """
 
 from collections.abc import Sequence
