@@ -14,10 +14,12 @@ def one(made: Stack, number: int, megabytes: int) -> dict[str, float]:
     journal = made.journal(f"j{number}")
     payload = {"journal": str(journal), "seconds": 1.0, "megabytes": megabytes}
     run_id = made.trigger("one_wait", payload)
-    while (pid := made.process_of(run_id)) is None or not journal.exists():
-        time.sleep(0.001)
+    while not journal.exists():
+        time.sleep(0.005)
+    pid = made.process_of(run_id)
+    assert pid is not None
     while made.alive(pid):
-        time.sleep(0.0005)
+        time.sleep(0.001)
     gone = time.time()
     made.output(run_id)
     at = stamps(journal)

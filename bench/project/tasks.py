@@ -1,5 +1,6 @@
 """What the benchmarks run: tasks that write down the instant at which each of their lines ran."""
 
+import asyncio
 import time
 
 from torpor import task, wait
@@ -19,6 +20,8 @@ async def first_line(journal: str) -> None:
 async def one_wait(journal: str, seconds: float, megabytes: int = 0) -> int:
     ballast = bytearray(megabytes << 20)
     ballast[::4096] = bytes([1]) * len(ballast[::4096])
+    stamp(journal, "running")
+    await asyncio.sleep(0.3)  # so that the benchmark finds the process and is quiet while it is measured
     stamp(journal, "entered")
     await wait.for_(seconds=seconds)
     stamp(journal, "continued")

@@ -109,6 +109,14 @@ class Signature:
         """
         return self._output.read(_object(_OUTPUT, output))[_OUTPUT]
 
+    def build(self) -> None:
+        """Make the validators now, rather than when they are first needed.
+
+        Raises:
+            TypeError: an annotation can't be used for JSON.
+        """
+        _ = self._arguments, self._output
+
     def schema(self) -> dict[str, Any]:
         """JSON schema of the payload.
 

@@ -196,6 +196,13 @@ class Task(_Doors[P, R]):
     Attributes:
         id: its name on the server.
         function: the function itself.
+
+    Example:
+        >>> @task
+        ... def double(number: int) -> int:
+        ...     return 2 * number
+        >>> double(21), double.id
+        (42, 'double')
     """
 
     __name__: str
@@ -230,6 +237,14 @@ class Task(_Doors[P, R]):
             OutputError: it doesn't fit the annotation.
         """
         return self.signature.write_output(value)
+
+    def warm(self) -> None:
+        """Make ready what a run of this task will need, so that no run has to.
+
+        Raises:
+            TypeError: an annotation can't be used for JSON.
+        """
+        self.signature.build()
 
     def manifest(self) -> TaskManifest:
         """What the platform should know of this task.

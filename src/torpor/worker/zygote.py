@@ -10,6 +10,7 @@ Started as `python -m torpor.worker.zygote FD ROOT MODULE…`. With `--bare` it 
 version whose imports start threads, which a fork would lose.
 """
 
+import ctypes
 import gc
 import importlib
 import os
@@ -32,16 +33,15 @@ def main() -> None:
     sys.path.insert(0, root)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C at the terminal is the supervisor's business
     began = time.perf_counter()
-    if not bare:
-        try:
-            import_version(modules)
-        except BaseException as error:  # noqa: BLE001  (user code may raise anything, SystemExit included)
-            _say(control, wire.ImportFailed(_told(error)))
-            return
-    _warm()
-    gc.collect()
-    gc.freeze()  # what is here stays here: the collector of a child shall not touch, and so copy, these pages
-    _say(control, wire.ZygoteReady(_manifests(), _threads(), (time.perf_counter() - began) * 1000))
+    try:
+        import_version([] if bare else modules)
+        _warm()
+    except BaseException as error:  # noqa: BLE001  (user code may raise anything, SystemExit included)
+        _say(control, wire.ImportFailed(_told(error)))
+        return
+    _tidy_memory()
+    if not _introduce(control, (time.perf_counter() - began) * 1000):
+        return
     unframer = Unframer()
     while data := control.recv(65536):
         for body in unframer.feed(data):
@@ -63,14 +63,38 @@ def _warm() -> None:
     from torpor.sdk import session, task
 
     for each in task.registry().values():
-        each.manifest()
+        each.warm()
     _ = asyncio, random, ssl, session
 
 
-def _manifests() -> list[wire.TaskManifest]:
-    from torpor.sdk import task
+def _tidy_memory() -> None:
+    """Every run carries this memory, and every image of every run: give back what only the import needed."""
+    gc.collect()
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):  # glibc's own
+        libc.malloc_trim(0)
+    gc.freeze()  # what is here stays here: the collector of a child shall not touch, and so copy, these pages
 
-    return [each.manifest() for each in task.registry().values()]
+
+def _introduce(control: socket.socket, import_ms: float) -> bool:
+    """Tell the supervisor what tasks there are. JSON schemas take megabytes to make, so a short-lived child makes them."""
+    threads = _threads()
+    child = os.fork() if threads == 1 else 0
+    if child:
+        return os.waitpid(child, 0)[1] == 0
+    status = 1
+    try:
+        from torpor.sdk import task
+
+        manifests = [each.manifest() for each in task.registry().values()]
+        _say(control, wire.ZygoteReady(manifests, threads, import_ms))
+        status = 0
+    except TypeError as error:  # an annotation has no JSON schema
+        _say(control, wire.ImportFailed(_told(error)))
+    finally:
+        if threads == 1:
+            os._exit(status)
+    return status == 0
 
 
 def _threads() -> int:
