@@ -26,9 +26,9 @@ def make_stack(postgres: EmbeddedPostgres, tmp_path: Path) -> Iterator[StackMake
     """Makes stacks that are not started yet; stops them all in the end."""
     made: list[Stack] = []
 
-    def make(**settings: str) -> Stack:
+    def make(project: Path = PROJECT, **settings: str) -> Stack:
         number = next(_numbers)
-        stack = Stack(tmp_path / f"stack{number}", fresh_database(postgres, f"lifecycle{number}"), PROJECT, **settings)
+        stack = Stack(tmp_path / f"stack{number}", fresh_database(postgres, f"lifecycle{number}"), project, **settings)
         made.append(stack)
         return stack
 

@@ -114,6 +114,12 @@ class Stack:
         self._worker.wait()
         eventually(lambda: not self.processes(), what="everything below the worker is gone")
 
+    def stop_worker(self) -> None:
+        """SIGTERM, and wait until it has left."""
+        assert self._worker is not None
+        self._worker.terminate()
+        assert self._worker.wait(PATIENCE_S) == 0, self.worker_log()
+
     def stop(self) -> None:
         self.client.close()
         for process in (self._worker, self._server):

@@ -1,6 +1,7 @@
 """What a task's author sees, with every process real: runs begin, wait, leave memory, come back, end."""
 
 import time
+from pathlib import Path
 
 import pytest
 from stack import Stack, StackMaker, eventually
@@ -180,3 +181,54 @@ def test_code_that_blocks_the_loop_is_no_stall(make_stack: StackMaker) -> None:
     assert stack.output(run_id) == "done"
     assert time.monotonic() - began > 2.5
     assert "run.rescued" not in stack.kinds(run_id)
+
+
+@pytest.mark.criu
+def test_a_worker_that_is_stopped_freezes_what_waits_and_another_life_goes_on(make_stack: StackMaker) -> None:
+    stack = make_stack(TORPOR_HOLD_S="3600")
+    stack.start()
+    run_id = stack.trigger("sleeper", {"journal": str(stack.journal()), "seconds": 3})
+    stack.await_event(run_id, "run.waiting")
+    assert stack.process_of(run_id)
+    stack.stop_worker()
+    assert "run.suspended" in stack.kinds(run_id)
+    stack.start_worker()
+    assert stack.output(run_id)["attempt"] == 1
+    assert [line.split()[0] for line in stack.lines()] == ["before", "after"]
+
+
+def test_what_runs_when_its_worker_is_stopped_begins_anew_in_the_next(make_stack: StackMaker) -> None:
+    stack = make_stack()
+    stack.start()
+    run_id = stack.trigger("busy", str(stack.journal()))
+    eventually(lambda: stack.lines() == ["busy 1"], what="user code runs")
+    stack.stop_worker()
+    assert not stack.processes(naming="torpor run")
+    stack.start_worker()
+    eventually(lambda: stack.lines() == ["busy 1", "busy 1"], what="it begins anew, in the same attempt")
+    stack.journal("journal.go").touch()
+    stack.output(run_id)
+
+
+def test_a_changed_project_is_imported_while_runs_of_the_old_one_go_on(make_stack: StackMaker, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    tasks = project / "tasks.py"
+    text = "from torpor import task, wait\n\n@task\nasync def which(token_id: str | None = None) -> int:\n"
+    text += "    if token_id:\n        await wait.for_token(token_id)\n    return VERSION\n\nVERSION = "
+    tasks.write_text(text + "1\n")
+    stack = make_stack(project=project)
+    stack.start()
+    token = stack.client.create_token()["id"]
+    old = stack.trigger("which", token)
+    stack.await_event(old, "run.waiting")
+    tasks.write_text("from torpor import task\nthis is no Python")
+    stack.reload_worker()
+    eventually(lambda: "SyntaxError" in stack.worker_log(), what="the error is told")
+    assert stack.output(stack.trigger("which")) == 1
+    tasks.write_text(text + "2\n")
+    stack.reload_worker()
+    eventually(lambda: stack.worker_log().count("version dev-") == 2, what="the new version is imported")
+    assert stack.output(stack.trigger("which")) == 2
+    stack.client.complete_token(token)
+    assert stack.output(old) == 1
