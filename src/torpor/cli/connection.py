@@ -5,6 +5,7 @@ this machine's default port. The requests themselves are those of `torpor.Client
 """
 
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -112,7 +113,9 @@ def told(error: TorporError) -> str:
     match error:
         case NotFound():
             near = error.body.get("near") if isinstance(error.body, dict) else None
-            text = error.message.split(" (did you mean")[0]
+            text = re.split(r"(?:; | \()did you mean", error.message)[
+                0
+            ]  # the server's own sentence, on a line of its own
             return f"{text}\nDid you mean {' or '.join(map(str, near))}?" if near else text
         case ApiError():
             problems = error.body.get("problems") if isinstance(error.body, dict) else None
