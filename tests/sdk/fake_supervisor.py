@@ -67,6 +67,7 @@ class Supervisor:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._not_the_runs = [int(name) for name in os.listdir("/proc/self/fd") if int(name) > 2]
         self.path = str(directory / "ctl.sock")
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(self.path)
@@ -93,6 +94,9 @@ class Supervisor:
             code = 1
             try:
                 self._listener.close()
+                for number in self._not_the_runs:  # pytest's, and sockets of databases that other tests share
+                    with contextlib.suppress(OSError):
+                        os.close(number)
                 log = os.open(self.directory / "output.log", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
                 os.dup2(log, 1)
                 os.dup2(log, 2)
