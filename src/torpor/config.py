@@ -1,4 +1,4 @@
-"""Settings: read once at start-up from `TORPOR_*` variables, documented here and nowhere else.
+"""Settings: read once at start-up from `TORPOR_*` variables. docs/settings.md says the same; a test compares them.
 
 A value that can't be used is a ConfigError that names the variable and what it should look like.
 """
