@@ -103,10 +103,12 @@ def test_json_is_for_programs() -> None:
 
 @pytest.mark.usefixtures("able_machine")
 def test_a_plain_user_is_told_that_runs_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine.os, "geteuid", lambda: 1000)
+    # In a container even the user's name may be missing; that the database can't be started then is noted beside it.
+    monkeypatch.setattr(machine.os, "geteuid", lambda: 4_000_000)
     code, told = run()
     assert code == 1
     assert "this is not root, which freezing needs" in told
+    assert "nobody is called 4000000 here" in told
 
 
 @pytest.mark.usefixtures("able_machine")

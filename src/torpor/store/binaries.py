@@ -62,10 +62,16 @@ def account() -> Account:
     """Our own user, or an unprivileged one when we are root.
 
     Raises:
-        ConfigError: we are root and none of the users is there.
+        ConfigError: we are root and none of the users is there, or we are a user without a name.
     """
     if os.geteuid() != 0:
-        entry = pwd.getpwuid(os.geteuid())
+        try:
+            entry = pwd.getpwuid(os.geteuid())
+        except KeyError:
+            raise ConfigError(
+                f"Postgres doesn't run as a user without a name, and nobody is called {os.geteuid()} here. "
+                "Start this as a user of /etc/passwd, or name a server with TORPOR_DATABASE_URL."
+            ) from None
         return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
     for name in USERS:
         try:
