@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,55 @@ def test_the_newest_private_criu_is_taken(tmp_path: Path, monkeypatch: pytest.Mo
     command = criu_install.installed()
     assert command is not None
     assert "criu-4.10" in command[-1]
+
+
+@pytest.fixture
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Debian archive whose only package is a CRIU 4.2.1; the user's cache is empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    async def fetch(source: Source, work: Path, report: object) -> list[Path]:
+        return [work / "criu_4.2.1-1_amd64.deb"]
+
+    async def unpack(*command: str) -> None:
+        root = Path(command[-1])
+        put_script(root / "usr/sbin/criu", "new")
+        put_script(root / "usr/lib64/ld-linux-x86-64.so.2")
+        (root / "usr/lib/x86_64-linux-gnu").mkdir(parents=True)
+
+    monkeypatch.setattr(criu_install.shutil, "which", lambda tool: f"/usr/bin/{tool}")
+    monkeypatch.setattr(criu_install, "debian_archive", lambda: ARCHIVE)
+    monkeypatch.setattr(criu_install, "_fetch", fetch)
+    monkeypatch.setattr(criu_install, "_run", unpack)
+    return tmp_path / "torpor"
+
+
+def install(prefix: Path | None = None) -> Path:
+    return Path(asyncio.run(criu_install.install(prefix, lambda line: None))[-1])
+
+
+def test_a_damaged_private_criu_is_replaced(archive: Path) -> None:
+    damaged = put_script(archive / "criu-4.2.1/usr/sbin/criu", "")
+    assert install() == damaged
+    assert damaged.read_text() == "new"
+    assert [path.name for path in archive.iterdir()] == ["criu-4.2.1"], "nothing else is left"
+
+
+def test_a_prefix_that_somebody_named_is_never_emptied(archive: Path, tmp_path: Path) -> None:
+    precious = put_script(tmp_path / "chosen/criu-4.2.1/precious")
+    with pytest.raises(CriuError, match="can't be put into"):
+        install(precious.parent)
+    assert precious.exists()
+
+
+def test_what_a_killed_set_up_left_goes_with_time(archive: Path) -> None:
+    left, going_on = archive / ".criu-left", archive / ".criu-going-on"
+    for work in (left, going_on):
+        put_script(work / "cache/archives/half.deb")
+    os.utime(left, (0, 0))
+    install()
+    assert not left.exists()
+    assert going_on.exists()
 
 
 @pytest.mark.criu

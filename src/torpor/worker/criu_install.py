@@ -10,7 +10,9 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from torpor.errors import CriuError
@@ -18,6 +20,7 @@ from torpor.worker.apt_sources import Source, debian_archive
 
 _SUITES = ("forky", "sid")
 _APT_TIMEOUT_S = 300.0
+_ABANDONED_AFTER_S = 3600.0
 _LOADERS = ("ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1")
 
 
@@ -50,6 +53,9 @@ def command_in(prefix: Path) -> tuple[str, ...] | None:
 async def install(prefix: Path | None, report: Callable[[str], None]) -> tuple[str, ...]:
     """Fetch CRIU from the machine's own Debian mirror and unpack it; the prefix appears whole or not at all.
 
+    A private CRIU of this version that is in the cache already is replaced, for whoever calls this found it damaged. A
+    prefix that somebody has named is never emptied: who knows what else is in it.
+
     Args:
         prefix: where to; by default `criu-<version>` in the user's cache.
         report: is told, in a sentence each, what is being done.
@@ -68,6 +74,8 @@ async def install(prefix: Path | None, report: Callable[[str], None]) -> tuple[s
         raise CriuError("no Debian archive is among this machine's apt sources")
     parent = prefix.parent if prefix else cache_directory()
     parent.mkdir(parents=True, exist_ok=True)
+    _sweep(parent)
+    damaged = set() if prefix else set(parent.glob("criu-*"))
     # Beside the prefix, so that the last step is a rename within one file system.
     with tempfile.TemporaryDirectory(prefix=".criu-", dir=parent) as work:
         packages = await _fetch(source, Path(work), report)
@@ -79,14 +87,24 @@ async def install(prefix: Path | None, report: Callable[[str], None]) -> tuple[s
             raise CriuError("the packages hold no criu with a loader for this kind of processor")
         prefix = prefix or parent / f"criu-{_version(packages)}"
         try:
+            # What came up meanwhile is another set-up's, as fresh as ours, and may be in use already.
+            if prefix in damaged:
+                prefix.rename(Path(work) / "former")
             unpacked.rename(prefix)
         except OSError as error:
-            # Another set-up was quicker, or an older one is being replaced: what is there must be whole to be kept.
             if command_in(prefix) is None:
                 raise CriuError(f"CRIU can't be put into {prefix}: {error.strerror}") from error
     command = command_in(prefix)
     assert command is not None
     return command
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what set-ups that were killed have left; those that still go on are younger."""
+    for work in parent.glob(".criu-*"):
+        with suppress(OSError):
+            if time.time() - work.stat().st_mtime > _ABANDONED_AFTER_S:
+                shutil.rmtree(work)
 
 
 async def _fetch(source: Source, work: Path, report: Callable[[str], None]) -> list[Path]:
@@ -128,10 +146,14 @@ async def _run(*command: str) -> None:
     try:
         async with asyncio.timeout(_APT_TIMEOUT_S):
             output, _ = await process.communicate()
-    except TimeoutError:
-        process.kill()
+    except BaseException as error:
+        # Also when we are interrupted: nothing may write into a folder that is being removed.
+        with suppress(ProcessLookupError):
+            process.kill()
         await process.wait()
-        raise CriuError(f"{command[0]} did not end within {_APT_TIMEOUT_S:g} s") from None
+        if isinstance(error, TimeoutError):
+            raise CriuError(f"{command[0]} did not end within {_APT_TIMEOUT_S:g} s") from None
+        raise
     if process.returncode != 0:
         lines = output.decode(errors="replace").strip().splitlines() or ["it does not say why"]
         told = next((line for line in lines if line.startswith("E:")), lines[-1])
