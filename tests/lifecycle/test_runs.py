@@ -44,6 +44,9 @@ def test_a_waiting_run_leaves_memory_and_goes_on_at_the_next_line(stack: Stack, 
     eventually(lambda: stack.process_of(run_id) is None, what="its process is gone")
     assert stack.status(run_id) == "WAITING"
     assert [line.split()[0] for line in stack.lines()] == ["before"]
+    [where] = stack.events(run_id, "run.suspended")[0]["waiting_at"]
+    assert where["file"] == "tasks.py"
+    assert "wait.for_(seconds=seconds)" in where["source"]
     output = stack.output(run_id)
     secret = output["secret"] if isinstance(output, dict) else output
     assert stack.lines() == [f"before {secret}", f"after {secret}"]
@@ -157,6 +160,11 @@ def test_abort_ends_without_another_attempt(stack: Stack) -> None:
     assert run["error"]["message"] == "no use trying"
     assert "tasks.py" in run["error"]["stackTrace"]
     assert "session.py" not in run["error"]["stackTrace"]
+
+
+def test_an_output_that_is_too_large_is_the_tasks_error(stack: Stack) -> None:
+    run = stack.await_end(stack.trigger("large_output", 40))
+    assert (run["status"], run["attemptCount"], run["error"]["name"]) == ("FAILED", 1, "OutputError")
 
 
 def test_a_canceled_run_ends_wherever_it_is(stack: Stack) -> None:

@@ -13,10 +13,10 @@ from torpor import logger, task, wait
 
 
 @task
-async def hello(name: str = "world") -> str:
+async def hello(name: str = "world", seconds: float = 20) -> str:
     greeting = f"Hello, {name}."
     logger.info("%s Going to sleep.", greeting)
-    await wait.for_(seconds=20)  # or hours=6: there is no process while it waits
+    await wait.for_(seconds=seconds)  # or hours=6: there is no process while it waits
     return greeting + " Still here."
 '''
 

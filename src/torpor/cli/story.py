@@ -125,6 +125,7 @@ _TELL: dict[str, Callable[[Data], Words]] = {
     "run.canceled": _plain("canceled", "bold yellow", "reason"),
     "run.expired": _plain("expired", "bold yellow", "reason"),
     "run.rescued": _plain("taken back from a lost worker", "yellow", "reason"),
+    "run.refused": _plain("refused by its worker", "yellow", "reason"),
     "run.checkpoint_refused": _plain("checkpoint not restored", "bold yellow", "reason"),
     "run.freeze_failed": _plain("freeze given up, the run stays in memory", "yellow", "reason"),
 }
@@ -211,6 +212,7 @@ _PHASE_AFTER = {
     "run.suspended": "frozen",
     "run.rescued": "queued",
     "run.retrying": "queued",
+    "run.refused": "queued",
     "run.checkpoint_refused": "queued",
 }
 ENDINGS = frozenset(

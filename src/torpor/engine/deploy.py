@@ -13,7 +13,10 @@ from torpor.wire.http import Introduction, VersionReport
 
 
 async def ensure_environment(tx: Transaction, slug: str, *, key_hash: bytes | None, now: datetime) -> Environment:
-    """The environment of that name, made if it is missing, with this key (its sha256) let in. For server start-up."""
+    """The environment of that name, made if it is missing, with this key (its sha256) and no other. For server start-up.
+
+    Whoever starts the server with a new key wants the old one to be worth nothing.
+    """
     row = await tx.fetchrow(
         # The update that changes nothing makes `returning` give the row in either case, also to the slower of two.
         """insert into environments (id, slug, created_at) values ($1, $2, $3)
@@ -24,6 +27,7 @@ async def ensure_environment(tx: Transaction, slug: str, *, key_hash: bytes | No
     )
     environment = Environment.of(row)
     if key_hash is not None:
+        await tx.execute("delete from api_keys where environment_id = $1 and key_hash <> $2", environment.id, key_hash)
         await tx.execute(
             """insert into api_keys (key_hash, environment_id, created_at) values ($1, $2, $3)
                on conflict (key_hash) do nothing""",

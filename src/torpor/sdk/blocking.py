@@ -10,6 +10,7 @@ on after it: they are part of what the process holds.
 import sys
 import threading
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import msgspec
@@ -38,10 +39,12 @@ class BlockingDoor:
     """Waits and calls for code without an event loop.
 
     Args:
-        freeze: stand still for a checkpoint; None if that was not possible.
+        freeze: stand still for a checkpoint, given where the run stands; None if that was not possible.
     """
 
-    def __init__(self, channel: Channel, ledger: Ledger, freeze: Callable[[], Awoken | None]) -> None:
+    def __init__(
+        self, channel: Channel, ledger: Ledger, freeze: Callable[[list[dict[str, Any]]], Awoken | None]
+    ) -> None:
         self._channel = channel
         self._ledger = ledger
         self._freeze = freeze
@@ -98,11 +101,20 @@ class BlockingDoor:
         main = threading.main_thread().ident
         if main in self._waiting:
             return idle.Verdict(not self._ledger.is_calling, [])
-        frame = sys._current_frames().get(main or 0)
-        while frame is not None and not idle.is_users(frame.f_code.co_filename):
-            frame = frame.f_back
+        frame = self._users_frame()
         where = f" at {idle.short_path(frame.f_code.co_filename)}:{frame.f_lineno}" if frame else ""
         return idle.Verdict(False, [f"the main thread is at work{where}"])
+
+    def _standing(self) -> list[dict[str, Any]]:
+        frame = self._users_frame()
+        return [idle.place("main thread", frame)] if frame else []
+
+    def _users_frame(self) -> FrameType | None:
+        """Where the author's code stands in the main thread."""
+        frame = sys._current_frames().get(threading.main_thread().ident or 0)
+        while frame is not None and not idle.is_users(frame.f_code.co_filename):
+            frame = frame.f_back
+        return frame
 
     def _tell(self) -> None:
         verdict = self._look()
@@ -127,7 +139,7 @@ class BlockingDoor:
             reasons = verdict.blockers or ["something moved since the run was idle"]
             self._channel.send(StayingAwake(reasons, moved=True))
             self._ledger.tell_again()
-        elif awoken := self._freeze():
+        elif awoken := self._freeze(self._standing()):
             self._ledger.answer(awoken.answers)
             return self._channel.left_over()
         return []

@@ -16,6 +16,7 @@ import contextlib
 import os
 import signal
 import sys
+from typing import Any
 
 from torpor.sdk import descriptors
 from torpor.sdk.channel import Channel
@@ -25,7 +26,9 @@ WAKE = signal.SIGUSR1
 """What ends the sleep: sent after a restore, and after a dump that was given up."""
 
 
-def freeze(channel: Channel, run_id: str, open_waits: list[str], run_directory: str) -> Awoken | None:
+def freeze(
+    channel: Channel, run_id: str, open_waits: list[str], waiting_at: list[dict[str, Any]], run_directory: str
+) -> Awoken | None:
     """Let a checkpoint be taken. None if that is not possible: the supervisor has been told why, nothing has changed."""
     ours = {channel.fileno()}
     if reasons := descriptors.unfreezable(ours):
@@ -39,7 +42,7 @@ def freeze(channel: Channel, run_id: str, open_waits: list[str], run_directory: 
         return None
     while WAKE in signal.sigpending():  # left from an earlier, doubled one: it must not wake us now
         signal.sigwait({WAKE})
-    channel.send(Suspending([file.told for file in parked]))
+    channel.send(Suspending([file.told for file in parked], waiting_at))
     channel.close()
 
     signal.sigwait({WAKE})

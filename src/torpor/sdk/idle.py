@@ -20,6 +20,7 @@ it is frozen and go on with what was left of them. The same goes for threads tha
 
 import asyncio
 import gc
+import linecache
 import os
 import sys
 from dataclasses import dataclass
@@ -68,6 +69,22 @@ def look(loop: asyncio.AbstractEventLoop) -> Verdict:
             is_idle = False
             blockers.append(f"task '{task.get_name()}' {why}{_where(frames)}")
     return Verdict(is_idle, sorted(blockers))
+
+
+def standing(loop: asyncio.AbstractEventLoop) -> list[dict[str, Any]]:
+    """Where each asyncio task of the author's stands: name, file, line and source line."""
+    places: list[dict[str, Any]] = []
+    for task in asyncio.all_tasks(loop):
+        frames = _frames(task.get_coro())
+        if (index := _user_frame(frames)) is not None:
+            places.append(place(task.get_name(), frames[index]))
+    return sorted(places, key=lambda one: one["task"])
+
+
+def place(name: str, frame: FrameType) -> dict[str, Any]:
+    """Where a frame stands, in words for the run's story."""
+    file, line = frame.f_code.co_filename, frame.f_lineno
+    return {"task": name, "file": short_path(file), "line": line, "source": linecache.getline(file, line).strip()}
 
 
 # -- one future -------------------------------------------------------------------------------------------------------

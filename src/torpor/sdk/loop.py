@@ -8,6 +8,7 @@ import asyncio
 import selectors
 import time
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -25,10 +26,12 @@ class LoopDoor:
     """Everything here runs in the loop's own thread.
 
     Args:
-        freeze: stand still for a checkpoint; None if that was not possible.
+        freeze: stand still for a checkpoint, given where the run stands; None if that was not possible.
     """
 
-    def __init__(self, channel: Channel, ledger: Ledger, freeze: Callable[[], Awoken | None]) -> None:
+    def __init__(
+        self, channel: Channel, ledger: Ledger, freeze: Callable[[list[dict[str, Any]]], Awoken | None]
+    ) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
         self._channel = channel
         self._ledger = ledger
@@ -99,7 +102,7 @@ class LoopDoor:
             return 0
         assert self.loop is not None
         self.loop.remove_reader(self._channel.fileno())
-        awoken = self._freeze()
+        awoken = self._freeze(idle.standing(self.loop))
         self._listen()
         if awoken is None:
             return timeout

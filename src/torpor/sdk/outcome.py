@@ -13,13 +13,12 @@ from types import TracebackType
 import msgspec
 
 from torpor.errors import AbortRun, OutputError, PayloadError
-from torpor.wire.framing import MAX_MESSAGE_BYTES
+from torpor.wire.http import MAX_OUTPUT_BYTES
 from torpor.wire.runner import Finished, TaskError
 
 MAX_MESSAGE_CHARS = 16_000
 MAX_TRACE_CHARS = 64_000
 MAX_CAUSES = 10
-MAX_OUTPUT_BYTES = MAX_MESSAGE_BYTES - (1 << 20)
 
 _TORPOR = str(Path(__file__).resolve().parent.parent) + os.sep
 _ASYNCIO = os.path.join(os.path.dirname(os.path.abspath(os.__file__)), "asyncio") + os.sep

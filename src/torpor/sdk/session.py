@@ -106,8 +106,9 @@ class Session:
         with asyncio.Runner(loop_factory=door.make_loop) as runner:
             return runner.run(main())
 
-    def _freeze(self) -> Awoken | None:
-        awoken = freeze.freeze(self._channel, self.context.run_id, self._ledger.open_waits, self._directory)
+    def _freeze(self, waiting_at: list[dict[str, Any]]) -> Awoken | None:
+        open_waits = self._ledger.open_waits
+        awoken = freeze.freeze(self._channel, self.context.run_id, open_waits, waiting_at, self._directory)
         if awoken is not None and awoken.context is not None:
             self.context = awoken.context
         if awoken is None or awoken.restored:

@@ -12,10 +12,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from torpor.server.errors import Refused
+from torpor.wire.http import MAX_BODY_BYTES
 
 PUBLIC_LIMIT = 3 * 1024 * 1024
 """Bytes in a public request."""
-WORKER_LIMIT = 32 * 1024 * 1024
+WORKER_LIMIT = MAX_BODY_BYTES
 """Bytes in a worker's message: an output is not cut by the border inside the platform."""
 
 T = TypeVar("T")

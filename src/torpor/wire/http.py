@@ -28,6 +28,11 @@ import msgspec
 
 from torpor.wire.runner import Answer, NewWait, RunContext, TaskError, TaskManifest
 
+MAX_BODY_BYTES = 32 << 20
+"""The largest message that the server takes from a worker."""
+MAX_OUTPUT_BYTES = MAX_BODY_BYTES - (1 << 20)
+"""The largest output of a task, as JSON: it travels in such a message."""
+
 
 class Introduction(msgspec.Struct):
     """A worker comes up. A new instance of a known worker proves that its former processes are gone."""

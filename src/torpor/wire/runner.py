@@ -147,6 +147,7 @@ class Suspending(msgspec.Struct, tag="suspending"):
     """Descriptors are parked and output is flushed; after this the socket closes and the process may be dumped."""
 
     parked: list[str] = []  # what was let go and will be opened again, for the story
+    waiting_at: list[dict[str, Any]] = []  # where each asyncio task stands: task, file, line, source
 
 
 class StayingAwake(msgspec.Struct, tag="staying_awake"):

@@ -85,6 +85,7 @@ class LiveRun:
         self._suspend_asked = False
         self._suspending = False
         self._freeze_timer: asyncio.TimerHandle | None = None
+        self._waiting_at: list[dict[str, Any]] = []
         self._wait_entered = 0.0
         self._assigned = time.perf_counter()
         self._told_unfreezable = False
@@ -208,8 +209,9 @@ class LiveRun:
                 await self._block(process, event)
             case runner.Call():
                 self._in_background(self._call(process, event))
-            case runner.Suspending():
+            case runner.Suspending(_, waiting_at):
                 self._suspending = True
+                self._waiting_at = waiting_at
             case runner.StayingAwake(reasons, moved):
                 self._suspend_asked = False
                 if not moved:  # else the process says anew when it is idle
@@ -361,7 +363,9 @@ class LiveRun:
             return
         if self._over:
             return
-        reply = await self._send("suspend", http.SuspendReport(self.lease.lease, stored), http.LeaseReply)
+        reply = await self._send(
+            "suspend", http.SuspendReport(self.lease.lease, stored, self._waiting_at), http.LeaseReply
+        )
         self.house.settled.add(checkpoint_id)
         await reach(Fault.ACCEPTED)
         if reply.status == "awake":
@@ -414,7 +418,13 @@ class LiveRun:
             finished.error,
             retryable=finished.retryable,
         )
-        await self._send("finish", report, http.LeaseReply)
+        try:
+            await self._send("finish", report, http.LeaseReply)
+        except ApiError as refused:
+            # Told as a failure: without any outcome the run would be taken back and end up here again.
+            error = runner.TaskError("OutcomeRefused", f"the server refused the run's outcome: {refused.message}")
+            report = http.FinishReport(self.lease.lease, "failed", error=error, retryable=False)
+            await self._send("finish", report, http.LeaseReply)
         self._over = True
         await asyncio.wait([process.exited], timeout=EXIT_TIMEOUT_S)
 

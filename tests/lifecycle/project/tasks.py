@@ -178,3 +178,8 @@ async def waits_with_io_uring(token_id: str) -> object:
         return await wait.for_token(token_id)
     finally:
         os.close(ring)
+
+
+@task
+async def large_output(megabytes: int) -> str:
+    return "x" * (megabytes << 20)
