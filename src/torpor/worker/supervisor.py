@@ -10,6 +10,7 @@ import logging
 import os
 import platform
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -90,12 +91,12 @@ class Supervisor:
         await self._introduce()
         self._house.settled.update(self._house.images.ids())  # whatever a former life reported is decided by now
         self._spawn(self._load_version())  # meanwhile runs can be restored: an image needs no import
-        duties = [
-            asyncio.create_task(self._forever(duty))
-            for duty in (self._take_work, self._hear_news, self._renew_leases, self._tidy, self._reap)
-        ]
+        duties = [self._take_work, self._hear_news, self._renew_leases, self._tidy]
+        if sys.platform == "linux":
+            duties.append(self._reap)
+        working = [asyncio.create_task(self._forever(duty)) for duty in duties]
         await self._stopping.wait()
-        await self._drain(duties)
+        await self._drain(working)
 
     # -- coming up ----------------------------------------------------------------------------------------------------
 
