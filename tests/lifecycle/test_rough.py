@@ -1,0 +1,175 @@
+"""A rough first user: answers at the worst moments, odd holdings, odd ends, a full disk, kills without a plan."""
+
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from stack import ENDS, Stack, StackMaker
+
+from torpor.store.embedded import EmbeddedPostgres
+
+pytestmark = pytest.mark.criu
+
+
+def test_an_answer_is_neither_lost_nor_doubled_whenever_it_comes(stack: Stack) -> None:
+    """It comes while the run enters its wait, is dumped, is accepted, or sleeps: a seeded draw decides."""
+    chance = random.Random(7)
+    delays = [chance.uniform(0, 0.3) * chance.random() for _ in range(24)]
+    answered: dict[int, str] = {}
+
+    def one(number: int, delay_s: float) -> None:
+        token = stack.client.create_token()["id"]
+        task = ("answered_async", "answered_sync")[number % 2]
+        payload = {"journal": str(stack.journal(f"journal{number}")), "token_id": token}
+        run_id = answered[number] = stack.trigger(task, payload)
+        stack.await_event(run_id, "run.waiting")
+        time.sleep(delay_s)
+        stack.client.complete_token(token, run_id)
+
+    for at in range(0, len(delays), 8):
+        threads = [threading.Thread(target=one, args=each) for each in list(enumerate(delays))[at : at + 8]]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    for number, run_id in answered.items():
+        assert stack.output(run_id) == run_id
+        assert stack.lines(f"journal{number}") == ["before", "after"]
+    stack.assert_nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("first_completed", ["A"]),
+        ("group_with_failure", "A"),
+        ("shielded", "A"),
+        ("as_completed", ["A", "B"]),
+        ("the_same_twice", ["A", "A"]),
+        ("child_fails_meanwhile", [True, "A"]),
+        ("two_hundred", "A"),
+    ],
+)
+def test_waits_are_awaited_in_any_form(stack: Stack, form: str, expected: object) -> None:
+    first, second = (stack.client.create_token()["id"] for _ in "AB")
+    run_id = stack.trigger("in_parallel", {"form": form, "first": first, "second": second})
+    stack.await_event(run_id, "run.suspended")
+    stack.client.complete_token(first, "A")
+    if form == "as_completed":
+        stack.await_event(run_id, "run.suspended", 2)
+        stack.client.complete_token(second, "B")
+    assert stack.output(run_id) == expected
+    assert stack.kinds(run_id).count("run.suspended") >= 2
+    stack.assert_nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [
+        ("odd_files", [7, True]),
+        ("many_files", 500),
+        ("pipe_with_bytes", "hey"),
+        ("nameless_files", ["abc", 0, "def"]),
+        ("open_transaction", [[1]]),
+        ("worker_processes", [2, 4]),
+        ("connections", "127.0.0.1"),
+        ("interval_timer", True),
+    ],
+)
+def test_what_a_run_holds_comes_back_with_it(stack: Stack, what: str, expected: object) -> None:
+    token = stack.client.create_token()["id"]
+    run_id = stack.trigger("holds", {"what": what, "token_id": token})
+    stack.await_event(run_id, "run.suspended")
+    assert stack.process_of(run_id) is None
+    stack.client.complete_token(token, None)
+    assert stack.output(run_id) == expected
+    stack.assert_nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "told"),
+    [
+        ("exit", "CRASHED", "exit status 3"),
+        ("sys.exit", "FAILED", "sys.exit(4)"),
+        ("fault", "CRASHED", "SIGSEGV"),
+        ("terminate", "CRASHED", "exit status 143"),
+        ("interrupt", "FAILED", "interrupted"),
+        ("endless", "FAILED", "recursion"),
+        ("unwritable", "FAILED", "can't be JSON"),
+    ],
+)
+def test_every_way_to_end_is_one_outcome_with_its_reason(stack: Stack, how: str, status: str, told: str) -> None:
+    run_id = stack.trigger("ends/in ünusual ways", how)
+    run = stack.await_end(run_id)
+    assert (run["status"], run["attemptCount"]) == (status, 1)
+    assert told in run["error"]["message"]
+    assert sum(kind in ("run.completed", "run.failed", "run.crashed") for kind in stack.kinds(run_id)) == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(place)], check=True)
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_full_disk_keeps_the_run_in_memory_and_its_story_says_why(make_stack: StackMaker, small_disk: Path) -> None:
+    stack = make_stack(TORPOR_DATA_DIR=str(small_disk / "data"))
+    stack.start()
+    filling = small_disk / "filling"
+    room = os.statvfs(small_disk)
+    filling.write_bytes(bytes(room.f_bavail * room.f_frsize - (4 << 20)))
+    token = stack.client.create_token()["id"]
+    payload = {"journal": str(stack.journal()), "token_id": token}
+    held = stack.trigger("answered_async", payload)
+    stack.await_event(held, "run.freeze_failed")
+    assert "no space" in stack.events(held, "run.freeze_failed")[0]["reason"].lower()
+    filling.unlink()
+    stack.await_event(held, "run.suspended")
+    stack.client.complete_token(token, 5)
+    assert stack.output(held) == 5
+    assert stack.lines() == ["before", "after"]
+    assert not list((small_disk / "data" / "worker" / "checkpoints").glob(".writing-*"))
+
+
+def test_runs_come_through_kills_without_a_plan(stack: Stack, postgres: EmbeddedPostgres) -> None:
+    """No run is stuck or wrong, and none that has a checkpoint begins from the top again."""
+    chance = random.Random(11)
+    runs = {}
+    for number in range(12):
+        journal = stack.journal(f"journal{number}")
+        runs[stack.trigger("many_waits", {"journal": str(journal), "count": 6})] = number
+    end = time.monotonic() + 10
+    while time.monotonic() < end and not all(stack.status(run_id) in ENDS for run_id in runs):
+        time.sleep(chance.uniform(0.05, 0.4))
+        victims = stack.processes(naming=chance.choice(["torpor run", "torpor run", " swrk ", "torpor spare"]))
+        if victims:
+            try:
+                os.kill(chance.choice(victims), signal.SIGKILL)
+            except ProcessLookupError:
+                continue  # it was quicker
+    for run_id, number in runs.items():
+        assert stack.output(run_id) == [0, 1, 2, 3, 4, 5]
+        story = stack.kinds(run_id)
+        assert "run.suspended" in story
+        assert "run.started" not in story[story.index("run.suspended") :], story
+        lines = stack.lines(f"journal{number}")
+        deaths = sum(kind in ("run.retrying", "run.rescued") for kind in story)
+        assert len(lines) - len(set(lines)) <= 2 * deaths, (lines, story)
+    stack.assert_nothing_left()
+
+
+def test_runs_wait_for_runs_at_any_depth(make_stack: StackMaker) -> None:
+    """Six runs, each waiting for the next, on a worker that holds two: those that wait leave memory for those that work."""
+    stack = make_stack(TORPOR_WORKER_SLOTS="2")
+    stack.start()
+    assert stack.output(stack.trigger("levels", 5)) == 5
+    stack.assert_nothing_left()
