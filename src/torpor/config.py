@@ -32,7 +32,11 @@ class Settings:
     worker_token: str | None = None
     """The secret that workers and server share."""
     worker_slots: int = 20
-    """How many runs one worker holds in memory at once."""
+    """How many runs one worker lets work at once. Runs that wait don't count."""
+    worker_held: int = 200
+    """How many waiting runs a worker holds in memory beside those; only further ones take a slot."""
+    start_patience_s: float = 120.0
+    """How long a worker tries to start or restore a run again when that fails for what may pass, such as a full disk."""
     lease_s: float = 30.0
     """How long a worker may be silent before its runs are taken back."""
     heartbeat_interval_s: float = 10.0

@@ -83,3 +83,25 @@ def test_a_unix_socket_to_another_process_keeps_the_run_in_memory(stack: Stack, 
 
 def test_an_io_uring_keeps_the_run_in_memory(stack: Stack) -> None:
     assert "io_uring" in held_for(stack, "waits_with_io_uring")
+
+
+def test_a_child_with_mounts_of_its_own_keeps_the_run_in_memory(stack: Stack) -> None:
+    """CRIU would dump it and could never restore it."""
+    assert "has mounts of its own" in held_for(stack, "child_with_own_mounts")
+
+
+def test_a_restore_that_fails_for_a_while_costs_nothing_but_time(stack: Stack) -> None:
+    token = stack.client.create_token()["id"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    run_id = stack.trigger("listens", {"port": port, "token_id": token})
+    stack.await_event(run_id, "run.suspended")
+    with socket.socket() as occupant:
+        occupant.bind(("127.0.0.1", port))
+        occupant.listen()
+        stack.client.complete_token(token)
+        stack.await_event(run_id, "run.start_failed")
+    assert stack.output(run_id) == f"listens on {port}"
+    assert stack.run(run_id)["attemptCount"] == 1
+    assert stack.kinds(run_id).count("run.started") == 1

@@ -1,5 +1,7 @@
 """What a task's author sees, with every process real: runs begin, wait, leave memory, come back, end."""
 
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -240,3 +242,61 @@ def test_a_changed_project_is_imported_while_runs_of_the_old_one_go_on(make_stac
     assert stack.output(stack.trigger("which")) == 2
     stack.client.complete_token(token)
     assert stack.output(old) == 1
+
+
+def test_waiting_parents_never_keep_out_their_children(make_stack: StackMaker) -> None:
+    """Two slots, nothing is frozen, and each of three runs waits for a child that waits for a child that …"""
+    stack = make_stack(TORPOR_FREEZE="no", TORPOR_WORKER_SLOTS="2")
+    stack.start()
+    runs = [stack.trigger("many_levels", 4) for _ in range(3)]
+    assert [stack.output(run_id) for run_id in runs] == [4, 4, 4]
+
+
+def test_every_line_is_told_in_order_however_many(stack: Stack) -> None:
+    run_id = stack.trigger("prints_much", 30_000)
+    stack.output(run_id)
+    told = [line["message"].split()[1] for line in stack.client.logs(run_id)]
+    assert told == [str(number) for number in range(30_000)]
+
+
+def test_a_forged_log_line_costs_nobody_anything(stack: Stack) -> None:
+    run_id = stack.trigger("forges_log_lines")
+    assert stack.output(run_id) == "told"
+    assert stack.run(run_id)["attemptCount"] == 1
+    assert len(list(stack.client.logs(run_id))) >= 4
+
+
+def test_of_two_reloads_the_later_one_wins(make_stack: StackMaker, tmp_path: Path) -> None:
+    stack, tasks, text = changeable(make_stack, tmp_path)
+    tasks.write_text("import time\ntime.sleep(2)\n" + text + "2\n")  # slow to import
+    stack.reload_worker()
+    tasks.write_text(text + "3\n")
+    stack.reload_worker()
+    eventually(
+        lambda: stack.worker_log().count("version dev-") == 3 or stack.output(stack.trigger("which")) == 3, what="3"
+    )
+    assert stack.output(stack.trigger("which")) == 3
+
+
+def test_a_zygote_that_died_never_imports_changed_files_under_the_old_name(
+    make_stack: StackMaker, tmp_path: Path
+) -> None:
+    stack, tasks, text = changeable(make_stack, tmp_path)
+    tasks.write_text(text + "2\n")  # and nobody tells the worker
+    for process in stack.processes(naming="torpor.worker.zygote") + stack.processes(naming="torpor spare"):
+        os.kill(process, signal.SIGKILL)
+    run_id = stack.trigger("which")
+    assert stack.output(run_id) == 2
+    assert stack.run(run_id)["version"] in stack.worker_log().split("version ")[-1]
+
+
+def changeable(make_stack: StackMaker, tmp_path: Path) -> tuple[Stack, Path, str]:
+    """A stack on a project with one task, `which`, that returns the number at the end of its file."""
+    project = tmp_path / "project"
+    project.mkdir()
+    text = "from torpor import task\n\n@task\nasync def which() -> int:\n    return VERSION\n\nVERSION = "
+    (project / "tasks.py").write_text(text + "1\n")
+    stack = make_stack(project=project)
+    stack.start()
+    assert stack.output(stack.trigger("which")) == 1
+    return stack, project / "tasks.py", text

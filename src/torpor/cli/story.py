@@ -125,6 +125,7 @@ _TELL: dict[str, Callable[[Data], Words]] = {
     "run.canceled": _plain("canceled", "bold yellow", "reason"),
     "run.expired": _plain("expired", "bold yellow", "reason"),
     "run.rescued": _plain("taken back from a lost worker", "yellow", "reason"),
+    "run.start_failed": _plain("could not be started, tried again", "yellow", "reason"),
     "run.refused": _plain("refused by its worker", "yellow", "reason"),
     "run.checkpoint_refused": _plain("checkpoint not restored", "bold yellow", "reason"),
     "run.freeze_failed": _plain("freeze given up, the run stays in memory", "yellow", "reason"),

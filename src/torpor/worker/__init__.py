@@ -6,6 +6,10 @@
 `discovery.py`   which modules of a project hold tasks, and what the version is called
 `zygote.py`      the process that imported the version once and forks runners
 `runner.py`      the forked child: one attempt, then exit
+`house.py`       what all runs of a worker share
+`birth.py`       how a leased run gets its process: forked, or thawed
+`process.py`     a run's process: its directory, its control socket, its end
+`hold.py`        held or frozen: how long a waiting run stays in memory
 `live_run.py`    one run in memory, seen from the supervisor: its process, its control socket, its lease
 `checkpoint.py`  running process -> durable image, in stages
 `restore.py`     image -> running process, in stages

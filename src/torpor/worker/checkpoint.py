@@ -12,9 +12,11 @@ Until PUBLISHED every failure is undone the same way: the half-written image is 
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torpor.errors import CriuError
 from torpor.wire.http import StoredCheckpoint
 from torpor.worker import criu, files
 from torpor.worker.faults import Fault, reach
@@ -28,14 +30,14 @@ async def take(
     *,
     checkpoint_id: str,
     process: RunProcess,
-    facts: dict[str, Any],
+    facts: Callable[[], dict[str, Any]],
     entered: float,
 ) -> StoredCheckpoint:
     """Write the image of a parked process tree and leave the tree stopped.
 
     Args:
         process: the run's, asleep.
-        facts: recorded in the manifest.
+        facts: what to record in the manifest; asked when the tree stands still.
         entered: `time.perf_counter()` when the wait was entered, for `durable_ms`.
 
     Raises:
@@ -47,6 +49,7 @@ async def take(
     rss_bytes = resident_bytes(pid)
     try:
         place = images.begin(checkpoint_id)
+        _refuse_foreign_namespaces(pid)
         await reach(Fault.BEFORE_DUMP)
         began = time.perf_counter()
         dumping = asyncio.ensure_future(criu.dump(tool, pid=pid, images=place / "criu"))
@@ -55,9 +58,10 @@ async def take(
         dump_ms = (time.perf_counter() - began) * 1000
         await reach(Fault.DUMPED)
         files_bytes = await asyncio.to_thread(files.pack, process.directory, place / FILES)
-        size_bytes = await asyncio.to_thread(images.publish, checkpoint_id, facts)
+        told = facts()
+        size_bytes = await asyncio.to_thread(images.publish, checkpoint_id, told)
     except BaseException:
-        images.delete(checkpoint_id)
+        await asyncio.to_thread(images.delete, checkpoint_id)
         criu.let_run(pid)
         raise
     await reach(Fault.PUBLISHED)
@@ -68,8 +72,20 @@ async def take(
         dump_ms=dump_ms,
         durable_ms=(time.perf_counter() - entered) * 1000,
         rss_bytes=rss_bytes,
-        facts=facts,
+        facts=told,
     )
+
+
+def _refuse_foreign_namespaces(pid: int) -> None:
+    """CRIU would dump a child with mounts or a network of its own, and could never restore it."""
+    for each in tree(pid):
+        for kind, what in (("mnt", "mounts"), ("net", "a network")):
+            try:
+                if os.readlink(f"/proc/{each}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}"):
+                    command = Path(f"/proc/{each}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    raise CriuError(f"a child process has {what} of its own: {command.strip()}")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
 
 
 def tree(pid: int) -> list[int]:

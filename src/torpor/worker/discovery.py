@@ -21,8 +21,9 @@ _MENTIONS_TORPOR = re.compile(r"^\s*(from|import)\s+torpor\b", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Project:
-    """A project as found: `root` goes on sys.path, `modules` are imported, `version` names this state of its files."""
+    """A project as found at `path`: `root` goes on sys.path, `modules` are imported, `version` names this state of its files."""
 
+    path: Path
     root: Path
     modules: list[str]
     version: str
@@ -36,7 +37,7 @@ def find(path: Path) -> Project:
     """
     path = path.resolve()
     if path.is_file():
-        return Project(path.parent, [path.stem], _digest(path.parent, [path]))
+        return Project(path, path.parent, [path.stem], _digest(path.parent, [path]))
     if not path.is_dir():
         raise ConfigError(f"there is no {path}: name a directory with tasks, or a .py file")
     sources = sorted(file for file in path.rglob("*.py") if not _SKIP.search("/" + str(file.relative_to(path))))
@@ -45,7 +46,7 @@ def find(path: Path) -> Project:
         modules = named
     else:
         modules = [_module_name(path, file) for file in sources if _MENTIONS_TORPOR.search(_text(file))]
-    return Project(path, modules, _digest(path, sources))
+    return Project(path, path, modules, _digest(path, sources))
 
 
 def _named_modules(pyproject: Path) -> list[str] | None:

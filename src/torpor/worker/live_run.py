@@ -9,51 +9,30 @@ handled one after the other; so there is no moment at which two of them act on t
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from torpor import ids
-from torpor.config import Settings
 from torpor.errors import ApiError, CriuError, ImageDamaged
 from torpor.wire import http, runner
-from torpor.worker import checkpoint, restore
-from torpor.worker.criu import Criu, let_run
+from torpor.worker import birth, checkpoint
+from torpor.worker.criu import let_run
 from torpor.worker.faults import Fault, reach
 from torpor.worker.hold import Hold, expected
-from torpor.worker.images import Images
-from torpor.worker.link import Link
+from torpor.worker.house import House
 from torpor.worker.output import Output
 from torpor.worker.process import Closed, Exited, RunProcess
-from torpor.worker.version import ImportFailed, Version, ZygoteDied
+from torpor.worker.version import ImportFailed, ZygoteDied
 
 log = logging.getLogger(__name__)
 
 EXIT_TIMEOUT_S = 10.0
 OUTPUT_INTERVAL_S = 0.2
-MAX_RESTORE_FAILURES = 3
-
-
-@dataclass
-class House:
-    """What all runs of a worker share."""
-
-    settings: Settings
-    link: Link
-    images: Images
-    criu: Criu | None
-    no_freeze_reason: str
-    facts: dict[str, Any]
-    run_root: Path
-    worker_id: str
-    version: Callable[[str], Version | None]
-    failed_restores: dict[str, int]
-    settled: set[str]
-    """Images that the engine has decided about: the census may delete them when it does not list them."""
+FIRST_RETRY_S = 0.5
+LONGEST_RETRY_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +46,9 @@ class LiveRun:
     Args:
         house: what the worker's runs share.
         assignment: the lease, and what to do: start, or restore a checkpoint.
+
+    Attributes:
+        gone: set, by its keeper, when nothing of it is left here.
     """
 
     def __init__(self, house: House, assignment: http.Assignment) -> None:
@@ -76,8 +58,9 @@ class LiveRun:
         self._process: RunProcess | None = None
         self._output: Output | None = None
         self._output_task: asyncio.Task[None] | None = None
+        self._one_sender = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
-        self._early: list[http.News] = []
+        self._taken_away = asyncio.Event()
         self._open: dict[str, http.OpenWait] = {}
         self._report: asyncio.Task[http.BlockReply] | None = None
         self._hold = Hold(house.settings)
@@ -87,9 +70,9 @@ class LiveRun:
         self._freeze_timer: asyncio.TimerHandle | None = None
         self._waiting_at: list[dict[str, Any]] = []
         self._wait_entered = 0.0
-        self._assigned = time.perf_counter()
         self._told_unfreezable = False
         self._over = False
+        self.gone = asyncio.Event()
 
     # -- from the supervisor ------------------------------------------------------------------------------------------
 
@@ -104,10 +87,12 @@ class LiveRun:
 
     def tell(self, news: http.News) -> None:
         """Hand on what the server says of this run."""
+        if news.kind == "stale":
+            self._taken_away.set()
         if self._process is not None:
-            self._process.inbox.put_nowait(news)
-        else:
-            self._early.append(news)
+            self._process.inbox.put_nowait(
+                news
+            )  # an answer that comes before there is a process is in the next heartbeat
 
     def freeze_soon(self) -> None:
         """The worker is about to stop: if the run waits, freeze it now."""
@@ -117,87 +102,55 @@ class LiveRun:
     async def live(self) -> None:
         """Hold the run until it is out of memory, one way or another."""
         try:
-            process = await (self._restore() if self.assignment.checkpoint else self._begin())
-            if process is not None:
+            born = await self._birth()
+            if born is not None and await self._announce(born):
                 self._output_task = asyncio.create_task(self._follow_output())
                 while not self._over:
-                    await self._handle(process, await process.inbox.get())
+                    await self._handle(born.process, await born.process.inbox.get())
         except ApiError as refused:
             log.error("run %s: the server refused a message (%s); its process is ended", self.lease.run_id, refused)
+        except Exception as fault:
+            # A fault of ours. Silence would cost the run its lease and, in the end, its outcome; so it is told as a crash.
+            log.exception("run %s: its attendant failed", self.lease.run_id)
+            await self._report_crash(
+                runner.TaskError("WorkerFault", f"the worker failed: {type(fault).__name__}: {fault}")
+            )
         finally:
             await self._leave_nothing()
 
     # -- birth --------------------------------------------------------------------------------------------------------
 
-    async def _begin(self) -> RunProcess | None:
-        version = self.house.version(self.assignment.version)
-        if version is None:
-            return await self._refuse(f"version {self.assignment.version} is not loaded here")
-        await reach(Fault.BEFORE_FORK)
-        try:
-            process = await version.runner()
-        except (ZygoteDied, ImportFailed) as error:
-            return await self._refuse(str(error))
-        self._adopt(process, Output(process.directory / "output.log"))
-        process.say(runner.Begin(self.assignment.context, self.assignment.payload))
-        start_ms = (time.perf_counter() - self._assigned) * 1000
-        version.fork_ahead()
-        started = await self._report_start(http.StartReport(self.lease.lease, pid=process.pid, start_ms=start_ms))
-        return process if started else None
+    async def _birth(self) -> birth.Born | None:
+        """Its process. What fails for a passing reason (a full disk, a port in use) is tried again for a while."""
+        way = birth.thaw if self.assignment.checkpoint else birth.begin
+        delay_s, end = FIRST_RETRY_S, time.monotonic() + self.house.settings.start_patience_s
+        while True:
+            try:
+                return await way(self.house, self.assignment)
+            except birth.NotHere as error:
+                return await self._refuse(str(error))
+            except ImageDamaged as error:
+                return await self._refuse(str(error), unusable=True)
+            except (CriuError, ZygoteDied, ImportFailed, OSError) as error:
+                if time.monotonic() + delay_s > end:
+                    return await self._refuse(f"gave up: {error}", unusable=self.assignment.checkpoint is not None)
+                await self._tell("run.start_failed", {"reason": str(error), "next_try_s": delay_s})
+            if not await birth.pause(delay_s, self._taken_away):
+                return None
+            delay_s = min(delay_s * 2, LONGEST_RETRY_S)
 
-    async def _restore(self) -> RunProcess | None:
-        stored = self.assignment.checkpoint
-        assert stored is not None
-        if self.house.criu is None:
-            return await self._refuse(f"this worker can't restore: {self.house.no_freeze_reason}")
-        try:
-            prepared = await restore.prepare(self.house.images, stored.id, self.house.run_root)
-            process = RunProcess(prepared.directory)
-            self._adopt(process, Output(process.directory / "output.log", prepared.output_base))
-            await process.listen()
-            pid, restore_ms = await restore.revive(self.house.criu, prepared)
-        except ImageDamaged as damaged:
-            return await self._refuse(str(damaged), unusable=True)
-        except (CriuError, OSError) as error:
-            failures = self.house.failed_restores.get(stored.id, 0) + 1
-            self.house.failed_restores[stored.id] = failures
-            return await self._refuse(f"could not restore: {error}", unusable=failures >= MAX_RESTORE_FAILURES)
-        self.house.failed_restores.pop(stored.id, None)
-        process.watch(pid)
-        process.wake()
-        resumed = await process.first_words(runner.Resumed)
-        if resumed is None:
-            return process  # it died in its sleep: the exit in the inbox tells how
-        answers = [answer for answer in self.assignment.answers if answer.wait_id in resumed.open_waits]
-        process.say(runner.Awoken(True, answers, context=self.assignment.context))
-        await reach(Fault.RESUMED)
-        report = http.StartReport(
-            self.lease.lease,
-            answered=[answer.wait_id for answer in answers],
-            pid=pid,
-            start_ms=(time.perf_counter() - self._assigned) * 1000,
-            restore_ms=restore_ms,
-            since_due_ms=_ms_since(self.assignment.due_at),
-        )
-        if not await self._report_start(report):
-            return None
-        if resumed.lost:
-            await self._tell("run.descriptors_lost", {"lost": resumed.lost})
-        left = [wait_id for wait_id in resumed.open_waits if wait_id not in report.answered]
-        if left:
-            self._take(process, await self._collect(left))
-        return process
-
-    def _adopt(self, process: RunProcess, output: Output) -> None:
-        self._process = process
-        self._output = output
-        for news in self._early:
-            process.inbox.put_nowait(news)
-
-    async def _report_start(self, report: http.StartReport) -> bool:
-        reply = await self._send("start", report, http.LeaseReply)
+    async def _announce(self, born: birth.Born) -> bool:
+        """Tell the engine that user code is on its way; false: this run is no longer ours."""
+        self._process, self._output = born.process, born.output
+        reply = await self._send("start", born.report, http.LeaseReply)
         await reach(Fault.STARTED)
-        return reply.status == "ok"
+        if reply.status != "ok" or self._taken_away.is_set():
+            return False
+        if born.lost:
+            await self._tell("run.descriptors_lost", {"lost": born.lost})
+        if born.open_waits:
+            self._take(born.process, await self._collect(born.open_waits))
+        return True
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -226,7 +179,7 @@ class LiveRun:
                 if self._suspending:
                     await self._freeze(process)
             case Exited():
-                await self._crash(event)
+                await self._crash()
             case http.News(kind="answered"):
                 if self._open and not self._suspending:
                     self._take(process, await self._collect([*self._open]))
@@ -281,6 +234,8 @@ class LiveRun:
             self._over = True
             return
         self._open = {wait.wait_id: wait for wait in reply.open}
+        if self.is_waiting:
+            self.house.room.set()  # who waits does not work: another run may
         if reply.answers:
             self._is_idle = False
             self._cancel_freeze()
@@ -336,21 +291,20 @@ class LiveRun:
         assert self.house.criu is not None
         assert self._output is not None
         checkpoint_id = ids.new("checkpoint")
-        first, lines = self._output.lines(last=True)
-        sending = asyncio.create_task(self._send_output(first, lines))
-        facts = {
-            **self.house.facts,
-            "run_id": self.lease.run_id,
-            "directory": process.directory.name,
-            "output_position": self._output.position,
-        }
+        output = self._output
+        sending = asyncio.create_task(self._send_output())
         try:
             stored = await checkpoint.take(
                 self.house.criu,
                 self.house.images,
                 checkpoint_id=checkpoint_id,
                 process=process,
-                facts=facts,
+                facts=lambda: {
+                    **self.house.facts,
+                    "run_id": self.lease.run_id,
+                    "directory": process.directory.name,
+                    "output_position": output.end(),
+                },
                 entered=self._wait_entered,
             )
         except (CriuError, OSError) as error:
@@ -358,8 +312,9 @@ class LiveRun:
             await self._freeze_failed(process, error.reason if isinstance(error, CriuError) else str(error))
             return
         await sending
+        await self._send_output(last=True)  # what was written until the tree stood still
         if self._report is not None and (await self._settle_report(process)).answers:
-            self._let_run_on(process, checkpoint_id)
+            await self._let_run_on(process, checkpoint_id)
             return
         if self._over:
             return
@@ -369,16 +324,16 @@ class LiveRun:
         self.house.settled.add(checkpoint_id)
         await reach(Fault.ACCEPTED)
         if reply.status == "awake":
-            self._let_run_on(process, checkpoint_id)
+            await self._let_run_on(process, checkpoint_id)
         else:
             # Stale may mean that an earlier, unanswered copy of this message was accepted: then the image is the run.
             # The census deletes it if it isn't.
             self._over = True
 
-    def _let_run_on(self, process: RunProcess, checkpoint_id: str) -> None:
+    async def _let_run_on(self, process: RunProcess, checkpoint_id: str) -> None:
         """The answer came while the process was dumped: the image is of no use."""
         assert process.pid is not None
-        self.house.images.delete(checkpoint_id)
+        await asyncio.to_thread(self.house.images.delete, checkpoint_id)
         self._suspending = self._suspend_asked = False
         let_run(process.pid)
         process.wake()
@@ -428,12 +383,15 @@ class LiveRun:
         self._over = True
         await asyncio.wait([process.exited], timeout=EXIT_TIMEOUT_S)
 
-    async def _crash(self, exited: Exited) -> None:
+    async def _crash(self) -> None:
         """The process is gone and had not said why."""
         await self._last_output()
-        error = runner.TaskError("ProcessDied", str(exited))
-        await self._send("finish", http.FinishReport(self.lease.lease, "crashed", error=error), http.LeaseReply)
+        assert self._process is not None
+        await self._report_crash(runner.TaskError("ProcessDied", self._process.end_told()))
         self._over = True
+
+    async def _report_crash(self, error: runner.TaskError) -> None:
+        await self._send("finish", http.FinishReport(self.lease.lease, "crashed", error=error), http.LeaseReply)
 
     async def _refuse(self, reason: str, *, unusable: bool = False) -> None:
         log.warning("run %s: %s", self.lease.run_id, reason)
@@ -468,11 +426,10 @@ class LiveRun:
         task.add_done_callback(self._background.discard)
 
     async def _follow_output(self) -> None:
-        assert self._output is not None
         while True:
             await asyncio.sleep(OUTPUT_INTERVAL_S)
             if not self._suspending:
-                await self._send_output(*self._output.lines())
+                await self._send_output()
 
     async def _stop_following(self) -> None:
         if self._output_task is not None:
@@ -481,16 +438,17 @@ class LiveRun:
             self._output_task = None
 
     async def _last_output(self) -> None:
-        assert self._output is not None
         await self._stop_following()
-        await self._send_output(*self._output.lines(last=True))
+        await self._send_output(last=True)
 
-    async def _send_output(self, first: int, lines: list[http.LogLine]) -> None:
-        if lines:
-            await self._send("logs", http.LogReport(self.lease.lease, first, lines), dict)
-
-
-def _ms_since(instant: str | None) -> float | None:
-    if instant is None:
-        return None
-    return (datetime.now(UTC) - datetime.fromisoformat(instant)).total_seconds() * 1000
+    async def _send_output(self, *, last: bool = False) -> None:
+        """All that was written since the last time. Output is told as well as can be: it never costs a run its outcome."""
+        assert self._output is not None
+        async with self._one_sender:
+            for first, lines in self._output.pieces(last=last):
+                try:
+                    await self._send("logs", http.LogReport(self.lease.lease, first, lines), dict)
+                except (ApiError, ValueError) as error:
+                    log.warning(
+                        "run %s: %d lines of its output could not be told: %s", self.lease.run_id, len(lines), error
+                    )

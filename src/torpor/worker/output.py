@@ -5,6 +5,7 @@ structured lines into the same file, so that their order among prints is kept: `
 """
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from torpor.wire.http import LogLine
 STRUCTURED = b"\x1e"
 MAX_LINE_BYTES = 32 << 10  # a longer line is told in pieces: output without newlines must not pile up here
 MAX_READ_BYTES = 1 << 20
+MAX_DEPTH = 16
+LEVELS = frozenset({"debug", "info", "warning", "error", "critical"})
 
 
 class Output:
@@ -35,8 +38,24 @@ class Output:
         """How many bytes of this run's output were handed out so far, over all its lives."""
         return self._base + self._read - len(self._rest)
 
+    def end(self) -> int:
+        """How many bytes this run has written so far, over all its lives."""
+        try:
+            return self._base + self._file.stat().st_size
+        except FileNotFoundError:
+            return self._base
+
+    def pieces(self, *, last: bool = False) -> Iterator[tuple[int, list[LogLine]]]:
+        """All that was written since the last time, in reports of bounded size. With `last` also an unfinished line."""
+        while self._base + self._read < self.end():
+            first, lines = self.lines()
+            if lines:
+                yield first, lines
+        if last and self._rest:
+            yield self.lines(last=True)
+
     def lines(self, *, last: bool = False) -> tuple[int, list[LogLine]]:
-        """The complete lines since the last call, and the position of the first. With `last` also an unfinished one."""
+        """The complete lines of the next piece, and the position of the first. With `last` also an unfinished one."""
         first = self.position
         try:
             with open(self._file, "rb") as file:
@@ -56,10 +75,38 @@ class Output:
 def _parse(raw: bytes, now: str) -> list[LogLine]:
     if raw.startswith(STRUCTURED):
         try:
-            told: dict[str, Any] = json.loads(raw[1:])
-            return [LogLine(told["at"], told["level"], told["message"], told.get("attributes") or {})]
-        except (ValueError, KeyError, TypeError):
+            return [_structured(json.loads(raw[1:]))]
+        except (ValueError, KeyError, TypeError, RecursionError):
             pass  # not the logger's after all: told as it stands
-    text = raw.decode("utf-8", errors="replace").replace("\0", "\ufffd")  # Postgres text holds no NUL
+    text = _storable(raw.decode("utf-8", errors="replace"))
     pieces = [text[at : at + MAX_LINE_BYTES] for at in range(0, len(text), MAX_LINE_BYTES)] or [""]
     return [LogLine(now, "info", piece, {}, "output") for piece in pieces]
+
+
+def _structured(told: dict[str, Any]) -> LogLine:
+    """A line of the logger. Anybody can write such a line, so it is believed only as far as it is one."""
+    at, level, message = told["at"], told["level"], told["message"]
+    attributes = told.get("attributes") or {}
+    datetime.fromisoformat(at)
+    if level not in LEVELS or not isinstance(message, str) or not isinstance(attributes, dict):
+        raise TypeError("not a line of the logger")
+    return LogLine(at, level, _storable(message[:MAX_LINE_BYTES]), _clean(attributes, MAX_DEPTH))
+
+
+def _clean(value: Any, depth: int) -> Any:
+    if depth == 0:
+        return "\u2026"
+    match value:
+        case str():
+            return _storable(value)
+        case dict():
+            return {_storable(str(key)): _clean(held, depth - 1) for key, held in value.items()}
+        case list():
+            return [_clean(held, depth - 1) for held in value]
+        case _:
+            return value
+
+
+def _storable(text: str) -> str:
+    """Postgres text holds neither NUL nor half a character."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")

@@ -19,10 +19,14 @@ import msgspec
 from torpor.wire import runner
 from torpor.wire.framing import FramingError, Unframer, frame
 from torpor.worker import files
+from torpor.worker.runner import LOST_SUPERVISOR
 
 log = logging.getLogger(__name__)
 
 FIRST_WORDS_TIMEOUT_S = 30.0
+
+watched: set[int] = set()
+"""Processes whose end is awaited here: whoever collects orphans leaves these alone."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Exited:
         code = os.waitstatus_to_exitcode(self.status)
         if code < 0:
             return f"the run's process was killed by signal {-code} ({signal.Signals(-code).name})"
+        if code == LOST_SUPERVISOR:
+            return "the run's process lost its connection to the worker (did the task close descriptors that are not its own?)"
         return f"the run's process ended with exit status {code} before the task was done"
 
 
@@ -63,6 +69,8 @@ class RunProcess:
         self._listener: asyncio.Server | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._pidfd: int | None = None
+        self._killed_for: str | None = None
+        self._wake_watch: asyncio.TimerHandle | None = None
 
     @property
     def is_connected(self) -> bool:
@@ -73,8 +81,7 @@ class RunProcess:
         return self.pid is not None and not self.exited.done()
 
     def furnish(self) -> None:
-        """An empty directory for a process that is to be forked."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        """A directory for a process that is to be forked; its name was never used before."""
         for name in files.PRIVATE:
             (self.directory / name).mkdir(parents=True, mode=0o700)
 
@@ -83,6 +90,7 @@ class RunProcess:
         path = self.directory / "ctl.sock"
         path.unlink(missing_ok=True)
         self._listener = await asyncio.start_unix_server(self._on_connect, str(path))
+        path.chmod(0o666)  # user code may have changed its user; who may come near is decided by the directories above
 
     def watch(self, pid: int) -> None:
         """It exists: be told of its end, and collect it."""
@@ -91,6 +99,7 @@ class RunProcess:
             return  # no Linux: its end is learnt from its socket
         try:
             self._pidfd = os.pidfd_open(pid)
+            watched.add(pid)
         except ProcessLookupError:
             self._ended(0)  # it has lived so short that it was collected with what nobody knew
         else:
@@ -107,8 +116,8 @@ class RunProcess:
                         return None
                 return event
         except TimeoutError:
-            log.warning("%s: no word from its process in %.0f s", self.directory.name, FIRST_WORDS_TIMEOUT_S)
-            self.kill()
+            self._kill_for(f"the run's process gave no sign of life for {FIRST_WORDS_TIMEOUT_S:.0f} s and was killed")
+            await asyncio.wait([self.exited], timeout=FIRST_WORDS_TIMEOUT_S)
             return None
         finally:
             for other in others:
@@ -120,8 +129,16 @@ class RunProcess:
             self._writer.write(frame(runner.from_supervisor.encode(message)))
 
     def wake(self) -> None:
-        """End the sleep in which a checkpoint was taken."""
+        """End the sleep in which a checkpoint was taken. A process that does not wake up is killed: it never would."""
         self._signal(signal.SIGUSR1)
+        told = f"the run's process did not wake up within {FIRST_WORDS_TIMEOUT_S:.0f} s and was killed"
+        self._wake_watch = asyncio.get_running_loop().call_later(FIRST_WORDS_TIMEOUT_S, self._kill_for, told)
+
+    def end_told(self) -> str:
+        """How it ended, in words."""
+        if self._killed_for is not None:
+            return self._killed_for
+        return str(Exited(self.exited.result())) if self.exited.done() else "the run's process still runs"
 
     def kill(self) -> None:
         """End the whole tree: with its pid 1, or its session's leader, go all the others."""
@@ -133,6 +150,7 @@ class RunProcess:
 
     async def bury(self) -> None:
         """Leave nothing: no process, no socket, no directory."""
+        self._stop_watching_for_waking()
         self.kill()
         if self._pidfd is not None:
             await self.exited
@@ -140,7 +158,17 @@ class RunProcess:
             self._listener.close()
         if self._writer is not None:
             self._writer.close()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        await asyncio.to_thread(shutil.rmtree, self.directory, True)
+
+    def _kill_for(self, reason: str) -> None:
+        log.warning("%s: %s", self.directory.name, reason)
+        self._killed_for = reason
+        self.kill()
+
+    def _stop_watching_for_waking(self) -> None:
+        if self._wake_watch is not None:
+            self._wake_watch.cancel()
+            self._wake_watch = None
 
     def _signal(self, number: signal.Signals) -> None:
         if self.is_alive:
@@ -153,14 +181,16 @@ class RunProcess:
             writer.close()  # one process, one connection: a second one is somebody else in its tree
             return
         self._writer = writer
+        self._stop_watching_for_waking()
         unframer = Unframer()
         try:
             while data := await reader.read(65536):
                 for body in unframer.feed(data):
                     self.inbox.put_nowait(runner.from_runner.decode(body))
         except (OSError, FramingError, msgspec.DecodeError) as error:
-            log.warning("%s: its control socket can't be understood: %s", self.directory.name, error)
-            self.kill()
+            self._kill_for(
+                f"the run's process said what can't be understood on its control socket, and was killed: {error}"
+            )
         finally:
             self._writer = None
             writer.close()
@@ -173,6 +203,11 @@ class RunProcess:
         assert self._pidfd is not None
         asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)
+        watched.discard(self.pid)
+        # While the leader is still to be collected its group can't be anybody else's. In a pid namespace all are gone
+        # with it; elsewhere its children may live on.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
         try:
             _, status = os.waitpid(self.pid, 0)
         except ChildProcessError:

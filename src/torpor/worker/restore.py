@@ -37,7 +37,11 @@ async def prepare(images: Images, checkpoint_id: str, run_root: Path) -> Prepare
         ImageDamaged: see `Images.verify`.
         OSError: the disk is full or broken.
     """
-    place = await asyncio.to_thread(images.verify, checkpoint_id)
+    return await asyncio.to_thread(_prepare, images, checkpoint_id, run_root)
+
+
+def _prepare(images: Images, checkpoint_id: str, run_root: Path) -> Prepared:
+    place = images.verify(checkpoint_id)
     facts = images.facts(checkpoint_id)
     directory = run_root / facts["directory"]
     shutil.rmtree(directory, ignore_errors=True)

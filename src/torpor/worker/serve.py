@@ -18,6 +18,7 @@ import fcntl
 import os
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 import traceback
@@ -148,6 +149,7 @@ def _supervise(settings: Settings, path: Path, run_root: Path, *, unfreezable: s
 def _only_one(directory: Path) -> int:
     """Two workers on one data directory would take each other's runs for left-overs."""
     directory.mkdir(parents=True, exist_ok=True)
+    directory.chmod(0o700)  # control sockets and images are below it
     lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -167,4 +169,9 @@ def _why_not() -> str:
 def _private_root(settings: Settings) -> Path:
     """A short path for the runs' directories: unix sockets allow little more than a hundred characters."""
     name = blake3(str(settings.data_dir.resolve()).encode()).hexdigest()[:8]
-    return Path(tempfile.gettempdir(), f"torpor-{os.getuid()}-{name}")
+    root = Path(tempfile.gettempdir(), f"torpor-{os.getuid()}-{name}")
+    root.mkdir(mode=0o700, exist_ok=True)
+    status = root.lstat()
+    if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o077:
+        raise ConfigError(f"{root} belongs to somebody else: remove it, or set TMPDIR to a directory of your own")
+    return root

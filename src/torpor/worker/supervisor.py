@@ -24,9 +24,11 @@ from torpor.errors import ApiError, ConfigError, CriuError
 from torpor.wire import http
 from torpor.worker import criu, discovery
 from torpor.worker.criu_setup import NoCriu, find
+from torpor.worker.house import House
 from torpor.worker.images import Images
 from torpor.worker.link import Link
-from torpor.worker.live_run import House, LiveRun
+from torpor.worker.live_run import LiveRun
+from torpor.worker.process import watched
 from torpor.worker.version import ImportFailed, Version, ZygoteDied
 
 log = logging.getLogger(__name__)
@@ -60,23 +62,17 @@ class Supervisor:
         self._versions: dict[str, Version] = {}
         self._runs: dict[str, LiveRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._room = asyncio.Event()
+        self._one_import = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._leases_news = asyncio.Event()
         self._lease_s = settings.lease_s
         self._heartbeat_interval_s = settings.heartbeat_interval_s
         self._house = House(
-            settings=settings,
-            link=Link(settings.api_url, settings.worker_token),
-            images=Images(self._data / "checkpoints"),
-            criu=None,
-            no_freeze_reason="",
-            facts={},
-            run_root=run_root,
-            worker_id=self._worker_id,
-            version=self._versions.get,
-            failed_restores={},
-            settled=set(),
+            settings,
+            Link(settings.api_url, settings.worker_token),
+            Images(self._data / "checkpoints"),
+            run_root,
+            self._versions.get,
         )
 
     async def serve(self) -> None:
@@ -84,7 +80,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._load_version()))
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
         self._house.images.sweep()
         await self._look_for_criu()
@@ -145,11 +141,15 @@ class Supervisor:
             log.info("took back %d runs that this worker held when it ended", welcome.rescued)
 
     async def _load_version(self) -> None:
-        """Import the project as it is now; on success it becomes the current version."""
+        """Import the project as it is now; on success it becomes the current version. One at a time: the last one wins."""
+        async with self._one_import:
+            await self._import_project()
+
+    async def _import_project(self) -> None:
         try:
             project = discovery.find(self._path)
             if project.version not in self._versions:
-                version = Version(project, self._house.run_root, isolated=self._isolated)
+                version = Version(project, self._house.run_root, isolated=self._isolated, on_changed=self._reload)
                 await version.start()
                 for name, former in list(self._versions.items()):
                     await former.stop()  # its runs live on; new ones start from the new version
@@ -159,7 +159,7 @@ class Supervisor:
             report = http.VersionReport(self._worker_id, version.name, version.tasks)
             await self._house.link.send("versions", report, http.VersionAccepted)
             version.fork_ahead()
-            self._room.set()
+            self._house.room.set()
             names = ", ".join(task.id for task in version.tasks) or "no tasks"
             log.info("version %s: %s (imported in %.0f ms)", version.name, names, version.import_ms)
         except ImportFailed as failed:
@@ -179,31 +179,41 @@ class Supervisor:
                 await asyncio.sleep(1.0)
 
     async def _take_work(self) -> None:
-        free = self._settings.worker_slots - len(self._runs)
+        free = self._free()
         if free <= 0:
-            self._room.clear()
-            await self._room.wait()
+            self._house.room.clear()
+            await self._house.room.wait()
             return
         request = http.DequeueRequest(
             self._worker_id, self._instance_id, free, list(self._versions), self._house.criu is not None
         )
         reply = await self._house.link.send("dequeue", request, http.DequeueReply)
         for assignment in reply.assignments:
-            self._spawn(self._hold(LiveRun(self._house, assignment)))
+            run = LiveRun(self._house, assignment)
+            former, self._runs[assignment.run_id] = self._runs.get(assignment.run_id), run
+            self._spawn(self._hold(run, former))
 
-    async def _hold(self, run: LiveRun) -> None:
-        former = self._runs.get(run.lease.run_id)
-        if former is not None:
-            # We hold this run under an older lease, which is over: that process must end before its directory is reused.
-            former.tell(http.News("stale", run.lease.run_id, former.lease.lease))
-            while self._runs.get(run.lease.run_id) is former:
-                await asyncio.sleep(0.01)
-        self._runs[run.lease.run_id] = run
+    def _free(self) -> int:
+        """A run that waits takes no slot, or parents that are held could keep out the children they wait for. But memory
+        is not endless: beyond `worker_held` of them, they count.
+        """
+        waiting = sum(run.is_waiting for run in self._runs.values())
+        working = len(self._runs) - waiting
+        return self._settings.worker_slots - working - max(0, waiting - self._settings.worker_held)
+
+    async def _hold(self, run: LiveRun, former: LiveRun | None) -> None:
         try:
-            await run.live()
+            if former is not None:
+                # We hold this run under an older lease, which is over: that process must end before this one begins.
+                former.tell(http.News("stale", run.lease.run_id, former.lease.lease))
+                await former.gone.wait()
+            if self._runs.get(run.lease.run_id) is run:  # else a newer lease has come meanwhile
+                await run.live()
         finally:
-            del self._runs[run.lease.run_id]
-            self._room.set()
+            run.gone.set()
+            if self._runs.get(run.lease.run_id) is run:
+                del self._runs[run.lease.run_id]
+            self._house.room.set()
 
     async def _hear_news(self) -> None:
         async for news in self._house.link.news(self._worker_id, self._instance_id):
@@ -242,8 +252,7 @@ class Supervisor:
     async def _reap(self) -> None:
         """As pid 1 of our namespace we inherit what others leave behind; nobody else would collect it."""
         await asyncio.sleep(1.0)
-        known = {run.pid for run in self._runs.values()}
-        known |= {pid for version in self._versions.values() for pid in version.pids()}
+        known = watched | {version.zygote_pid for version in self._versions.values()}
         while True:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -272,6 +281,9 @@ class Supervisor:
         for version in self._versions.values():
             await version.stop()
         await self._house.link.close()
+
+    def _reload(self) -> None:
+        self._spawn(self._load_version())
 
     def _spawn(self, coroutine: Any) -> None:
         task = asyncio.create_task(coroutine)

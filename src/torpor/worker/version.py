@@ -14,12 +14,14 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from torpor import ids
 from torpor.errors import TorporError
 from torpor.wire import runner as wire
 from torpor.wire.framing import Unframer, frame
+from torpor.worker import discovery
 from torpor.worker.discovery import Project
 from torpor.worker.process import RunProcess
 
@@ -46,16 +48,21 @@ class Version:
     Args:
         project: where the code is and which modules hold tasks.
         run_root: where runners have their directories.
+        on_changed: called when the project's files are no longer those of this version: what is imported from them now
+            would not be this version.
         isolated: runners get namespaces of their own.
     """
 
-    def __init__(self, project: Project, run_root: Path, *, isolated: bool) -> None:
+    def __init__(
+        self, project: Project, run_root: Path, *, isolated: bool, on_changed: Callable[[], object] = lambda: None
+    ) -> None:
         self.project = project
         self.name = project.version
         self.tasks: list[wire.TaskManifest] = []
         self.import_ms = 0.0
         self._run_root = run_root
         self._isolated = isolated
+        self._on_changed = on_changed
         self._spare: RunProcess | None = None
         self._forking_ahead: asyncio.Task[None] | None = None
         self._bare = False
@@ -65,10 +72,9 @@ class Version:
         self._unframer = Unframer()
         self._one_at_a_time = asyncio.Lock()
 
-    def pids(self) -> list[int]:
-        """The processes that are this version's to collect when they end."""
-        spare = self._spare.pid if self._spare else None
-        return [pid for pid in (self._process.pid if self._process else None, spare) if pid is not None]
+    @property
+    def zygote_pid(self) -> int | None:
+        return self._process.pid if self._process else None
 
     async def start(self) -> None:
         """Import the version.
@@ -100,14 +106,14 @@ class Version:
             self._forking_ahead = asyncio.create_task(self._make_spare())
 
     async def _make_spare(self) -> None:
-        with contextlib.suppress(ZygoteDied, ImportFailed):  # then the next run finds out, and its story tells
+        with contextlib.suppress(ZygoteDied, ImportFailed, OSError):  # then the next run finds out, and its story tells
             self._spare = await self._make_runner()
 
     async def _make_runner(self) -> RunProcess:
         process = RunProcess(self._run_root / ids.new("runner"))
-        process.furnish()
-        await process.listen()
         try:
+            process.furnish()
+            await process.listen()
             process.watch(await self._fork(process.directory))
             if await process.first_words(wire.Hello) is None:
                 told = (process.directory / "output.log").read_text(errors="replace").strip()
@@ -158,6 +164,11 @@ class Version:
 
     async def _start(self) -> None:
         self._stop_zygote()
+        if discovery.find(self.project.path).version != self.name:
+            self._on_changed()
+            raise ZygoteDied(
+                f"the files of version {self.name} have changed since; they are being imported as a new one"
+            )
         ready = await self._launch()
         if ready.threads > 1 and not self._bare:
             self.tasks = ready.tasks

@@ -3,6 +3,8 @@
 import asyncio
 import ctypes
 import os
+import socket
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -183,3 +185,47 @@ async def waits_with_io_uring(token_id: str) -> object:
 @task
 async def large_output(megabytes: int) -> str:
     return "x" * (megabytes << 20)
+
+
+@task
+async def listens(port: int, token_id: str) -> str:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+        await wait.for_token(token_id)
+        return f"listens on {listener.getsockname()[1]}"
+
+
+@task
+async def child_with_own_mounts(token_id: str) -> object:
+    child = subprocess.Popen(["unshare", "--mount", "sleep", "3600"])
+    try:
+        return await wait.for_token(token_id)
+    finally:
+        child.kill()
+        child.wait()
+
+
+@task
+async def prints_much(lines: int) -> None:
+    for number in range(lines):
+        print(f"line {number} " + "x" * 60)
+
+
+@task
+async def forges_log_lines() -> str:
+    """Anybody can write what looks like a line of the logger."""
+    for forged in (
+        b'{"at": 5, "level": 7, "message": ["x"]}',
+        b'{"at": "2026-01-01T00:00:00+00:00", "level": "info", "message": "m", "attributes": [1]}',
+        b'{"at": "2026-01-01T00:00:00+00:00", "level": "info", "message": "\\ud800", "attributes": {"k\\u0000": "\\udfff"}}',
+        b"[" * 100_000,
+    ):
+        os.write(1, b"\x1e" + forged + b"\n")
+    return "told"
+
+
+@task
+async def many_levels(depth: int) -> int:
+    return depth if depth == 0 else 1 + await many_levels.trigger_and_wait(depth - 1)

@@ -1,0 +1,115 @@
+"""How a leased run gets its process: a fresh one from its version's zygote, or the one that it was, from its image.
+
+Either ends with user code on its way: it has what it needs, and only the engine is to be told. A birth that fails leaves
+nothing behind.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from torpor.errors import CriuError, TorporError
+from torpor.wire import http, runner
+from torpor.worker import restore
+from torpor.worker.faults import Fault, reach
+from torpor.worker.house import House
+from torpor.worker.output import Output
+from torpor.worker.process import RunProcess
+
+
+class NotHere(TorporError):
+    """This worker can't do it, and waiting would not help: its message says why."""
+
+
+@dataclass(frozen=True)
+class Born:
+    """A process with user code on its way, and what the engine should hear of it."""
+
+    process: RunProcess
+    output: Output
+    report: http.StartReport
+    open_waits: list[str] = field(default_factory=list)
+    """Of a restored process: the waits that are yet to be answered."""
+    lost: list[str] = field(default_factory=list)
+    """Of a restored process: descriptors that could not be opened again."""
+
+
+async def begin(house: House, assignment: http.Assignment) -> Born:
+    """Give the attempt to a process of its version.
+
+    Raises:
+        NotHere: this worker does not have the version.
+        ZygoteDied, ImportFailed, OSError: no process could be made now.
+    """
+    began = time.perf_counter()
+    version = house.version(assignment.version)
+    if version is None:
+        raise NotHere(f"version {assignment.version} is not loaded here")
+    await reach(Fault.BEFORE_FORK)
+    process = await version.runner()
+    process.say(runner.Begin(assignment.context, assignment.payload))
+    version.fork_ahead()
+    report = http.StartReport(assignment.lease, pid=process.pid, start_ms=_ms_since(began))
+    return Born(process, Output(process.directory / "output.log"), report)
+
+
+async def thaw(house: House, assignment: http.Assignment) -> Born:
+    """Restore the run's checkpoint and hand the process its answers.
+
+    Raises:
+        NotHere: this worker can't restore.
+        ImageDamaged: this image can never be used.
+        CriuError, OSError: it could not be restored now.
+    """
+    began = time.perf_counter()
+    stored = assignment.checkpoint
+    assert stored is not None
+    if house.criu is None:
+        raise NotHere(f"this worker can't restore: {house.no_freeze_reason}")
+    prepared = await restore.prepare(house.images, stored.id, house.run_root)
+    process = RunProcess(prepared.directory)
+    try:
+        await process.listen()
+        pid, restore_ms = await restore.revive(house.criu, prepared)
+        process.watch(pid)
+        process.wake()
+        resumed = await process.first_words(runner.Resumed)
+        if resumed is None:
+            raise CriuError(f"the restored process did not wake up: {process.end_told()}")
+    except BaseException:
+        await process.bury()
+        raise
+    answers = [answer for answer in assignment.answers if answer.wait_id in resumed.open_waits]
+    process.say(runner.Awoken(True, answers, context=assignment.context))
+    report = http.StartReport(
+        assignment.lease,
+        answered=[answer.wait_id for answer in answers],
+        pid=pid,
+        start_ms=_ms_since(began),
+        restore_ms=restore_ms,
+        since_due_ms=_ms_since_instant(assignment.due_at),
+    )
+    await reach(Fault.RESUMED)
+    open_waits = [wait_id for wait_id in resumed.open_waits if wait_id not in report.answered]
+    output = Output(process.directory / "output.log", prepared.output_base)
+    return Born(process, output, report, open_waits, resumed.lost)
+
+
+async def pause(delay_s: float, given_up: asyncio.Event) -> bool:
+    """Wait before the next try; false when the run was taken away meanwhile."""
+    try:
+        await asyncio.wait_for(given_up.wait(), delay_s)
+    except TimeoutError:
+        return True
+    return False
+
+
+def _ms_since(began: float) -> float:
+    return (time.perf_counter() - began) * 1000
+
+
+def _ms_since_instant(instant: str | None) -> float | None:
+    if instant is None:
+        return None
+    return (datetime.now(UTC) - datetime.fromisoformat(instant)).total_seconds() * 1000
