@@ -97,6 +97,9 @@ class Supervisor:
                 for number in self._not_the_runs:  # pytest's, and sockets of databases that other tests share
                     with contextlib.suppress(OSError):
                         os.close(number)
+                nothing = os.open(os.devnull, os.O_RDONLY)
+                os.dup2(nothing, 0)
+                os.close(nothing)
                 log = os.open(self.directory / "output.log", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
                 os.dup2(log, 1)
                 os.dup2(log, 2)

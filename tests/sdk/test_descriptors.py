@@ -1,9 +1,11 @@
 """Files that are let go before a freeze and opened again after it; and what is refused."""
 
+import contextlib
 import fcntl
 import mmap
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -39,7 +41,14 @@ def others() -> set[int]:
 
 
 def park(run: str, others: set[int]) -> list[descriptors.Parked]:
-    return descriptors.park(run, others)
+    """As `freeze` does it: all or nothing."""
+    found = descriptors.look(run, others)
+    assert found.reasons == []
+    return descriptors.park(found.to_park)
+
+
+def reasons(run: str, others: set[int]) -> list[str]:
+    return descriptors.look(run, others).reasons
 
 
 def test_an_outside_file_may_grow_while_the_run_is_away(run: str, outside: Path, others: set[int]) -> None:
@@ -110,52 +119,156 @@ def test_duplicated_descriptors_share_their_offset_again(run: str, outside: Path
         os.close(each)
 
 
-def test_files_that_travel_or_hang_on_more_than_a_path_are_left(
-    run: str, outside: Path, tmp_path: Path, others: set[int]
-) -> None:
+def test_files_that_travel_are_left_open(run: str, tmp_path: Path, others: set[int]) -> None:
+    inside = open(os.path.join(run, "data"), "w")  # noqa: SIM115
+    deleted = open(tmp_path / "deleted", "w")  # noqa: SIM115
+    os.unlink(deleted.name)
+    fcntl.lockf(inside, fcntl.LOCK_EX)
+    with inside, deleted:
+        assert park(run, others) == []
+
+
+def test_a_file_that_hangs_on_more_than_its_path_forbids_the_freeze(run: str, tmp_path: Path, others: set[int]) -> None:
     def made(name: str) -> str:
         (tmp_path / name).write_text("0123456789")
         return str(tmp_path / name)
 
-    inside = open(os.path.join(run, "data"), "w")  # noqa: SIM115
-    deleted = open(made("deleted"))  # noqa: SIM115
-    os.unlink(deleted.name)
     flocked = open(made("flocked"))  # noqa: SIM115
     fcntl.flock(flocked, fcntl.LOCK_EX)
     posix, posix_too = open(made("posix"), "r+"), open(tmp_path / "posix")  # noqa: SIM115
     fcntl.lockf(posix, fcntl.LOCK_EX)
     mapped = open(made("mapped"), "r+b")  # noqa: SIM115
     mapping = mmap.mmap(mapped.fileno(), 0)
-    moved = open(made("moved"))  # noqa: SIM115
+    gone = open(made("gone"))  # noqa: SIM115
+    os.link(gone.name, tmp_path / "other name")
+    os.unlink(gone.name)
+    moved = open(made("moved"))  # noqa: SIM115 - goes on under its new name
     os.rename(moved.name, tmp_path / "elsewhere")
     made("moved")
-    assert [each.path for each in park(run, others)] == [str(tmp_path / "elsewhere")]
+    log = open(made("log"), "a")  # noqa: SIM115
+    fcntl.flock(log, fcntl.LOCK_EX)
+    changing = "which could change while the run is frozen, and"
+    found = descriptors.look(run, others)
+    assert [each.path for each in found.to_park] == [str(tmp_path / "elsewhere")]
+    assert found.reasons == [
+        f"fd {flocked.fileno()} is open on {flocked.name}, {changing} this process holds a lock on it",
+        f"fd {posix.fileno()} is open on {posix.name}, {changing} this process holds a lock on it",
+        f"fd {posix_too.fileno()} is open on {posix.name}, {changing} this process holds a lock on it",
+        # mmap has a descriptor of its own
+        *(
+            f"fd {fd} is open on {mapped.name}, {changing} it is mapped for writing"
+            for fd in (mapped.fileno(), mapped.fileno() + 1)
+        ),
+        f"fd {gone.fileno()} is open on {gone.name} (deleted), {changing} it can't be opened again "
+        "(No such file or directory)",
+    ]
     probe = f"import fcntl; fcntl.lockf(open({posix.name!r}, 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
     assert subprocess.run([sys.executable, "-c", probe], stderr=subprocess.DEVNULL).returncode != 0, "the lock is gone"
     mapping.close()
-    for file in (inside, deleted, flocked, posix, posix_too, mapped, moved):
+    for file in (flocked, posix, posix_too, mapped, gone, moved, log):
         file.close()
 
 
-def test_nothing_is_parked_under_a_thread_that_is_at_work(run: str, outside: Path, others: set[int]) -> None:
-    thread = threading.Thread(target=time.sleep, args=(0.5,))
-    resting = threading.Event()
-    sleeper = threading.Thread(target=resting.wait)
-    with open(outside) as file:
+def test_a_file_that_is_only_mapped_forbids_the_freeze_too(run: str, outside: Path, others: set[int]) -> None:
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype, libc.mmap.argtypes = (
+        ctypes.c_void_p,
+        [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long],
+    )
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    with open(outside, "r+b") as file:
+        address = libc.mmap(None, 4096, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, file.fileno(), 0)
+    assert reasons(run, others) == [f"{outside} is mapped for writing, and could change while the run is frozen"]
+    libc.munmap(address, 4096)
+    assert reasons(run, others) == []
+
+
+@pytest.mark.parametrize("journal", ["wal", "delete"])
+def test_an_outside_sqlite_forbids_the_freeze_while_it_is_locked(
+    run: str, tmp_path: Path, others: set[int], journal: str
+) -> None:
+    """In WAL mode always; else only within a transaction."""
+    path = tmp_path / "rows.db"
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute(f"pragma journal_mode={journal}")
+        db.execute("create table rows (n int)")
+        db.commit()
+        told = " ".join(reasons(run, others))
+        if journal == "wal":
+            assert f"{path}, " in told
+            assert f"{path}-shm, " in told
+        else:
+            descriptors.unpark(park(run, others))
+            db.execute("insert into rows values (1)")
+            assert f"{path}, " in " ".join(reasons(run, others))
+        db.rollback()
+        db.execute("insert into rows values (2)")
+        db.commit()
+        assert db.execute("select n from rows").fetchall() == [(2,)]
+
+
+def test_no_file_is_parked_under_a_thread_that_is_at_work(run: str, outside: Path, others: set[int]) -> None:
+    gate = threading.Event()
+    thread = threading.Thread(target=time.sleep, args=(0.5,), name="poller")
+    sleeper = threading.Thread(target=gate.wait)
+    log = open(f"{outside}.log", "a")  # noqa: SIM115
+    code = open(pytest.__file__)  # noqa: SIM115
+    state = open("/proc/self/stat")  # noqa: SIM115
+    with open(outside) as file, log, code, state:
         sleeper.start()
-        parked = park(run, others | {file.fileno()})
-        assert parked == []
         thread.start()
-        assert park(run, others) == []
+        assert reasons(run, others) == [
+            f"fd {file.fileno()} is open on {outside}, which could change while the run is frozen, "
+            "and the thread 'poller' may be using it"
+        ]
+        assert os.readlink(f"/proc/self/fd/{file.fileno()}") == str(outside)
+        assert reasons(run, others | {file.fileno()}) == [], "a log, installed code and the kernel's files don't count"
         thread.join()
         parked = park(run, others)
-        assert len(parked) == 1
+        assert str(outside) in [each.path for each in parked]
         descriptors.unpark(parked)
-        resting.set()
+        gate.set()
         sleeper.join()
 
 
-def test_a_unix_socket_of_another_process_is_named(tmp_path: Path, others: set[int]) -> None:
+def test_installed_code_that_is_open_for_writing_counts(run: str, others: set[int]) -> None:
+    thread = threading.Thread(target=time.sleep, args=(0.3,))
+    thread.start()
+    with open(pytest.__file__, "r+") as file:
+        (reason,) = reasons(run, others)
+        assert reason.startswith(f"fd {file.fileno()} is open on {os.path.realpath(pytest.__file__)}, ")
+    thread.join()
+
+
+def test_a_thread_that_sleeps_with_a_timeout_is_at_work(run: str, outside: Path, others: set[int]) -> None:
+    """It wakes by itself, perhaps just after a restore, while its files are still parked."""
+    gate = threading.Event()
+    poller = threading.Thread(target=gate.wait, args=(30,), name="poller")
+    with open(outside):
+        poller.start()
+        assert "'poller'" in reasons(run, others)[0]
+        gate.set()
+        poller.join()
+        assert reasons(run, others) == []
+
+
+def test_redirected_output_is_parked_as_well(run: str, outside: Path, others: set[int]) -> None:
+    kept = os.dup(2)
+    with open(outside, "w") as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            parked = park(run, (others | {kept}) - {2})
+            assert [sorted(fd for fd, _ in each.descriptors) for each in parked] == [[2, file.fileno()]]
+            assert descriptors.unpark(parked) == []
+            assert os.readlink("/proc/self/fd/2") == str(outside)
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def test_a_unix_socket_of_another_process_is_named(run: str, tmp_path: Path, others: set[int]) -> None:
     path = str(tmp_path / "other.sock")
     script = (
         "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.settimeout(10); s.listen();"
@@ -172,11 +285,11 @@ def test_a_unix_socket_of_another_process_is_named(tmp_path: Path, others: set[i
         ours = {process.stdout.fileno(), process.stdin.fileno()} if process.stdin else set()
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(path)
-            (reason,) = descriptors.unfreezable(others | ours)
+            (reason,) = reasons(run, others | ours)
             assert reason == f"fd {connection.fileno()} is a unix socket connected to another process ({path})"
 
 
-def test_sockets_within_the_run_are_no_obstacle(tmp_path: Path, others: set[int]) -> None:
+def test_sockets_within_the_run_are_no_obstacle(run: str, tmp_path: Path, others: set[int]) -> None:
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
         listener.bind(str(tmp_path / "own.sock"))
         listener.listen()
@@ -185,10 +298,10 @@ def test_sockets_within_the_run_are_no_obstacle(tmp_path: Path, others: set[int]
         left, right = socket.socketpair()
         with server, left, right, socket.socket() as inet:
             inet.bind(("127.0.0.1", 0))
-            assert descriptors.unfreezable(others) == []
+            assert reasons(run, others) == []
 
 
-def test_an_io_uring_is_named(others: set[int]) -> None:
+def test_an_io_uring_is_named(run: str, others: set[int]) -> None:
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -196,6 +309,6 @@ def test_an_io_uring_is_named(others: set[int]) -> None:
     if fd < 0:
         pytest.skip("this kernel allows no io_uring")
     try:
-        assert descriptors.unfreezable(others) == [f"fd {fd} is an io_uring"]
+        assert reasons(run, others) == [f"fd {fd} is an io_uring"]
     finally:
         os.close(fd)

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import ssl
+import threading
 import time
 from pathlib import Path
 
@@ -57,6 +58,55 @@ def test_a_run_that_holds_an_outside_socket_stays_awake_and_names_it(supervisor:
         assert supervisor.says_nothing()  # nothing moved: else it would be suspended again at once, for ever
         supervisor.answer(new.wait_id)
         assert supervisor.finished().ok
+
+
+def test_a_run_whose_thread_uses_an_outside_file_stays_awake_and_names_both(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    outside = tmp_path.parent / f"{tmp_path.name}-data"
+    outside.write_text("one\ntwo\n")
+
+    @task
+    async def read() -> str:
+        with open(outside) as file:
+            thread = threading.Thread(target=time.sleep, args=(20,), name="poller", daemon=True)
+            thread.start()
+            await wait.for_(hours=1)
+            return f"{file.fileno()} {file.readline()}"
+
+    supervisor.start(read)
+    (new,) = supervisor.expect_idle().waits
+    supervisor.send(Suspend())
+    (reason,) = supervisor.expect(StayingAwake).reasons
+    supervisor.answer(new.wait_id)
+    number, _, line = supervisor.output_of_run().partition(" ")
+    assert line == "one\n"
+    assert reason == (
+        f"fd {number} is open on {outside}, which could change while the run is frozen, "
+        "and the thread 'poller' may be using it"
+    )
+
+
+def test_user_code_that_unblocks_and_ignores_the_signal_is_woken_all_the_same(supervisor: Supervisor) -> None:
+    """Ignored and not blocked, it is dropped at once, as it would be for process 1 without a handler."""
+
+    @task
+    def nap() -> list[bool]:
+        blocked: list[bool] = []
+        for _ in range(2):
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+            blocking.for_(hours=1)
+            blocked.append(signal.SIGUSR1 in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+        return blocked
+
+    supervisor.start(nap)
+    for _ in range(2):
+        (new,) = supervisor.expect_idle().waits
+        supervisor.suspend()
+        time.sleep(0.1)  # it sleeps by now: only then may the signal be dropped
+        supervisor.wake(Answer(new.wait_id, "completed"))
+    assert supervisor.output_of_run() == [True, True]
 
 
 def test_a_stray_signal_from_before_wakes_nobody(supervisor: Supervisor) -> None:

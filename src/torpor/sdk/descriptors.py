@@ -2,12 +2,21 @@
 
 A file outside the run's directory may grow, shrink or vanish while the run is away, and CRIU refuses to restore a file
 whose size has changed. So such a file is *parked*: path, flags and offset are remembered and /dev/null takes its number.
-Files inside the run's directory travel with the checkpoint and stay as they are.
 
-Left alone, because parking would lose something:
-  - files with locks, and files that are mapped shared and writable: the lock or the mapping hangs on this very file;
-  - deleted files, and /dev/shm: CRIU carries the first in the image, and the second is memory;
+Some can't be parked, because that would lose something. Then the run must not be frozen: it would start over if the
+file changed.
+  - files with locks, and files that are mapped shared and writable: the lock or the mapping hangs on this very file.
+    SQLite in WAL mode always has both;
+  - files that can't be opened again;
   - every file, while another thread of user code is at work: it would read an early end, or write into nothing.
+
+Left to CRIU, for they come back whatever happens outside:
+  - files in the run's directory travel with the checkpoint; deleted files are in the image; /dev/shm is memory;
+  - files that can't be parked, yet are only appended to: their size isn't compared;
+  - files that can't be parked, yet belong to Python or an installed package and are only read.
+
+Files that are mapped read-only, libraries and model weights for instance, are left to CRIU as well, though they must not
+change: else nothing that uses a library could be frozen.
 
 Linux only; elsewhere nothing is ever frozen and these functions find nothing.
 """
@@ -21,6 +30,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FrameType
 
 _FD = "/proc/self/fd"
 _SO_PEERCRED = 17
@@ -31,6 +41,7 @@ _NEVER = {
     "anon_inode:bpf-": "a BPF object",
 }
 _ELSEWHERE = ("/dev/shm/", "/run/shm/")
+_KERNEL = ("/proc/", "/sys/")
 _RESTING = {"wait", "join", "_wait_for_tstate_lock", "_worker"}
 """Functions of threading and concurrent.futures in which a thread waits for others or for work."""
 _WHERE_TO_REST = ("/threading.py", "/concurrent/futures/thread.py")
@@ -55,12 +66,72 @@ class Parked:
         return f"fd {self.descriptors[0][0]} {self.path}"
 
 
+@dataclass(frozen=True)
+class Findings:
+    """What is open: files that can be parked, and why this process can't be frozen now, one line per descriptor."""
+
+    to_park: list[Parked]
+    reasons: list[str]
+
+
+def look(run_directory: str, ours: set[int]) -> Findings:
+    """Go through all descriptors but `ours`. Nothing is touched yet."""
+    opened = list(_open(ours))
+    reasons = [f"fd {fd} is {why}" for fd, name in opened if (why := _why_not(fd, name))]
+    files = [file for fd, path in opened if path.startswith("/") and (file := _describe(fd, path))]
+    inside = (os.path.realpath(run_directory) + "/", *_ELSEWHERE)
+    outside = [file for file in files if not file.path.startswith(inside)]
+    mapped = _mapped_for_writing()
+    # By inode, not by descriptor: closing any descriptor of a file drops all POSIX locks that a process has on it.
+    locked = {file.inode for file in files if _is_locked(file.descriptors[0][0])} if outside else set()
+    user = _thread_at_work() if outside else None
+    installed = _installed()
+    to_park: list[Parked] = []
+    for file in outside:
+        if (obstacle := _obstacle(file, locked, mapped, user)) is None:
+            to_park.append(file)
+        elif not _comes_back_anyway(file, installed):
+            reasons.append(
+                f"fd {file.descriptors[0][0]} is open on {file.path}, "
+                f"which could change while the run is frozen, and {obstacle}"
+            )
+    # A mapping outlives the descriptor that it was made with.
+    told = {file.inode for file in files} | {file.path for file in files}
+    for inode, path in mapped.items():
+        if not told & {inode, path} and not path.startswith((*inside, "/dev/")) and os.path.isfile(path):
+            reasons.append(f"{path} is mapped for writing, and could change while the run is frozen")
+    return Findings(to_park, reasons)
+
+
 # -- what can't be frozen ---------------------------------------------------------------------------------------------
 
 
-def unfreezable(ours: set[int]) -> list[str]:
-    """Why this process can't be frozen now, one line per descriptor; nothing has been touched."""
-    return [f"fd {fd} is {why}" for fd, name in _open(ours) if (why := _why_not(fd, name))]
+def _obstacle(
+    file: Parked, locked: set[tuple[int, int]], mapped: dict[tuple[int, int], str], user: str | None
+) -> str | None:
+    """Why an outside file can't be let go, if it can't."""
+    if file.inode in locked:
+        return "this process holds a lock on it"
+    if file.inode in mapped or file.path in mapped.values():  # some file systems show other numbers in maps
+        return "it is mapped for writing"
+    if user is not None:
+        return f"{user} may be using it"
+    return _why_not_again(file)  # the last: closing what it opens would drop locks
+
+
+def _comes_back_anyway(file: Parked, installed: tuple[str, ...]) -> bool:
+    """Whether CRIU restores it even if it is left open: it doesn't compare the size of a log, and others don't change."""
+    access = file.flags & os.O_ACCMODE
+    if access == os.O_WRONLY and file.flags & os.O_APPEND:
+        return True
+    return file.path.startswith(_KERNEL) or (access == os.O_RDONLY and file.path.startswith(installed))
+
+
+def _installed() -> tuple[str, ...]:
+    """Where the interpreter, its packages and the system's libraries are."""
+    places = {"/usr", "/lib", "/lib64", sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
+    places |= {path for path in sys.path if path.endswith(("/site-packages", "/dist-packages"))}
+    return tuple(real + "/" for place in places if (real := os.path.realpath(place)) != "/")
 
 
 def _why_not(fd: int, name: str) -> str | None:
@@ -110,18 +181,9 @@ def _readable(address: str | bytes) -> str:
 # -- parking ----------------------------------------------------------------------------------------------------------
 
 
-def park(run_directory: str, ours: set[int]) -> list[Parked]:
-    """Let go of the outside files. `ours` are descriptors to leave alone; `unpark` undoes it."""
-    if _others_at_work():
-        return []
-    inside = (os.path.realpath(run_directory) + "/", *_ELSEWHERE)
-    files = [file for fd, path in _open(ours) if path.startswith("/") and (file := _describe(fd, path))]
-    outside = [file for file in files if not file.path.startswith(inside)]
-    if not outside:
-        return []
-    # By inode, not by descriptor: closing any descriptor of a file drops all POSIX locks that a process has on it.
-    held = _mapped() | {file.inode for file in files if _is_locked(file.descriptors[0][0])}
-    parked = _join_duplicates([file for file in outside if file.inode not in held and _can_reopen(file)])
+def park(files: list[Parked]) -> list[Parked]:
+    """Let go of these files, which `look` has found; `unpark` undoes it."""
+    parked = _join_duplicates(files)
     if parked:
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for file in parked:
@@ -172,7 +234,7 @@ def _look(status: os.stat_result) -> tuple[int, int, int, int]:
 
 def _change(file: Parked, status: os.stat_result) -> str | None:
     now = _look(status)
-    if file.path.startswith(("/proc/", "/sys/")) or now == file.looked:
+    if file.path.startswith(_KERNEL) or now == file.looked:
         return None
     if now[:2] != file.inode:
         return "another file has taken its place"
@@ -183,14 +245,16 @@ def _change(file: Parked, status: os.stat_result) -> str | None:
     return "changed while the run was away"
 
 
-def _can_reopen(file: Parked) -> bool:
-    """Whether the path still leads to this file and we may open it: it may stem from before privileges were dropped."""
+def _why_not_again(file: Parked) -> str | None:
+    """Why we couldn't open this file again. It may stem from before privileges were dropped, or a rename."""
     try:
         trial = os.open(file.path, file.flags | os.O_CLOEXEC)
-    except OSError:
-        return False
+    except OSError as error:
+        return f"it can't be opened again ({error.strerror})"
     try:
-        return _look(os.fstat(trial))[:2] == file.inode
+        if _look(os.fstat(trial))[:2] == file.inode:
+            return None
+        return "its path leads to another file by now"
     finally:
         os.close(trial)
 
@@ -203,15 +267,19 @@ def _is_locked(fd: int) -> bool:
         return True  # can't tell, so leave it
 
 
-def _mapped() -> set[tuple[int, int]]:
-    """Device and inode of every file that is mapped shared and writable."""
-    found: set[tuple[int, int]] = set()
-    with open("/proc/self/maps") as file:
-        for line in file:
-            _, access, _, device, inode, *_ = line.split(maxsplit=5)
-            if inode != "0" and "w" in access and access.endswith("s"):
+def _mapped_for_writing() -> dict[tuple[int, int], str]:
+    """Device and inode, and path, of every file that is mapped shared and writable."""
+    found: dict[tuple[int, int], str] = {}
+    try:
+        maps = open("/proc/self/maps")  # noqa: SIM115
+    except OSError:
+        return found
+    with maps:
+        for line in maps:
+            _, access, _, device, inode, *path = line.split(maxsplit=5)
+            if inode != "0" and path and "w" in access and access.endswith("s"):
                 major, minor = (int(part, 16) for part in device.split(":"))
-                found.add((os.makedev(major, minor), int(inode)))
+                found[(os.makedev(major, minor), int(inode))] = path[0].rstrip("\n")
     return found
 
 
@@ -240,21 +308,32 @@ def _join_duplicates(files: list[Parked]) -> list[Parked]:
 
 
 def _open(ours: set[int]) -> Iterator[tuple[int, str]]:
-    """Every descriptor above stderr, and what it leads to."""
+    """Every descriptor but `ours`, and what it leads to."""
     try:
         names = os.listdir(_FD)
     except OSError:
         return
     for fd in sorted(map(int, names)):
-        if fd > 2 and fd not in ours:
+        if fd not in ours:
             try:
                 yield fd, os.readlink(f"{_FD}/{fd}")
             except OSError:
                 continue  # the one that listed the directory
 
 
-def _others_at_work() -> bool:
-    """Whether a Python thread besides this one may touch a file: one that isn't asleep in a lock or an empty queue."""
+def _thread_at_work() -> str | None:
+    """A Python thread besides this one that may touch a file: one that isn't asleep in a lock or an empty queue."""
     here = threading.get_ident()
-    others = (frame.f_code for thread, frame in sys._current_frames().items() if thread != here)
-    return not all(code.co_name in _RESTING and code.co_filename.endswith(_WHERE_TO_REST) for code in others)
+    names = {thread.ident: f"the thread {thread.name!r}" for thread in threading.enumerate()}
+    for thread, frame in sys._current_frames().items():
+        if thread != here and not _is_resting(frame):
+            return names.get(thread, "another thread")
+    return None
+
+
+def _is_resting(frame: FrameType) -> bool:
+    """Whether a thread sleeps until another one wakes it. With a timeout it may wake by itself, while files are parked."""
+    code = frame.f_code
+    if code.co_name not in _RESTING or not code.co_filename.endswith(_WHERE_TO_REST):
+        return False
+    return frame.f_locals.get("timeout") in (None, -1)

@@ -1,10 +1,10 @@
 """Stand still, so that a checkpoint can be taken: what the runner does between `Suspend` and `Awoken`.
 
-    1. refuse      something is open that no image can hold: say which descriptor, stay awake
+    1. refuse      something is open that no image can hold, or that could change meanwhile: say which descriptor
     2. flush       text in Python's buffers would otherwise reach the log after the freeze
     3. park        descriptors of outside files are let go, by path and offset (descriptors.py)
     4. close       `Suspending`, then the socket: no descriptor of ours is in the image
-    5. sleep       in sigwait(SIGUSR1). The signal has been blocked since birth, so it can't be lost.
+    5. sleep       in sigwait(SIGUSR1). The signal is blocked before we announce it, so it can't be lost.
                    The image is taken here. Days may pass; or the dump was given up and the signal comes at once
     6. reseed      OpenSSL would otherwise repeat its random numbers in two restores of one image
     7. unpark, connect, `Resumed`, `Awoken`
@@ -31,15 +31,20 @@ def freeze(
 ) -> Awoken | None:
     """Let a checkpoint be taken. None if that is not possible: the supervisor has been told why, nothing has changed."""
     ours = {channel.fileno()}
-    if reasons := descriptors.unfreezable(ours):
-        channel.send(StayingAwake(reasons))
+    found = descriptors.look(run_directory, ours)
+    if found.reasons:
+        channel.send(StayingAwake(found.reasons))
         return None
     _flush()
-    parked = descriptors.park(run_directory, ours)
+    parked = descriptors.park(found.to_park)
     if channel.has_news():  # most likely an answer: then the freeze would be for nothing
         descriptors.unpark(parked)
         channel.send(StayingAwake(["an answer has just come"], moved=True))
         return None
+    # It has been blocked since birth, but user code may have unblocked it. The kernel drops an unblocked signal that has no
+    # handler if process 1 is to get it, though it sits in sigwait. It stays blocked: the signal is ours, and one
+    # that comes late (a supervisor repeats it) must not reach a handler of user code.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {WAKE})
     while WAKE in signal.sigpending():  # left from an earlier, doubled one: it must not wake us now
         signal.sigwait({WAKE})
     channel.send(Suspending([file.told for file in parked], waiting_at))
