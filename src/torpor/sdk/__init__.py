@@ -1,10 +1,11 @@
 """What task authors use, from the outside in.
 
 `task.py`     @task: plain calls, trigger, trigger_and_wait      `runs.py`       the handle of a run
-`retry.py`    Retry                                             `payload.py`    from a call to JSON and back
+`retry.py`    Retry                                             `options.py`    what a trigger may say besides
 `wait.py`     wait.for_ and its kin, awaited                    `sync_wait.py`  the same, blocking
 `context.py`  current                                           `logger.py`     log lines with fields
-`client.py`   the HTTP API, for everything outside of runs
+`payload.py`  from a call to JSON and back
+`client.py`   the HTTP API, for everything outside of runs      `kept_client.py`  the one that triggers share
 
 Beneath, only inside a run:
 

@@ -37,10 +37,9 @@ class Run:
             ...     return (await run.retrieve())["status"]
         """
         _outside("retrieve")
-        from torpor.sdk.client import AsyncClient
+        from torpor.sdk.kept_client import kept_async
 
-        async with AsyncClient() as client:
-            return await client.run(self.id)
+        return await (await kept_async()).run(self.id)
 
     async def cancel(self) -> None:
         """End the run now. One that has ended already stays as it is.
@@ -50,10 +49,9 @@ class Run:
             ApiError, ConnectionFailed: the server refused or could not be reached.
         """
         _outside("cancel")
-        from torpor.sdk.client import AsyncClient
+        from torpor.sdk.kept_client import kept_async
 
-        async with AsyncClient() as client:
-            await client.cancel(self.id)
+        await (await kept_async()).cancel(self.id)
 
     @property
     def sync(self) -> "BlockingRun":
@@ -76,19 +74,17 @@ class BlockingRun:
         """As `Run.retrieve`."""
         _outside("retrieve")
         running.refuse_in_loop("run.sync.retrieve()")
-        from torpor.sdk.client import Client
+        from torpor.sdk.kept_client import kept
 
-        with Client() as client:
-            return client.run(self.run.id)
+        return kept().run(self.run.id)
 
     def cancel(self) -> None:
         """As `Run.cancel`."""
         _outside("cancel")
         running.refuse_in_loop("run.sync.cancel()")
-        from torpor.sdk.client import Client
+        from torpor.sdk.kept_client import kept
 
-        with Client() as client:
-            client.cancel(self.run.id)
+        kept().cancel(self.run.id)
 
 
 def _outside(what: str) -> None:

@@ -117,10 +117,9 @@ def create_token(
     call = waits.token_call(timeout, tags, idempotency_key)
     if running.session is not None or running.is_fork:
         return waits.token(running.required("create_token()").call_blocking("create_token", call))
-    from torpor.sdk.client import Client
+    from torpor.sdk.kept_client import kept
 
-    with Client() as client:
-        return waits.token_of_client(client.create_token(timeout, tags=call.tags, idempotency_key=idempotency_key))
+    return waits.token_of_client(kept().create_token(timeout, tags=call.tags, idempotency_key=idempotency_key))
 
 
 def _enter(what: str, request: waits.Request[T]) -> T:

@@ -6,17 +6,15 @@ Calling it is a plain call. `trigger` asks for a run: inside a run through its s
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypedDict, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, Unpack, cast, overload
 
 from torpor import ids
-from torpor.durations import parse_duration
 from torpor.errors import ConfigError, NotYet
 from torpor.sdk import running
+from torpor.sdk.options import Options, Settings, refuse, to_api
 from torpor.sdk.payload import Signature
 from torpor.sdk.retry import Retry
 from torpor.sdk.runs import Run
@@ -27,48 +25,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Duration = str | float | timedelta
-
-
-class Options(TypedDict, total=False):
-    """What `task.options(...)` takes. The first five work; the others are refused with NotYet until they do."""
-
-    delay: Duration | datetime
-    """The run starts that much later, or at that instant (with a time zone)."""
-    idempotency_key: str
-    """The same key again gives the same run."""
-    tags: str | Sequence[str]
-    """To find the run again: at most 10, of up to 128 characters."""
-    metadata: Mapping[str, Any]
-    """Goes with the run; anything that can be JSON."""
-    max_attempts: int
-    """Instead of the task's own `Retry.max_attempts`."""
-    idempotency_key_ttl: Duration
-    concurrency_key: str
-    queue: Any
-    ttl: Duration
-    priority: float
-    machine: str
-    debounce: Any
-    version: str
-    max_duration: Duration
-
-
-class Settings(TypedDict, total=False):
-    """What `@task(...)` takes besides `id` and `retry`: refused with NotYet until it works."""
-
-    queue: Any
-    machine: str
-    max_duration: Duration
-
-
-_WORKING = ("delay", "idempotency_key", "tags", "metadata", "max_attempts")
-_INSTEAD = {
-    "ttl": "leave it out; a run waits until a worker takes it",
-    "idempotency_key_ttl": "leave it out; keys last 30 days",
-    "max_duration": "leave it out, and bound the work with asyncio.timeout()",
-    "version": "leave it out; runs use the current version",
-}
 
 
 @dataclass(frozen=True)
@@ -101,7 +57,7 @@ class _Doors(Generic[P, R]):
             >>> async def later() -> None:
             ...     await greet.options(delay="1h", tags=["greeting"]).trigger("Ada")
         """
-        return TaskWithOptions(self._task, {**self._options, **_api_options(dict(options))})
+        return TaskWithOptions(self._task, {**self._options, **to_api(dict(options))})
 
     async def trigger(self, *args: P.args, **kwargs: P.kwargs) -> Run:
         """Ask for a run with these arguments. Returns as soon as the server has accepted it.
@@ -119,10 +75,10 @@ class _Doors(Generic[P, R]):
         """
         wanted = self._prepare(args, kwargs)
         if running.session is None and not running.is_fork:
-            from torpor.sdk.client import AsyncClient
+            from torpor.sdk.kept_client import kept_async
 
-            async with AsyncClient() as client:
-                return self._triggered(await client.trigger(self._task.id, _raw(wanted.payload), **wanted.options))
+            client = await kept_async()
+            return self._triggered(await client.trigger(self._task.id, _raw(wanted.payload), **wanted.options))
         session = running.required(f"{self._task.id}.trigger()")
         return self._reply(await session.call("trigger", self._call(wanted)))
 
@@ -327,10 +283,9 @@ class BlockingDoors(Generic[P, R]):
         running.refuse_in_loop(f"{doors._task.id}.sync.trigger()")
         wanted = doors._prepare(args, kwargs)
         if running.session is None and not running.is_fork:
-            from torpor.sdk.client import Client
+            from torpor.sdk.kept_client import kept
 
-            with Client() as client:
-                return doors._triggered(client.trigger(doors._task.id, _raw(wanted.payload), **wanted.options))
+            return doors._triggered(kept().trigger(doors._task.id, _raw(wanted.payload), **wanted.options))
         session = running.required(f"{doors._task.id}.sync.trigger()")
         return doors._reply(session.call_blocking("trigger", doors._call(wanted)))
 
@@ -405,7 +360,7 @@ def task(
         >>> asyncio.run(area(3, 2))
         6
     """
-    _refuse(settings, (), tuple(Settings.__annotations__), "@task", ("id", "retry"))
+    refuse(settings, (), tuple(Settings.__annotations__), "@task", ("id", "retry"))
     if retry is not None and not isinstance(retry, Retry):
         raise TypeError(f"@task(retry={retry!r}): a Retry(...) is needed")
     decorator = _Decorator(id, retry)
@@ -437,70 +392,6 @@ def _checked_id(id: str) -> str:
     if not isinstance(id, str) or not id or len(id) > 128 or not id.isprintable() or id != id.strip():
         raise TypeError(f"@task(id={id!r}): a name of 1 to 128 printable characters is needed")
     return id
-
-
-# -- options ----------------------------------------------------------------------------------------------------------
-
-
-def _refuse(
-    given: dict[str, Any], working: Sequence[str], known: Sequence[str], what: str, others: Sequence[str] = ()
-) -> None:
-    for name in given:
-        if name in working:
-            continue
-        if name in known:
-            instead = _INSTEAD.get(name, "leave it out")
-            raise NotYet(f"{what}({name}=…) is not carried out yet: {instead}")
-        near = get_close_matches(name, (*known, *others))
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join((*others, *known))}"
-        raise TypeError(f"{what}() has no option {name!r}: {hint}")
-
-
-def _api_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Checked, and named and written as in the public API."""
-    _refuse(options, _WORKING, tuple(Options.__annotations__), "options")
-    api: dict[str, Any] = {}
-    for name, value in options.items():
-        if value is None:
-            continue
-        match name:
-            case "delay":
-                api["delay"] = _delay(value)
-            case "idempotency_key":
-                if not isinstance(value, str) or not value:
-                    raise TypeError(f"idempotency_key={value!r}: text is needed")
-                api["idempotencyKey"] = value
-            case "tags":
-                from torpor.sdk import waits
-
-                api["tags"] = waits.tag_list(value)
-            case "metadata":
-                api["metadata"] = _plain_object(value)
-            case _:
-                if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                    raise ValueError(f"max_attempts={value!r}: a whole number from 1 on is needed")
-                api["maxAttempts"] = value
-    return api
-
-
-def _delay(value: Any) -> str:
-    if isinstance(value, datetime):
-        from torpor.sdk import waits
-
-        return waits.aware(value, "delay=").isoformat()
-    seconds = parse_duration(value).total_seconds()
-    return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
-
-
-def _plain_object(value: Any) -> dict[str, Any]:
-    from pydantic_core import PydanticSerializationError, to_jsonable_python
-
-    if not isinstance(value, Mapping):
-        raise TypeError(f"metadata={value!r}: names and values are needed")
-    try:
-        return to_jsonable_python(dict(value))
-    except PydanticSerializationError as error:
-        raise TypeError(f"metadata can't be JSON: {error}") from None
 
 
 def _raw(payload: bytes | None) -> Any:

@@ -150,12 +150,10 @@ async def create_token(
     call = waits.token_call(timeout, tags, idempotency_key)
     if running.session is not None or running.is_fork:
         return waits.token(await running.required("create_token()").call("create_token", call))
-    from torpor.sdk.client import AsyncClient
+    from torpor.sdk.kept_client import kept_async
 
-    async with AsyncClient() as client:
-        return waits.token_of_client(
-            await client.create_token(timeout, tags=call.tags, idempotency_key=idempotency_key)
-        )
+    client = await kept_async()
+    return waits.token_of_client(await client.create_token(timeout, tags=call.tags, idempotency_key=idempotency_key))
 
 
 async def _enter(what: str, request: waits.Request[T]) -> T:
