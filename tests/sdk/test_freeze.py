@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 from fake_supervisor import Supervisor
 
 from torpor import NotInRun, task, wait
@@ -184,3 +185,21 @@ def test_a_supervisor_that_listens_late_is_waited_for(supervisor: Supervisor) ->
         assert successor.output_of_run() == "back"
     finally:
         successor.close()
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_a_task_that_closes_all_descriptors_ends_with_status_70(supervisor: Supervisor, is_async: bool) -> None:
+    """Its supervisor can't be told anything any more."""
+
+    @task
+    async def awaited() -> None:
+        os.closerange(3, 1024)
+        await wait.for_(hours=1)
+
+    @task
+    def blocked() -> None:
+        os.closerange(3, 1024)
+        blocking.for_(hours=1)
+
+    supervisor.start(awaited if is_async else blocked)
+    assert supervisor.exit_code() == 70

@@ -3,6 +3,10 @@
 Each of these blocks the asyncio task that awaits it. When all of a run's asyncio tasks are blocked like that, the whole
 process is frozen to disk; it costs nothing until an answer comes. `torpor.sync.wait` has the same for blocking code.
 
+A deadline belongs to the wait itself: `create_token(timeout=…)`, `for_approval(timeout=…)`. `asyncio.timeout` and
+`asyncio.wait_for` around a wait stand still while the run is frozen: they count only the time in memory, so a limit of an
+hour does not end a wait of a week.
+
 Example:
     >>> from torpor import task, wait
     >>> @task
