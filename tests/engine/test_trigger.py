@@ -1,7 +1,8 @@
 """What is accepted, what is refused and how, what a repeat means."""
 
-from datetime import timedelta
+from datetime import date, datetime, time, timedelta
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -159,6 +160,61 @@ def the_task(schema: dict[str, Any], parameters: str = "one") -> Task:
 )
 def test_a_misfit_names_the_field_in_plain_words(payload: str, path: str, message: str):
     assert fit(the_task(Body.model_json_schema()), payload) == PayloadMisfit([{"path": path, "message": message}])
+
+
+class Times(BaseModel):
+    at: datetime
+    day: date | None = None
+    hour: time = time(7)
+    pause: timedelta = timedelta(hours=1)
+    key: UUID | int = 0
+    mail: str = Field("", json_schema_extra={"format": "email"})
+
+
+@pytest.mark.parametrize(
+    ("more", "path", "message"),
+    [
+        ({"at": "yesterday"}, "at", 'should be a date and time such as 2026-03-01T07:00:00Z, not "yesterday"'),
+        ({"at": ""}, "at", 'should be a date and time such as 2026-03-01T07:00:00Z, not ""'),
+        ({"at": True}, "at", "should be text, not true"),
+        ({"day": "2026-02-30"}, "day", 'should be a date such as 2026-03-01, not "2026-02-30"'),
+        ({"hour": "25:00"}, "hour", 'should be a time of day such as 07:30:00, not "25:00"'),
+        ({"pause": "a while"}, "pause", 'should be a length of time such as PT1H30M, not "a while"'),
+        ({"key": "x"}, "key", 'should be a UUID such as 123e4567-e89b-42d3-a456-426614174000, not "x"'),
+    ],
+)
+def test_a_text_that_is_not_of_its_format_is_refused_at_the_door(more: dict[str, Any], path: str, message: str):
+    text = msgspec.json.encode({"at": "2026-01-01T10:00:00Z"} | more).decode()
+    assert fit(the_task(Times.model_json_schema()), text) == PayloadMisfit([{"path": path, "message": message}])
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"at": "2026-01-01 10:00"},
+        {"at": "2026-01-01T10:00:00.123456789Z"},
+        {"at": "2026-01-01T10:00:00+02:00"},
+        {"at": "2026-01-01"},
+        {"at": "1767261600"},
+        {"day": None},
+        {"day": "2026-01-01T00:00:00"},
+        {"hour": "07:30"},
+        {"hour": "07:30:00+01:00"},
+        {"pause": "PT1H"},
+        {"pause": "P3DT4H"},
+        {"pause": "1 day, 01:00:00"},
+        {"pause": "-00:15"},
+        {"key": "{123e4567-e89b-42d3-a456-426614174000}"},
+        {"key": "123e4567e89b42d3a456426614174000"},
+        {"key": 7},
+        {"mail": "the text of a format that nobody reads"},
+    ],
+)
+def test_what_the_annotation_reads_is_not_refused(more: dict[str, Any]):
+    """Compared with the worker's own reader."""
+    text = msgspec.json.encode({"at": "2026-01-01T10:00:00Z"} | more).decode()
+    assert Times.model_validate_json(text)
+    assert fit(the_task(Times.model_json_schema()), text) == text
 
 
 def test_every_misfit_is_told():

@@ -3,14 +3,17 @@
 The worker checks again, with the task's own annotations; this check is there so that a misfit is refused at the door.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
 from functools import lru_cache
 from typing import Any, cast
+from uuid import UUID
 
 import msgspec
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import ValidationError
+from pydantic import UUID1, UUID3, UUID4, UUID5, TypeAdapter
 
 from torpor.store.records import Task
 
@@ -24,6 +27,19 @@ NAMES = {
     "boolean": "true or false",
     "null": "null",
 }
+FORMATS: dict[str, tuple[Any, str]] = {
+    "date-time": (datetime, "a date and time such as 2026-03-01T07:00:00Z"),
+    "date": (date, "a date such as 2026-03-01"),
+    "time": (time, "a time of day such as 07:30:00"),
+    "duration": (timedelta, "a length of time such as PT1H30M"),
+    "uuid": (UUID, "a UUID such as 123e4567-e89b-42d3-a456-426614174000"),
+    "uuid1": (UUID1, "a UUID of version 1"),
+    "uuid3": (UUID3, "a UUID of version 3"),
+    "uuid4": (UUID4, "a UUID of version 4"),
+    "uuid5": (UUID5, "a UUID of version 5"),
+}
+"""Texts that an annotation turns into something else: the type that reads them, and how to ask for them. Other formats
+are descriptions, which no worker heeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +79,25 @@ def fit(task: Task, payload: str | None) -> str | PayloadMisfit | None:
 
 @lru_cache(maxsize=512)
 def _validator(schema: bytes) -> Draft202012Validator:
-    return Draft202012Validator(msgspec.json.decode(schema))
+    return Draft202012Validator(msgspec.json.decode(schema), format_checker=_formats())
+
+
+@lru_cache(maxsize=1)
+def _formats() -> FormatChecker:
+    """As pydantic reads them, since the worker will: it takes more than the standards do ("2026-03-01 07:00")."""
+    checker = FormatChecker(formats=())  # none of jsonschema's own
+    for name, (kind, _) in FORMATS.items():
+        checker.checks(name, raises=ValueError)(_reads(TypeAdapter(kind)))
+    return checker
+
+
+def _reads(adapter: TypeAdapter[Any]) -> Callable[[object], bool]:
+    def reads(value: object) -> bool:
+        if isinstance(value, str):  # what is no text is told by its type
+            adapter.validate_python(value)
+        return True
+
+    return reads
 
 
 def _problems(error: ValidationError) -> list[dict[str, str]]:
@@ -108,6 +142,8 @@ def _problems(error: ValidationError) -> list[dict[str, str]]:
             unit = "characters" if kind.endswith("Length") else "items"
             bound = "at least" if kind.startswith("min") else "at most"
             return [{"path": path, "message": f"should have {bound} {wanted} {unit}, not {len(value)}"}]
+        case "format":
+            return [{"path": path, "message": f"should be {FORMATS[wanted][1]}, not {_show(value)}"}]
         case "pattern":
             return [{"path": path, "message": f"should match {wanted}, not {_show(value)}"}]
         case _:
