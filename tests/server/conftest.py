@@ -28,7 +28,15 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of one Postgres for all tests here."""
     server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
     yield asyncio.run(server.start())
-    asyncio.run(server.stop())
+    asyncio.run(server.destroy())
+
+
+@pytest.fixture
+async def own_postgres(tmp_path: Path) -> AsyncIterator[EmbeddedPostgres]:
+    """A Postgres that this test may stop; it has not been started."""
+    server = EmbeddedPostgres(tmp_path / "postgres")
+    yield server
+    await server.destroy()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import httpx2
 import pytest
@@ -21,9 +20,10 @@ from torpor.store.embedded import EmbeddedPostgres
 pytestmark = pytest.mark.anyio
 
 
-async def test_without_its_database_every_call_is_503_and_with_it_all_goes_on(start: Start, tmp_path: Path) -> None:
-    postgres = EmbeddedPostgres(tmp_path / "postgres")
-    url = await start(await postgres.start())
+async def test_without_its_database_every_call_is_503_and_with_it_all_goes_on(
+    start: Start, own_postgres: EmbeddedPostgres
+) -> None:
+    url = await start(await own_postgres.start())
     worker = FakeWorker(url)
     await worker.come_up()
     async with AsyncClient(url, KEY) as client, httpx2.AsyncClient(headers={"authorization": f"Bearer {KEY}"}) as http:
@@ -31,14 +31,14 @@ async def test_without_its_database_every_call_is_503_and_with_it_all_goes_on(st
         given = await worker.take_and_start()
         held = asyncio.create_task(worker.dequeue(wait_s=20))
         assert (await http.get(f"{url}/healthz")).status_code == 200
-        await postgres.stop()
+        await own_postgres.stop()
         calls = [http.get(f"{url}/healthz"), http.get(f"{url}/api/v3/runs/{run_id}")]
         calls += [http.post(f"{url}/api/v1/tasks/echo/trigger", json={"payload": 1})]
         for response in await asyncio.gather(*calls):
             assert (response.status_code, set(response.json())) == (503, {"error"})
         with pytest.raises(AssertionError, match="dequeue: 503"):
             await held
-        await postgres.start()
+        await own_postgres.start()
         assert await worker.finish(given, "kept") == "ok"
         assert await client.result(run_id) == "kept"
         # Announcements come again, too: a held dequeue is woken by a trigger.
@@ -46,7 +46,6 @@ async def test_without_its_database_every_call_is_503_and_with_it_all_goes_on(st
         await client.trigger("echo", 2)
         assert len(await asyncio.wait_for(held, 10)) == 1
     await worker.close()
-    await postgres.stop()
 
 
 async def test_health_needs_no_key(url: str) -> None:

@@ -169,7 +169,9 @@ async def test_a_deep_directory_gets_a_short_socket_path(reachable: Path):
         assert len(str(sockets)) < 90
         assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
     finally:
-        await postgres.stop()
+        await postgres.destroy()
+    assert not sockets.exists()
+    assert not directory.exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as somebody else")

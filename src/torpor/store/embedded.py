@@ -108,7 +108,10 @@ class EmbeddedPostgres:
     async def destroy(self) -> None:
         """Stop the server and delete the cluster, wherever it lies. For tests, which would litter /var/lib/torpor."""
         await self.stop()
-        for directory in {self._known_root(), self.directory} - {None}:
+        litter = [self.directory]
+        if root := self._known_root():
+            litter += [self._socket_directory(root), root]  # the sockets may lie elsewhere, under /tmp
+        for directory in litter:
             await asyncio.to_thread(shutil.rmtree, directory, True)
 
     def is_running(self) -> bool:
