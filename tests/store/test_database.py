@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from torpor.errors import ConfigError
-from torpor.store.database import Database, DatabaseDown
+from torpor.store.database import Database, DatabaseDown, told_as_down
 from torpor.store.embedded import EmbeddedPostgres
 from torpor.store.migrate import Migration, migrations, upgrade
 
@@ -97,6 +97,44 @@ async def test_an_error_in_a_statement_is_not_told_as_down(fresh_url: str):
     with pytest.raises(asyncpg.InterfaceError):
         async with database.transaction() as tx:
             await tx.fetch("select $1::int")
+    with pytest.raises(asyncpg.DataError, match="'closed'"):
+        async with database.transaction() as tx:
+            await tx.fetch("select $1::int", "closed")
+    await database.close()
+
+
+@pytest.mark.parametrize(
+    "wrong", [asyncpg.ClientConfigurationError("got 'closed'"), asyncpg.exceptions._base.DataError("got 'closed'")]
+)
+def test_what_the_driver_says_of_a_value_is_not_told_as_down_whatever_the_value(wrong: Exception):
+    """It has two of the name `DataError`; the one that is no answer of the database is an InterfaceError."""
+    with pytest.raises(type(wrong)), told_as_down():
+        raise wrong
+
+
+async def test_a_connection_that_was_lost_in_the_middle_of_a_statement_is_told_as_down(fresh_url: str):
+    database = await Database.connect(fresh_url)
+    with pytest.raises(DatabaseDown, match="got result for unknown protocol state"):
+        async with database.transaction():
+            raise asyncpg.InternalClientError("got result for unknown protocol state 3")
+    await database.close()
+
+
+async def test_it_is_known_since_when_the_database_was_within_reach(postgres: EmbeddedPostgres):
+    """By transactions that fail, and by the listener where nobody asks for anything."""
+    database = await Database.connect(await postgres.start())
+    connected = database.reached_since
+    async with database.transaction() as tx:
+        await tx.fetchval("select 1")
+    assert database.reached_since == connected
+    await database.listen(lambda _kind, _: None)
+    await postgres.stop()
+    await eventually(lambda: database.reached_since > connected)
+    cut_off = database.reached_since
+    with pytest.raises(DatabaseDown):
+        async with database.transaction():
+            pass
+    assert database.reached_since > cut_off
     await database.close()
 
 

@@ -20,10 +20,6 @@ from torpor.store.database import DatabaseDown
 log = logging.getLogger("torpor.server")
 
 
-DATABASE_GONE = (DatabaseDown, asyncpg.InternalClientError)
-"""The second is what the driver says of a connection that was lost in the middle of a statement."""
-
-
 class Refused(Exception):
     """The request is answered with this status and `{"error": message, **extra}`."""
 
@@ -48,8 +44,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
-    for kind in DATABASE_GONE:
-        app.add_exception_handler(kind, _database_down)
+    app.add_exception_handler(DatabaseDown, _database_down)
     app.add_exception_handler(asyncpg.TransactionRollbackError, _collided)
     app.add_exception_handler(asyncpg.DataError, _unstorable)
     app.add_exception_handler(UnicodeDecodeError, _not_text)

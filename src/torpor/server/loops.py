@@ -1,4 +1,5 @@
-"""The server's duties that nobody asks for: fire what is due, take back runs whose worker fell silent.
+"""The server's duties that nobody asks for: fire what is due, take back runs whose worker fell silent, say why a run is
+not taken.
 
 Every server of a fleet does them all; the verbs claim rows with SKIP LOCKED, so there is no leader to lose. A duty is a
 plain `step`, which tests call directly.
@@ -13,9 +14,11 @@ import asyncpg
 
 from torpor import engine
 from torpor.durations import parse_instant
-from torpor.server.errors import DATABASE_GONE
 from torpor.server.hub import Hub
+from torpor.server.reach import Reach
+from torpor.server.timers import Timers
 from torpor.server.wakeups import Ear
+from torpor.store.database import DatabaseDown
 
 log = logging.getLogger("torpor.server")
 
@@ -23,17 +26,27 @@ LONGEST_SLEEP_S = 5.0
 """The timer duty looks at least this often: a notification can be lost, and the wall clock can jump."""
 SHORTEST_SLEEP_S = 0.002
 RESCUE_INTERVAL_S = 2.0
+STRANDED_INTERVAL_S = 30.0
 PAUSE_S = 1.0
 """After a step that the database did not let through."""
-TROUBLE = (*DATABASE_GONE, asyncpg.PostgresError)
+TROUBLE = (DatabaseDown, asyncpg.PostgresError)
 """What a duty survives: a lost connection, a deadlock broken by the database. A bug of ours ends the server instead."""
 
 
 async def run_all(here: Hub) -> None:
     """All duties, until cancelled."""
+    reach = watch(here)
     async with asyncio.TaskGroup() as duties:
         duties.create_task(fire_timers(here), name="fire timers")
-        duties.create_task(every(RESCUE_INTERVAL_S, lambda: rescue(here)), name="rescue")
+        duties.create_task(every(RESCUE_INTERVAL_S, lambda: rescue(here, reach)), name="rescue")
+        duties.create_task(every(STRANDED_INTERVAL_S, lambda: tell_stranded(here, reach)), name="tell stranded")
+
+
+def watch(here: Hub) -> Reach:
+    """From now on the server takes requests, and `rescue` looks every two seconds."""
+    # Workers renew a lease when a third of it is over, so a stop of half a lease costs none.
+    longest_gap_s = max(here.settings.lease_s / 2, 2 * RESCUE_INTERVAL_S)
+    return Reach(here.database, longest_gap_s=longest_gap_s, now=here.clock.now())
 
 
 async def every(interval_s: float, step: Callable[[], Awaitable[object]]) -> None:
@@ -57,11 +70,12 @@ async def fire_timers(here: Hub) -> None:
 
     It sleeps until the next one is due. A wait made meanwhile may be due sooner, so each new one pokes it.
     """
+    timers = Timers(here)
     next_due: datetime | None = None
 
     async def step() -> None:
         nonlocal next_due
-        next_due = await fire_due(here)
+        next_due = await timers.fire()
 
     with here.wakeups.listen("timer") as ear:
         while not here.wakeups.is_closed:
@@ -85,21 +99,30 @@ async def _rest(here: Hub, ear: Ear, until: datetime) -> None:
             return
 
 
-async def fire_due(here: Hub) -> datetime | None:
-    """Everything that is due now. When the next is due, if there is one."""
-    while True:
-        async with here.database.transaction() as tx:
-            fired = await engine.fire_due(tx, now=here.clock.now())
-        if not fired.count:
-            return fired.next_due
+async def rescue(here: Hub, reach: Reach) -> list[str]:
+    """Take back every run whose lease has run out, unless its worker may just not have been heard.
 
-
-async def rescue(here: Hub) -> list[str]:
-    """Take back every run whose lease has run out."""
+    A worker that starts anew says so itself (hello), and gets back what it held without delay.
+    """
     taken: list[str] = []
+    if reach.held_s(here.clock.now()) < here.settings.lease_s:
+        return taken
     while True:
         async with here.database.transaction() as tx:
             some = await engine.rescue(tx, max_rescues=here.settings.max_rescues, now=here.clock.now())
         taken += some
         if not some:
             return taken
+
+
+async def tell_stranded(here: Hub, reach: Reach) -> list[str]:
+    """Let queued runs that nobody can take say so in their stories. Who is connected is known after a lease only."""
+    told: list[str] = []
+    if reach.held_s(here.clock.now()) < here.settings.lease_s:
+        return told
+    while True:
+        async with here.database.transaction() as tx:
+            some = await engine.tell_stranded(tx, now=here.clock.now())
+        told += some
+        if not some:
+            return told

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
+from time import monotonic
 from typing import Any
 
 import asyncpg
@@ -31,10 +32,12 @@ class DatabaseDown(TorporError):
     repeat the message, which is idempotent."""
 
 
-# What a connection says when it breaks. 57P01, 57P02: the server shuts down, has crashed.
+# What a connection says when it breaks. 57P01, 57P02: the server shuts down, has crashed. InternalClientError: it was
+# lost in the middle of a statement, and the driver was told so out of turn.
 _BROKEN: tuple[type[Exception], ...] = (
     ConnectionError,
     asyncpg.PostgresConnectionError,
+    asyncpg.InternalClientError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
 )
@@ -80,6 +83,8 @@ class Database:
         self._listener: asyncio.Task[None] | None = None
         self._callbacks: list[Callback] = []
         self._listening = asyncio.Event()
+        self.reached_since = monotonic()
+        """Since when (by the monotonic clock) every attempt to talk to the database has succeeded."""
 
     @classmethod
     async def connect(cls, url: str, *, pool_size: int = 10) -> "Database":
@@ -104,16 +109,20 @@ class Database:
         Raises:
             DatabaseDown: no connection could be had, or it broke.
         """
-        with told_as_down():
-            connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
         try:
-            # In the caller's block a TimeoutError or a file's OSError is the caller's own.
-            with told_as_down(_BROKEN):
-                async with connection.transaction():
-                    yield Transaction(connection)  # pyright: ignore[reportArgumentType]  # the pool's proxy
-        finally:
             with told_as_down():
-                await self._pool.release(connection)
+                connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
+            try:
+                # In the caller's block a TimeoutError or a file's OSError is the caller's own.
+                with told_as_down(_BROKEN):
+                    async with connection.transaction():
+                        yield Transaction(connection)  # pyright: ignore[reportArgumentType]  # the pool's proxy
+            finally:
+                with told_as_down():
+                    await self._pool.release(connection)
+        except DatabaseDown:
+            self.reached_since = monotonic()
+            raise
 
     async def listen(self, callback: Callback) -> None:
         """From now on call `callback(kind, data)` for every notify. Returns once the channel is open.
@@ -149,6 +158,7 @@ class Database:
                     connection.terminate()
             except (*_DOWN, asyncpg.InterfaceError) as error:
                 log.warning("the database's announcements are cut off (%s); trying again", error)
+            self.reached_since = monotonic()
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, 2.0)
 
@@ -187,7 +197,8 @@ def told_as_down(signs: tuple[type[Exception], ...] = _DOWN) -> Iterator[None]:
         raise DatabaseDown(f"the database does not answer: {error or type(error).__name__}") from error
     except asyncpg.InterfaceError as error:
         # asyncpg's word for a connection that was closed under us, and also for wrong calls of its functions.
-        if "clos" not in str(error):
+        # Of a value that is wrong it is a ValueError beside, and the value may well hold the word.
+        if isinstance(error, ValueError) or "clos" not in str(error):
             raise
         raise DatabaseDown(f"the database does not answer: {error}") from error
 
