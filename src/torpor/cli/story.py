@@ -127,6 +127,7 @@ _TELL: dict[str, Callable[[Data], Words]] = {
     "run.rescued": _plain("taken back from a lost worker", "yellow", "reason"),
     "run.start_failed": _plain("could not be started, tried again", "yellow", "reason"),
     "run.refused": _plain("refused by its worker", "yellow", "reason"),
+    "run.stranded": _plain("nobody can take it", "yellow", "reason"),
     "run.checkpoint_refused": _plain("checkpoint not restored", "bold yellow", "reason"),
     "run.freeze_failed": _plain("freeze given up, the run stays in memory", "yellow", "reason"),
 }

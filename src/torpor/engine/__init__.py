@@ -7,14 +7,15 @@
      5. attempt.py      start, heartbeat, holds
      6. wait.py         block, collect: tie a run to waitpoints, hand it their answers (answers.py)
         token.py        create_token: a waitpoint for someone outside
-     7. complete.py     complete_waitpoint, fire_due: answer a waitpoint, once, and wake who is tied to it
+     7. complete.py     complete_waitpoint, fire_due (due): answer a waitpoint, once, and wake who is tied to it
      8. suspend.py      suspend: accept a checkpoint or discard it
      9. resume.py       wake, resume: a frozen run is queued again, a living process is told
     10. refuse.py       refuse: a worker can't do what its assignment asks
     11. finish.py       finish: the run is over, or tried again (end.py: what every end has in common)
     12. cancel.py       cancel: by a user.  rescue.py: rescue, because a lease ran out
-    13. events.py       record, tell: the story.  logs.py: append.  checkpoints.py: keep
-    14. read.py         for API and dashboard; writes nothing
+    13. stranded.py     tell_stranded: why nobody can take a queued run
+    14. events.py       record, tell: the story.  logs.py: append.  checkpoints.py: keep
+    15. read.py         for API and dashboard; writes nothing
 
 Each verb is one function that takes a transaction and `now`, and never reads a clock. It locks the run, compares the
 lease, checks the state, writes everything that belongs together, and answers with a small frozen value.
@@ -38,6 +39,7 @@ from torpor.engine.complete import (
     Completed,
     FiredTimers,
     complete_waitpoint,
+    due,
     fire_due,
     next_due,
 )
@@ -53,6 +55,7 @@ from torpor.engine.refuse import refuse
 from torpor.engine.rescue import rescue
 from torpor.engine.resume import resume, wake
 from torpor.engine.states import EDGES, ENDS, LEASED, STATUS, RunState
+from torpor.engine.stranded import tell_stranded
 from torpor.engine.suspend import Awake, Suspended, suspend
 from torpor.engine.token import TokenCreated, TokenRequest, create_token
 from torpor.engine.trigger import Triggered, TriggerRequest, UnknownTask, trigger
@@ -95,6 +98,7 @@ __all__ = [
     "complete_waitpoint",
     "create_token",
     "dequeue",
+    "due",
     "ensure_environment",
     "finish",
     "fire_due",
@@ -113,6 +117,7 @@ __all__ = [
     "start",
     "suspend",
     "tell",
+    "tell_stranded",
     "trigger",
     "wake",
 ]

@@ -1,5 +1,6 @@
 """Complete a waitpoint: once, first wins; then wake whoever is tied to it."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -102,46 +103,84 @@ async def settle(
     return [row["run_id"] for row in rows]
 
 
-async def fire_due(tx: Transaction, *, limit: int = FIRE_LIMIT, now: datetime) -> FiredTimers:
+async def fire_due(
+    tx: Transaction,
+    *,
+    limit: int = FIRE_LIMIT,
+    only: Collection[str] | None = None,
+    skip: Collection[str] = (),
+    now: datetime,
+) -> FiredTimers:
     """Whatever the clock decides: time waits that are over, tokens whose time ran out, delayed runs to release.
+
+    `only` these ids of waitpoints and runs, and without those to `skip`: for a timer that fails whenever it is fired.
 
     For the server's timer loop, in as many servers as there are: each picks without a lock, locks in the one order, and
     fires what is still pending. (SKIP LOCKED on waitpoints would take them before their runs: the wrong order. On
     delayed runs, which need nothing else, it is used.) When `next_due` is not after `now`, call again at once.
     """
-    due = await tx.fetch(
-        "select id from waitpoints where status = 'pending' and due_at <= $1 order by due_at limit $2", now, limit
+    over = await tx.fetch(
+        """select id from waitpoints
+           where status = 'pending' and due_at <= $1
+             and ($3::text[] is null or id = any($3)) and not id = any($4::text[])
+           order by due_at limit $2""",
+        now,
+        limit,
+        only,
+        skip,
     )
     count = 0
-    if due:
-        runs, waitpoints = await lock_waitpoints_and_waiters(tx, [row["id"] for row in due])
+    if over:
+        runs, waitpoints = await lock_waitpoints_and_waiters(tx, [row["id"] for row in over])
         for waitpoint in waitpoints:
             if waitpoint.status == "pending":
                 status = "completed" if waitpoint.kind == "time" else "timed_out"
                 await settle(tx, waitpoint, runs, status=status, now=now)
                 count += 1
-    count += await _release(tx, limit, now)
-    return FiredTimers(count, await next_due(tx))
+    count += await _release(tx, limit, only, skip, now)
+    return FiredTimers(count, await next_due(tx, skip))
 
 
-async def _release(tx: Transaction, limit: int, now: datetime) -> int:
+async def due(tx: Transaction, *, limit: int = FIRE_LIMIT, skip: Collection[str] = (), now: datetime) -> list[str]:
+    """The ids of what `fire_due` would fire, waitpoints and delayed runs: to fire each by itself. Changes nothing."""
+    rows = await tx.fetch(
+        """(select id from waitpoints where status = 'pending' and due_at <= $1 and not id = any($3::text[])
+            order by due_at limit $2)
+           union all
+           (select id from runs where state = 'delayed' and available_at <= $1 and not id = any($3::text[])
+            order by available_at limit $2)""",
+        now,
+        limit,
+        skip,
+    )
+    return [row["id"] for row in rows]
+
+
+async def _release(
+    tx: Transaction, limit: int, only: Collection[str] | None, skip: Collection[str], now: datetime
+) -> int:
     """delayed -> queued, when its time has come. `available_at` stays: it lines up by when it was due."""
     rows = await tx.fetch(
         """update runs set state = 'queued', updated_at = $1
            where id in (select id from runs where state = 'delayed' and available_at <= $1
+                          and ($3::text[] is null or id = any($3)) and not id = any($4::text[])
                         order by available_at limit $2 for no key update skip locked)
            returning environment_id""",
         now,
         limit,
+        only,
+        skip,
     )
     for environment_id in {row["environment_id"] for row in rows}:
         await tx.notify("work", environment_id=environment_id)
     return len(rows)
 
 
-async def next_due(tx: Transaction) -> datetime | None:
+async def next_due(tx: Transaction, skip: Collection[str] = ()) -> datetime | None:
     """When the next timer is due; it may be past, while somebody else is firing it."""
     return await tx.fetchval(
-        """select least((select min(due_at) from waitpoints where status = 'pending' and due_at is not null),
-                        (select min(available_at) from runs where state = 'delayed'))"""
+        """select least((select min(due_at) from waitpoints
+                         where status = 'pending' and due_at is not null and not id = any($1::text[])),
+                        (select min(available_at) from runs where state = 'delayed' and not id = any($1::text[])))""",
+        skip,
     )

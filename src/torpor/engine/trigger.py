@@ -1,6 +1,5 @@
 """A request becomes a run: queued, or delayed."""
 
-import difflib
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -9,6 +8,7 @@ from torpor import ids
 from torpor.engine import events
 from torpor.engine.instants import after, to_iso
 from torpor.engine.locks import fenced
+from torpor.engine.near import near
 from torpor.engine.outcomes import Lease, Stale
 from torpor.engine.payload import PayloadMisfit, fit
 from torpor.engine.states import RunState
@@ -109,9 +109,7 @@ async def _task(tx: Transaction, environment_id: str, task_id: str) -> Task | Un
            where environments.id = $1 and tasks.version = environments.current_version order by tasks.id""",
         environment_id,
     )
-    by_folded = {row["id"].casefold(): row["id"] for row in rows}
-    near = difflib.get_close_matches(task_id.casefold(), by_folded, n=3, cutoff=0.5)
-    return UnknownTask([by_folded[name] for name in near])
+    return UnknownTask(near(task_id, [row["id"] for row in rows]))
 
 
 async def _claim_key(

@@ -1,0 +1,124 @@
+"""Say why a queued run can't be handed to anybody, in its own story: nothing else would ever happen to it."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from torpor.engine import events
+from torpor.engine.near import near
+from torpor.store.database import Transaction
+from torpor.store.records import Environment, Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Queued runs that the same workers could take: those of one task to be started, or with images on one worker."""
+
+    environment_id: str
+    task_id: str
+    image_on: str | None
+    """The worker that has the checkpoint; None for a run that starts from the top."""
+
+
+async def tell_stranded(tx: Transaction, *, queued_for_s: float = 30.0, limit: int = 100, now: datetime) -> list[str]:
+    """Add `run.stranded` with a reason to the story of runs that were queued for so long and that no worker can take.
+
+    For a slow duty of the server, once it has been within reach for a lease: before, workers count as gone that only
+    could not be heard. A reason is told once per stay in the queue. Moves no run. Returns those told, at most `limit`.
+    """
+    before = now - timedelta(seconds=queued_for_s)
+    rows = await tx.fetch(
+        """select distinct runs.environment_id, runs.task_id, checkpoints.worker_id as image_on
+           from runs left join checkpoints on checkpoints.id = runs.checkpoint_id
+           where runs.state = 'queued' and runs.available_at <= $1 order by 1, 2, 3""",
+        before,
+    )
+    told: list[str] = []
+    for row in rows:
+        group = Group(**row)
+        reason = await _why(tx, group, now)
+        if reason and len(told) < limit:
+            told += await _tell(tx, group, reason, before, limit - len(told), now)
+    return told
+
+
+async def _why(tx: Transaction, group: Group, now: datetime) -> str | None:
+    """Why no worker can take these, if that is so. That all are busy is no reason: it will pass."""
+    environment = Environment.of(await tx.fetchrow("select * from environments where id = $1", group.environment_id))
+    rows = await tx.fetch("select * from workers where environment_id = $1 order by seen_at", group.environment_id)
+    workers = [Worker.of(row) for row in rows]
+    if group.image_on is not None:
+        holder = next((worker for worker in workers if worker.id == group.image_on), None)
+        return _why_not_restored(group.image_on, holder, now)
+    connected = [worker for worker in workers if worker.expires_at > now]
+    if not connected:
+        last = f"; the last one was {_name(workers[-1])}, {_seen(workers[-1])}" if workers else ""
+        return f"no worker is connected{last}"
+    version = environment.current_version
+    if version is None:
+        return "no worker has imported any tasks yet"
+    return await _why_not_started(tx, environment.id, version, group.task_id, connected)
+
+
+def _why_not_restored(worker_id: str, holder: Worker | None, now: datetime) -> str | None:
+    if holder is None:
+        return f"its checkpoint is on worker {worker_id}, which is not known here"
+    if holder.expires_at <= now:
+        return f"its checkpoint is on {_name(holder)}, which is not connected, {_seen(holder)}"
+    if not holder.can_freeze:
+        return f"its checkpoint is on {_name(holder)}, which is connected but can't restore"
+    return None
+
+
+async def _why_not_started(
+    tx: Transaction, environment_id: str, version: str, task_id: str, connected: list[Worker]
+) -> str | None:
+    rows = await tx.fetch(
+        "select id from tasks where environment_id = $1 and version = $2 order by id", environment_id, version
+    )
+    names = [row["id"] for row in rows]
+    if task_id not in names:
+        similar = near(task_id, names)
+        hint = f"; similar names: {', '.join(similar)}" if similar else ""
+        return f"the current version {version} has no task {task_id}{hint}"
+    if not any(worker.version == version for worker in connected):
+        return f"no connected worker has imported the current version {version}"
+    return None
+
+
+def _name(worker: Worker) -> str:
+    return f"worker {worker.id} on {worker.host}"
+
+
+def _seen(worker: Worker) -> str:
+    return f"last seen {worker.seen_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+async def _tell(tx: Transaction, group: Group, reason: str, before: datetime, limit: int, now: datetime) -> list[str]:
+    locked = await tx.fetch(
+        """select runs.id, runs.attempt from runs left join checkpoints on checkpoints.id = runs.checkpoint_id
+           where runs.state = 'queued' and runs.available_at <= $1 and runs.environment_id = $2 and runs.task_id = $3
+             and checkpoints.worker_id is not distinct from $4
+             and not exists (select from events where events.run_id = runs.id and kind = 'run.stranded'
+                             and data->>'reason' = $5 and at >= runs.available_at)
+           order by runs.id limit $6 for no key update of runs skip locked""",
+        before,
+        group.environment_id,
+        group.task_id,
+        group.image_on,
+        reason,
+        limit,
+    )
+    # Once more, now that they are locked: another server may have told it since that look.
+    known = await tx.fetch(
+        """select run_id from events join runs on runs.id = events.run_id
+           where run_id = any($1::text[]) and kind = 'run.stranded' and data->>'reason' = $2
+             and at >= runs.available_at""",
+        [row["id"] for row in locked],
+        reason,
+    )
+    fresh = {row["id"]: row["attempt"] for row in locked}
+    for row in known:
+        fresh.pop(row["run_id"], None)
+    for run_id, attempt in fresh.items():
+        await events.record(tx, run_id, "run.stranded", now=now, attempt=attempt or None, data={"reason": reason})
+    return list(fresh)
