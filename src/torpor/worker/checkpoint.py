@@ -10,6 +10,7 @@ Until PUBLISHED every failure is undone the same way: the half-written image is 
 """
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -18,10 +19,12 @@ from typing import Any
 
 from torpor.errors import CriuError
 from torpor.wire.http import StoredCheckpoint
-from torpor.worker import criu, files
+from torpor.worker import criu, files, namespaces
 from torpor.worker.faults import Fault, reach
 from torpor.worker.images import FILES, Images
 from torpor.worker.process import RunProcess
+
+WRITE_EARLY_INTERVAL_S = 0.004
 
 
 async def take(
@@ -54,6 +57,7 @@ async def take(
         began = time.perf_counter()
         dumping = asyncio.ensure_future(criu.dump(tool, pid=pid, images=place / "criu"))
         await reach(Fault.DURING_DUMP)
+        await _write_early(place / "criu" / "pages-1.img", dumping)
         await dumping
         dump_ms = (time.perf_counter() - began) * 1000
         await reach(Fault.DUMPED)
@@ -74,6 +78,18 @@ async def take(
         rss_bytes=rss_bytes,
         facts=told,
     )
+
+
+async def _write_early(pages: Path, dumping: asyncio.Future[None]) -> None:
+    """Set the disk to work while CRIU is still busy: what it has written of the memory need not wait for the fsync."""
+    while not dumping.done():
+        await asyncio.wait([dumping], timeout=WRITE_EARLY_INTERVAL_S)
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(pages, os.O_RDONLY)
+            try:
+                namespaces.start_writing(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def _refuse_foreign_namespaces(pid: int) -> None:

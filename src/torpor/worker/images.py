@@ -30,7 +30,8 @@ class Images:
 
     Example:
         >>> import tempfile
-        >>> images = Images(Path(tempfile.mkdtemp()))
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> images = Images(Path(folder.name))
         >>> _ = (images.begin("checkpoint_1") / "criu" / "core-1.img").write_bytes(b"memory")
         >>> images.publish("checkpoint_1", {})
         6
