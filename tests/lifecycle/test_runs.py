@@ -138,7 +138,10 @@ def test_one_freeze_covers_parallel_waits(stack: Stack) -> None:
 
 def test_an_approval_is_given_by_a_person(stack: Stack) -> None:
     run_id = stack.trigger("approval")
-    [token] = eventually(lambda: list(stack.client.tokens(status="WAITING")), what="the approval is open")
+    [token] = eventually(
+        lambda: [token for token in stack.client.tokens(status="WAITING") if run_id in token["runIds"]],
+        what="the approval is open",
+    )
     assert token["title"] == "Ship it?"
     assert token["context"] == {"cost": 3}
     stack.client.approve(token["id"], True, by="ann")
