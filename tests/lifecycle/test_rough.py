@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stack import ENDS, Stack, StackMaker
+from stack import ENDS, Stack, StackMaker, eventually
 
 from torpor.store.embedded import EmbeddedPostgres
 
@@ -86,7 +86,7 @@ def test_what_a_run_holds_comes_back_with_it(stack: Stack, what: str, expected: 
     token = stack.client.create_token()["id"]
     run_id = stack.trigger("holds", {"what": what, "token_id": token})
     stack.await_event(run_id, "run.suspended")
-    assert stack.process_of(run_id) is None
+    eventually(lambda: stack.process_of(run_id) is None, what="its process is gone")
     stack.client.complete_token(token, None)
     assert stack.output(run_id) == expected
     stack.assert_nothing_left()
