@@ -15,6 +15,16 @@ from torpor import NotInRun, task, wait
 from torpor.sync import wait as blocking
 from torpor.wire.runner import Answer, StayingAwake, Suspend
 
+RT_SIGTIMEDWAIT = {"128", "137"}  # its number on x86-64 and on arm64
+
+
+def await_sleep(pid: int, is_asleep: bool) -> None:
+    """Until the process sleeps in sigwait, or no longer does: the kernel says which system call it is in."""
+    end = time.monotonic() + 30
+    while (Path(f"/proc/{pid}/syscall").read_text().split()[0] in RT_SIGTIMEDWAIT) is not is_asleep:
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
 
 def test_files_outside_are_parked_and_losses_reported(supervisor: Supervisor, tmp_path: Path) -> None:
     outside = tmp_path.parent / f"{tmp_path.name}-data"
@@ -105,7 +115,7 @@ def test_user_code_that_unblocks_and_ignores_the_signal_is_woken_all_the_same(su
     for _ in range(2):
         (new,) = supervisor.expect_idle().waits
         supervisor.suspend()
-        time.sleep(0.1)  # it sleeps by now: only then may the signal be dropped
+        await_sleep(supervisor.pid, True)  # only then may the signal be dropped
         supervisor.wake(Answer(new.wait_id, "completed"))
     assert supervisor.output_of_run() == [True, True]
 
@@ -176,7 +186,7 @@ def test_a_supervisor_that_listens_late_is_waited_for(supervisor: Supervisor) ->
     supervisor._listener.close()
     os.unlink(supervisor.path)
     os.kill(supervisor.pid, signal.SIGUSR1)
-    time.sleep(0.3)
+    await_sleep(supervisor.pid, False)  # it is awake and looks for its supervisor
     successor = Supervisor(supervisor.directory)
     successor.pid, supervisor.pid = supervisor.pid, 0
     try:
