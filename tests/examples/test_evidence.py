@@ -21,7 +21,10 @@ _spec.loader.exec_module(evidence)
 
 def test_a_process_is_found_by_its_title_with_its_memory_and_gone_when_dead() -> None:
     mark = "run_of_the_evidence_test"
-    with subprocess.Popen([sys.executable, "-c", "input()", mark], stdin=subprocess.PIPE) as process:
+    command = [sys.executable, "-c", "input(1)", mark]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read(1)  # it is what it will be: right after its start it is still the interpreter's loader
         (found,) = evidence.find_processes(mark)
         assert found.pid == process.pid
         assert found.rss >= found.pss > 0
