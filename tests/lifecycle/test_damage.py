@@ -105,3 +105,8 @@ def test_a_restore_that_fails_for_a_while_costs_nothing_but_time(stack: Stack) -
     assert stack.output(run_id) == f"listens on {port}"
     assert stack.run(run_id)["attemptCount"] == 1
     assert stack.kinds(run_id).count("run.started") == 1
+
+
+def test_what_a_run_leaves_mounted_goes_with_its_directory(stack: Stack) -> None:
+    assert stack.output(stack.trigger("mounts_and_dies")) is None
+    stack.assert_nothing_left()

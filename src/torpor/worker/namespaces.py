@@ -58,6 +58,15 @@ def bind(source: str, target: str) -> None:
     mount(source, target, None, MS_BIND | MS_REC)
 
 
+def unmount_below(directory: str) -> None:
+    """Detach whatever is mounted below a directory, the innermost first, so that it can be removed."""
+    with open("/proc/self/mounts") as mounts:
+        # The kernel writes a space in a name as \040.
+        points = [line.split()[1].encode().decode("unicode_escape") for line in mounts]
+    for point in reversed([point for point in points if point.startswith(directory.rstrip("/") + "/")]):
+        _check(_libc.umount2(os.fsencode(point), MNT_DETACH), f"unmount {point}")
+
+
 def may_unshare() -> bool:
     """Can this process make namespaces? Root on Linux with CAP_SYS_ADMIN in its effective set."""
     if sys.platform != "linux" or os.geteuid() != 0:

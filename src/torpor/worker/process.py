@@ -18,7 +18,7 @@ import msgspec
 
 from torpor.wire import runner
 from torpor.wire.framing import FramingError, Unframer, frame
-from torpor.worker import files
+from torpor.worker import files, namespaces
 from torpor.worker.runner import LOST_SUPERVISOR
 
 log = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ class RunProcess:
             self._listener.close()
         if self._writer is not None:
             self._writer.close()
-        await asyncio.to_thread(shutil.rmtree, self.directory, True)
+        await asyncio.to_thread(_remove, self.directory)
 
     def _kill_for(self, reason: str) -> None:
         log.warning("%s: %s", self.directory.name, reason)
@@ -218,3 +218,13 @@ class RunProcess:
         if not self.exited.done():
             self.exited.set_result(status)
             self.inbox.put_nowait(Exited(status))
+
+
+def _remove(directory: Path) -> None:
+    """The directory with all that is in it. Something may be mounted there: CRIU mounts a /proc for a moment in the middle of
+    a dump, and user code may do what root may; a process that is killed then leaves its mount to us.
+    """
+    if namespaces.may_unshare():
+        with suppress(OSError):  # then removing fails below, and the supervisor's end cleans up
+            namespaces.unmount_below(str(directory))
+    shutil.rmtree(directory, ignore_errors=True)

@@ -229,3 +229,12 @@ async def forges_log_lines() -> str:
 @task
 async def many_levels(depth: int) -> int:
     return depth if depth == 0 else 1 + await many_levels.trigger_and_wait(depth - 1)
+
+
+@task
+def mounts_and_dies() -> None:
+    """As a process that is killed while CRIU has mounted a /proc in its working directory, or whose code mounts things."""
+    os.mkdir("a b")
+    subprocess.run(["mount", "-t", "tmpfs", "none", "a b"], check=True)
+    os.mkdir("a b/inner")
+    subprocess.run(["mount", "-t", "tmpfs", "none", "a b/inner"], check=True)
