@@ -60,11 +60,12 @@ def bind(source: str, target: str) -> None:
 
 def unmount_below(directory: str) -> None:
     """Detach whatever is mounted below a directory, the innermost first, so that it can be removed."""
-    with open("/proc/self/mounts") as mounts:
-        # The kernel writes a space in a name as \040.
-        points = [line.split()[1].encode().decode("unicode_escape") for line in mounts]
-    for point in reversed([point for point in points if point.startswith(directory.rstrip("/") + "/")]):
-        _check(_libc.umount2(os.fsencode(point), MNT_DETACH), f"unmount {point}")
+    below = os.fsencode(directory).rstrip(b"/") + b"/"
+    with open("/proc/self/mounts", "rb") as mounts:
+        # The kernel writes a space in a name as a backslash and three octal digits.
+        points = [line.split()[1].decode("unicode_escape").encode("latin-1") for line in mounts]
+    for point in reversed([point for point in points if point.startswith(below)]):
+        _check(_libc.umount2(point, MNT_DETACH), f"unmount {os.fsdecode(point)}")
 
 
 def may_unshare() -> bool:
