@@ -82,7 +82,8 @@ async def db(shared_db: Database) -> Database:
         await tx.execute(
             """delete from environments; delete from api_keys; delete from workers; delete from tasks; delete from runs;
                delete from idempotency_keys; delete from attempts; delete from waitpoints; delete from waits;
-               delete from checkpoints; delete from events; delete from logs"""
+               delete from checkpoints; delete from events; delete from logs; delete from turns; delete from queues;
+               delete from cascades; delete from batches; delete from batch_items; delete from schedules"""
         )
     return shared_db
 

@@ -5,6 +5,7 @@ from datetime import datetime
 import msgspec
 
 from torpor import ids
+from torpor.engine import queues
 from torpor.engine.instants import after
 from torpor.engine.rescue import take_back
 from torpor.store.database import Transaction
@@ -26,6 +27,7 @@ async def ensure_environment(tx: Transaction, slug: str, *, key_hash: bytes | No
         now,
     )
     environment = Environment.of(row)
+    await tx.execute("insert into turns (environment_id) values ($1) on conflict do nothing", environment.id)
     if key_hash is not None:
         await tx.execute("delete from api_keys where environment_id = $1 and key_hash <> $2", environment.id, key_hash)
         await tx.execute(
@@ -98,12 +100,13 @@ async def register_version(tx: Transaction, environment_id: str, report: Version
     )
     await tx.executemany(
         """insert into tasks (environment_id, version, id, file, line, is_async, parameters, payload_schema, retry, doc,
-                              reported_at)
-           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+                              reported_at, queue, ttl_s, max_duration_s, hooks)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
            on conflict (environment_id, version, id) do update set file = excluded.file, line = excluded.line,
                is_async = excluded.is_async, parameters = excluded.parameters,
                payload_schema = excluded.payload_schema, retry = excluded.retry, doc = excluded.doc,
-               reported_at = excluded.reported_at""",
+               reported_at = excluded.reported_at, queue = excluded.queue, ttl_s = excluded.ttl_s,
+               max_duration_s = excluded.max_duration_s, hooks = excluded.hooks""",
         [
             (
                 environment_id,
@@ -117,8 +120,13 @@ async def register_version(tx: Transaction, environment_id: str, report: Version
                 msgspec.to_builtins(task.retry),
                 task.doc,
                 now,
+                task.queue.name if task.queue else None,
+                task.ttl_s,
+                task.max_duration_s,
+                task.hooks,
             )
             for task in report.tasks
         ],
     )
+    await queues.declare(tx, environment_id, report, now=now)
     await tx.notify("work", environment_id=environment_id)

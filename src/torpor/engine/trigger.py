@@ -163,8 +163,8 @@ async def _insert(
     status = await tx.execute(
         """insert into runs (id, environment_id, task_id, state, payload, max_attempts, available_at, delay_until,
                idempotency_key, idempotency_key_options, tags, metadata, is_test, trigger_function,
-               parent_run_id, root_run_id, depth, created_at, updated_at)
-           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $18)
+               parent_run_id, root_run_id, depth, created_at, updated_at, queue)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $18, $19)
            on conflict (id) do nothing""",
         run_id,
         environment_id,
@@ -184,5 +184,6 @@ async def _insert(
         (parent.root_run_id or parent.id) if parent else None,
         parent.depth + 1 if parent else 0,
         now,
+        f"task/{task.id}",
     )
     return status.endswith(" 1")

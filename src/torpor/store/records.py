@@ -25,6 +25,24 @@ class Environment(Row):
     slug: str
     current_version: str | None
     created_at: datetime
+    concurrency_limit: int | None
+    burst_factor: float
+    is_paused: bool
+    accepts_unknown_tasks: bool
+    max_queued: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Queue(Row):
+    id: str
+    environment_id: str
+    name: str
+    kind: str
+    concurrency_limit: int | None
+    override_limit: int | None
+    overridden_at: datetime | None
+    is_paused: bool
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +73,10 @@ class Task(Row):
     retry: dict[str, Any]
     doc: str | None
     reported_at: datetime
+    queue: str | None
+    ttl_s: float | None
+    max_duration_s: float | None
+    hooks: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +113,31 @@ class Run(Row):
     updated_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    queue: str
+    concurrency_key: str
+    priority_s: float
+    ttl_s: float | None
+    expires_at: datetime | None
+    debounce_key: str | None
+    debounce_until: datetime | None
+    locked_version: str | None
+    batch_id: str | None
+    batch_index: int | None
+    schedule_id: str | None
+    replayed_from: str | None
+    inherit_tags: bool
+    hook: str | None
+    hook_of: str | None
+    cancel_requested_at: datetime | None
+    cancel_reason: str | None
+    max_duration_s: float | None
+    active_ms: float
+    active_since: datetime | None
+    ready_at: datetime | None
+    handed_out_at: datetime | None
+    image_worker_id: str | None
+    payload_object: str | None
+    output_object: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +174,7 @@ class Waitpoint(Row):
     completed_by: str | None
     created_at: datetime
     completed_at: datetime | None
+    batch_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +185,59 @@ class Wait(Row):
     created_at: datetime
     delivered_at: datetime | None
     detached_at: datetime | None
+    times_out_at: datetime | None
+    timed_out_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Row):
+    id: str
+    environment_id: str
+    waitpoint_id: str
+    parent_run_id: str | None
+    run_count: int
+    pending: int
+    failed_items: int
+    is_sealed: bool
+    is_aborted: bool
+    idempotency_key: str | None
+    idempotency_key_expires_at: datetime | None
+    created_at: datetime
+    sealed_at: datetime | None
+    completed_at: datetime | None
+    settled_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchItem(Row):
+    batch_id: str
+    index: int
+    task_id: str
+    run_id: str | None
+    is_cached: bool
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule(Row):
+    id: str
+    environment_id: str
+    task_id: str
+    kind: str
+    deduplication_key: str | None
+    external_id: str | None
+    cron: str
+    timezone: str
+    window_s: float
+    window_text: str | None
+    catch_up: str
+    is_active: bool
+    next_tick_at: datetime | None
+    next_fire_at: datetime | None
+    last_tick_at: datetime | None
+    last_run_id: str | None
+    created_at: datetime
+    updated_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

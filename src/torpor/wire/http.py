@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from torpor.wire.runner import Answer, NewWait, RunContext, TaskError, TaskManifest
+from torpor.wire.runner import Answer, HookCall, NewWait, QueueManifest, RunContext, TaskError, TaskManifest
 
 MAX_BODY_BYTES = 32 << 20
 """The largest message that the server takes from a worker."""
@@ -58,6 +58,7 @@ class VersionReport(msgspec.Struct):
     worker_id: str
     version: str
     tasks: list[TaskManifest]
+    queues: list[QueueManifest] = []  # those declared with Queue(...)
 
 
 class VersionAccepted(msgspec.Struct):
@@ -71,6 +72,7 @@ class DequeueRequest(msgspec.Struct):
     versions: list[str]  # that it can start from scratch
     can_restore: bool
     wait_s: float = 20.0
+    holding: list["HeldLease"] | None = None  # what this instance has got so far: an assignment not listed was lost
 
 
 class StoredCheckpoint(msgspec.Struct, frozen=True):
@@ -100,6 +102,8 @@ class Assignment(msgspec.Struct):
     due_at: str | None = (
         None  # with a checkpoint: when the wait that woke it was answered (for the story and the bench)
     )
+    hook: HookCall | None = None  # perform this hook instead of the task
+    active_s: float = 0.0  # how long the attempt has worked already: counts towards context.max_duration_s
 
 
 class DequeueReply(msgspec.Struct):
@@ -120,9 +124,11 @@ class HeartbeatRequest(msgspec.Struct):
 class News(msgspec.Struct, frozen=True):
     """Something happened to a run that this worker holds. Lost news come again with the next heartbeat."""
 
-    kind: Literal["answered", "stale"]  # answered: collect the answers; stale: the lease is over, kill the process
+    kind: Literal["answered", "stale", "cancel"]
+    """answered: collect the answers. stale: the lease is over, kill the process. cancel: ask it to end."""
     run_id: str
     lease: int
+    reason: str | None = None  # cancel: as whoever canceled said it
 
 
 class HeartbeatReply(msgspec.Struct):
@@ -162,7 +168,7 @@ class BlockReport(msgspec.Struct):
 
 class OpenWait(msgspec.Struct, frozen=True):
     wait_id: str
-    kind: Literal["time", "run", "token"]
+    kind: Literal["time", "run", "batch", "token"]
     due_in_s: float | None  # until its deadline, if it has one
 
 
@@ -199,13 +205,15 @@ class Refusal(msgspec.Struct):
 
 
 class FinishReport(msgspec.Struct):
-    """An attempt has ended: completed, failed (an exception) or crashed (the process died)."""
+    """An attempt has ended: completed, failed (an exception), crashed (the process died), canceled (it was asked to end,
+    and did or was killed), timed_out (it worked for longer than max_duration, and was killed)."""
 
     lease: int
-    outcome: Literal["completed", "failed", "crashed"]
+    outcome: Literal["completed", "failed", "crashed", "canceled", "timed_out"]
     output: msgspec.Raw = msgspec.Raw(b"null")
     error: TaskError | None = None
     retryable: bool = True
+    hooks: list[str] = []  # on_failure, on_cancel: performed already, in the process
 
 
 class StoryEvent(msgspec.Struct):

@@ -45,6 +45,22 @@ class RetryPolicy(msgspec.Struct, frozen=True):
     jitter: bool = True
 
 
+class QueueManifest(msgspec.Struct, frozen=True):
+    """A queue that is declared in code."""
+
+    name: str
+    concurrency_limit: int | None = None
+
+
+class ScheduleManifest(msgspec.Struct, frozen=True):
+    """When a task is triggered by the clock, as declared in code."""
+
+    cron: str
+    timezone: str = "UTC"
+    window_s: float = 0.0
+    catch_up: str = "last"  # none | last | all
+
+
 class TaskManifest(msgspec.Struct, frozen=True):
     """What the platform knows of a task without loading its code."""
 
@@ -56,6 +72,11 @@ class TaskManifest(msgspec.Struct, frozen=True):
     payload_schema: dict[str, Any]  # JSON schema of the payload
     retry: RetryPolicy
     doc: str | None = None
+    queue: QueueManifest | None = None  # None: its own, named `task/<id>`, without a limit
+    ttl_s: float | None = None
+    max_duration_s: float | None = None
+    hooks: list[str] = []  # those of on_failure, on_cancel that the task or the app has
+    schedule: ScheduleManifest | None = None
 
 
 class TaskError(msgspec.Struct, frozen=True):
@@ -71,7 +92,7 @@ class Answer(msgspec.Struct, frozen=True):
     """What a wait got. `output` is JSON text."""
 
     wait_id: str
-    status: str  # "completed" | "failed" (a child run that did not complete) | "timed_out" (a token)
+    status: str  # "completed" | "failed" (a child run that did not complete) | "timed_out" (a token, or the wait itself)
     output: msgspec.Raw = msgspec.Raw(b"null")
     error: TaskError | None = None
     run_id: str | None = None  # the child, when the wait was for a run
@@ -83,11 +104,15 @@ class NewWait(msgspec.Struct, frozen=True):
     """A wait that user code has entered. `wait_id` is made by the SDK, so sending it twice ties it once."""
 
     wait_id: str
-    kind: str  # "time" | "run" | "token"
+    kind: str  # "time" | "run" | "batch" | "token"
     duration_s: float | None = None  # time: from when the engine hears of it
     until: str | None = None  # time: an absolute ISO instant instead
     run_id: str | None = None  # run: the child
     waitpoint_id: str | None = None  # token
+    batch_id: str | None = None  # batch
+    timeout_s: float | None = None  # any kind: answered as timed_out when this is over; from when the engine hears of it
+    idempotency_key: str | None = None  # time: the same key is the same wait, also in a later attempt
+    idempotency_key_ttl_s: float | None = None
 
 
 class RunContext(msgspec.Struct, frozen=True):
@@ -108,6 +133,21 @@ class RunContext(msgspec.Struct, frozen=True):
     idempotency_key: str | None = None
     machine: str | None = None
     worker_id: str | None = None
+    queue: str | None = None
+    concurrency_key: str | None = None
+    batch_id: str | None = None
+    schedule_id: str | None = None
+    replayed_from: str | None = None
+    max_duration_s: float | None = None
+
+
+class HookCall(msgspec.Struct, frozen=True):
+    """This process performs no attempt but a hook, for a run that has ended without one (`RunContext` is that run's)."""
+
+    name: str  # on_failure | on_cancel
+    run_id: str  # the hook's own run, under whose lease it is performed
+    error: TaskError | None = None  # of the run that has ended
+    status: str | None = None  # its final public status
 
 
 # -- runner -> supervisor ---------------------------------------------------------------------------------------------
@@ -175,6 +215,8 @@ class Finished(msgspec.Struct, tag="finished"):
     output: msgspec.Raw = msgspec.Raw(b"null")
     error: TaskError | None = None
     retryable: bool = True  # false for AbortRun, a payload that doesn't fit, an output that can't be JSON
+    canceled: bool = False  # it ended because it was asked to (`Cancel`)
+    hooks: list[str] = []  # on_failure, on_cancel: those that were performed here, so nobody else need
 
 
 RunnerMessage = Hello | Block | Call | Suspending | StayingAwake | Resumed | Finished
@@ -188,6 +230,7 @@ class Begin(msgspec.Struct, tag="begin"):
     context: RunContext
     payload: msgspec.Raw
     env: dict[str, str] = {}
+    hook: HookCall | None = None
 
 
 class Answers(msgspec.Struct, tag="answers"):
@@ -219,11 +262,18 @@ class Awoken(msgspec.Struct, tag="awoken"):
     context: RunContext | None = None  # after a restore: the attempt may be a later one than that which was frozen
 
 
+class Cancel(msgspec.Struct, tag="cancel"):
+    """Please end: user code gets asyncio.CancelledError (async) or RunCanceled (sync), then its on_cancel hooks run."""
+
+    reason: str | None = None
+    grace_s: float = 30.0  # then the process is killed
+
+
 class Finishing(msgspec.Struct, tag="finishing"):
     """The supervisor holds the outcome and will deliver it; the runner may exit."""
 
 
-SupervisorMessage = Begin | Answers | Result | Suspend | Awoken | Finishing
+SupervisorMessage = Begin | Answers | Result | Suspend | Awoken | Cancel | Finishing
 
 # -- supervisor <-> zygote --------------------------------------------------------------------------------------------
 
@@ -234,6 +284,7 @@ class ZygoteReady(msgspec.Struct, tag="ready"):
     tasks: list[TaskManifest]
     threads: int
     import_ms: float
+    queues: list[QueueManifest] = []
 
 
 class ImportFailed(msgspec.Struct, tag="import_failed"):
