@@ -92,7 +92,9 @@ class Answer(msgspec.Struct, frozen=True):
     """What a wait got. `output` is JSON text."""
 
     wait_id: str
-    status: str  # "completed" | "failed" (a child run that did not complete) | "timed_out" (a token, or the wait itself)
+    status: (
+        str  # "completed" | "failed" (a child run that did not complete) | "timed_out" (a token, or the wait itself)
+    )
     output: msgspec.Raw = msgspec.Raw(b"null")
     error: TaskError | None = None
     run_id: str | None = None  # the child, when the wait was for a run
@@ -110,7 +112,9 @@ class NewWait(msgspec.Struct, frozen=True):
     run_id: str | None = None  # run: the child
     waitpoint_id: str | None = None  # token
     batch_id: str | None = None  # batch
-    timeout_s: float | None = None  # any kind: answered as timed_out when this is over; from when the engine hears of it
+    timeout_s: float | None = (
+        None  # any kind: answered as timed_out when this is over; from when the engine hears of it
+    )
     idempotency_key: str | None = None  # time: the same key is the same wait, also in a later attempt
     idempotency_key_ttl_s: float | None = None
 
