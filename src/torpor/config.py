@@ -39,6 +39,8 @@ class Settings:
     """How long a worker tries to start or restore a run again when that fails for what may pass, such as a full disk."""
     lease_s: float = 30.0
     """How long a worker may be silent before its runs are taken back."""
+    boot_timeout_s: float = 120.0
+    """A run that its worker has not started this long after its patience was over is taken back, though the worker lives."""
     heartbeat_interval_s: float = 10.0
     """How often a worker renews its leases."""
     hold_s: float = 5.0

@@ -187,6 +187,7 @@ def test_a_canceled_run_ends_wherever_it_is(stack: Stack) -> None:
 
 
 def test_code_that_blocks_the_loop_is_no_stall(make_stack: StackMaker) -> None:
+    """BB8: heartbeats come from the supervisor."""
     stack = make_stack(TORPOR_LEASE_S="1")
     stack.start()
     began = time.monotonic()

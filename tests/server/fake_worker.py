@@ -71,8 +71,12 @@ class FakeWorker:
         await self.say("versions", wire.VersionReport(self.worker_id, VERSION, tasks), wire.VersionAccepted)
         return welcome
 
-    async def dequeue(self, wait_s: float = 0.0, free: int = 10) -> list[wire.Assignment]:
-        asked = wire.DequeueRequest(self.worker_id, self.instance_id, free, [VERSION], True, wait_s)
+    async def dequeue(
+        self, wait_s: float = 0.0, free: int = 10, *, number: int = 0, holding: list[wire.Assignment] | None = None
+    ) -> list[wire.Assignment]:
+        asked = wire.DequeueRequest(self.worker_id, self.instance_id, free, [VERSION], True, wait_s, number)
+        if holding is not None:
+            asked.holding = [wire.HeldLease(given.run_id, given.lease) for given in holding]
         return (await self.say("dequeue", asked, wire.DequeueReply)).assignments
 
     async def take(self, wait_s: float = 5.0) -> wire.Assignment:

@@ -226,6 +226,15 @@ async def test_a_run_whose_worker_fell_silent_is_given_to_another(start: Start, 
     await other.close()
 
 
+async def test_a_lost_reply_costs_its_runs_no_lease(client: AsyncClient, worker: FakeWorker) -> None:
+    run_id = (await client.trigger("echo"))["id"]
+    assert [given.run_id for given in await worker.dequeue(number=1, holding=[])] == [run_id]  # and never arrives
+    (given,) = await worker.dequeue(number=2, holding=[])
+    assert given.run_id == run_id
+    assert await worker.dequeue(number=3, holding=[given]) == []
+    assert await worker.start(given) == "ok"
+
+
 async def test_a_worker_that_starts_anew_gives_back_what_it_held(client: AsyncClient, worker: FakeWorker) -> None:
     run_id = (await client.trigger("echo"))["id"]
     await worker.take_and_start()

@@ -124,7 +124,7 @@ _TELL: dict[str, Callable[[Data], Words]] = {
     "run.retrying": _retrying,
     "run.canceled": _plain("canceled", "bold yellow", "reason"),
     "run.expired": _plain("expired", "bold yellow", "reason"),
-    "run.rescued": _plain("taken back from a lost worker", "yellow", "reason"),
+    "run.rescued": _plain("taken back from its worker", "yellow", "reason"),
     "run.start_failed": _plain("could not be started, tried again", "yellow", "reason"),
     "run.refused": _plain("refused by its worker", "yellow", "reason"),
     "run.stranded": _plain("nobody can take it", "yellow", "reason"),

@@ -12,7 +12,7 @@
      9. resume.py       wake, resume: a frozen run is queued again, a living process is told
     10. refuse.py       refuse: a worker can't do what its assignment asks
     11. finish.py       finish: the run is over, or tried again (end.py: what every end has in common)
-    12. cancel.py       cancel: by a user.  rescue.py: rescue, because a lease ran out
+    12. cancel.py       cancel: by a user.  rescue.py: rescue, because a lease ran out; take_back_lost: it never arrived
     13. stranded.py     tell_stranded: why nobody can take a queued run
     14. events.py       record, tell: the story.  logs.py: append.  checkpoints.py: keep
     15. read.py         for API and dashboard; writes nothing
@@ -52,7 +52,7 @@ from torpor.engine.outcomes import Blocked, Lease, Ok, Stale, Unknown
 from torpor.engine.payload import PayloadMisfit
 from torpor.engine.read import Listing, Page, RunFilter, TokenFilter, TokenView
 from torpor.engine.refuse import refuse
-from torpor.engine.rescue import rescue
+from torpor.engine.rescue import rescue, take_back_lost
 from torpor.engine.resume import resume, wake
 from torpor.engine.states import EDGES, ENDS, LEASED, STATUS, RunState
 from torpor.engine.stranded import tell_stranded
@@ -116,6 +116,7 @@ __all__ = [
     "retry_delay_s",
     "start",
     "suspend",
+    "take_back_lost",
     "tell",
     "tell_stranded",
     "trigger",

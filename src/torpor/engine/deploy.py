@@ -79,8 +79,11 @@ async def register_worker(
     taken = await take_back(
         tx,
         [row["id"] for row in held],
-        lambda run: run.worker_id == intro.worker_id and run.instance_id != intro.instance_id,
-        reason="its worker has started anew",
+        lambda run: (
+            "its worker has started anew"
+            if run.worker_id == intro.worker_id and run.instance_id != intro.instance_id
+            else None
+        ),
         max_rescues=max_rescues,
         now=now,
     )

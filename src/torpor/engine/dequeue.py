@@ -22,13 +22,15 @@ async def dequeue(
     versions: list[str],
     can_restore: bool,
     lease_s: float,
+    number: int = 0,
     now: datetime,
 ) -> list[Assignment]:
     """queued -> dequeued, for up to `free` runs: those to restore first, then by their place in the line.
 
     For a worker that has said hello; any other instance gets nothing (its heartbeat tells it to say hello). Fresh
     attempts start with the environment's current version, so only a worker that has it gets them. A checkpoint is on
-    one worker's disk, so only that worker gets its run. An assignment whose reply is lost runs out like any lease.
+    one worker's disk, so only that worker gets its run. `number` is the worker's own for this request: by it rescue.py knows an
+    assignment whose reply was lost.
     """
     # The share makes a new instance's hello wait: it must find, and take back, what is handed out here.
     found = await tx.fetchrow(
@@ -49,7 +51,7 @@ async def dequeue(
     await _share_waitpoints(tx, [row["checkpoint_id"] for row in rows if row["checkpoint_id"]])
     assignments: list[Assignment] = []
     for row in rows:
-        assignments.append(await _hand_out(tx, Run.of(row), environment, worker_id, instance_id, lease_s, now))
+        assignments.append(await _hand_out(tx, Run.of(row), environment, worker_id, instance_id, number, lease_s, now))
     return assignments
 
 
@@ -101,6 +103,7 @@ async def _hand_out(
     environment: Environment,
     worker_id: str,
     instance_id: str,
+    number: int,
     lease_s: float,
     now: datetime,
 ) -> Assignment:
@@ -111,7 +114,7 @@ async def _hand_out(
     attempt = await _open_attempt(tx, run, version, worker_id, lease, now)
     await tx.execute(
         """update runs set state = 'dequeued', lease = $2, lease_expires_at = $3, worker_id = $4, instance_id = $5,
-               version = $6, attempt = $7, updated_at = $8 where id = $1""",
+               version = $6, attempt = $7, updated_at = $8, handed_out_at = $8, handed_out_for = $9 where id = $1""",
         run.id,
         lease,
         after(now, lease_s),
@@ -120,6 +123,7 @@ async def _hand_out(
         version,
         attempt,
         now,
+        number,
     )
     data = {"worker_id": worker_id, "lease": lease, "version": version}
     if checkpoint:

@@ -6,6 +6,7 @@ from torpor.engine import events
 from torpor.engine.end import close_attempt, end, requeue
 from torpor.engine.locks import fenced, lock_runs_and_waiters
 from torpor.engine.outcomes import Lease, Ok, Stale
+from torpor.engine.rescue import poison
 from torpor.engine.states import RunState
 from torpor.store.database import Transaction
 from torpor.store.records import Run, Waitpoint
@@ -30,8 +31,7 @@ async def refuse(tx: Transaction, lease: Lease, refusal: Refusal, *, max_rescues
         return Ok()
     data = {"reason": refusal.reason, "rescues": run.rescues + 1, "worker_id": run.worker_id}
     if run.rescues + 1 > max_rescues:
-        message = f"no worker could take the run on ({run.rescues + 1} tries); the last one said: {refusal.reason}"
-        error = {"name": "SystemFailure", "message": message}
+        error = await poison(tx, run, refusal.reason, now=now)
         await end(tx, run, RunState.SYSTEM_FAILURE, around, error=error, data=data, now=now)
     else:
         await requeue(tx, run, checkpoint_id=run.checkpoint_id, rescues=run.rescues + 1, now=now)

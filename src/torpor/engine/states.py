@@ -9,7 +9,7 @@
                +--|------ resume -- suspended
                   +-> expired                   (issue 3: ttl)
     a failed or crashed attempt with tries left: executing, waiting -> queued or delayed
-    a lease that ran out: dequeued, executing, waiting -> queued | system_failure
+    a lease that ran out: dequeued, executing, waiting -> queued | system_failure | canceled (it was asked to end)
     any state that is not an end -> canceled
 
 `pending_version` is a run whose task no version knows yet; such triggers are refused until the engine can wait for them.
@@ -62,7 +62,7 @@ EDGES: dict[str, frozenset[tuple[RunState, RunState]]] = {
         for state in (S.DELAYED, S.PENDING_VERSION, S.QUEUED, S.DEQUEUED, S.EXECUTING, S.WAITING, S.SUSPENDED)
     ),
     "release": frozenset({(S.DELAYED, S.QUEUED)}),
-    "rescue": frozenset((state, to) for state in LEASED for to in (S.QUEUED, S.SYSTEM_FAILURE)),
+    "rescue": frozenset((state, to) for state in LEASED for to in (S.QUEUED, S.SYSTEM_FAILURE, S.CANCELED)),
 }
 """Which verb may move a run along which edge; the verb x state test crosses them all."""
 

@@ -100,7 +100,7 @@ async def _rest(here: Hub, ear: Ear, until: datetime) -> None:
 
 
 async def rescue(here: Hub, reach: Reach) -> list[str]:
-    """Take back every run whose lease has run out, unless its worker may just not have been heard.
+    """Take back every run whose lease has run out, or that doesn't start, unless its worker may just not have been heard.
 
     A worker that starts anew says so itself (hello), and gets back what it held without delay.
     """
@@ -109,7 +109,12 @@ async def rescue(here: Hub, reach: Reach) -> list[str]:
         return taken
     while True:
         async with here.database.transaction() as tx:
-            some = await engine.rescue(tx, max_rescues=here.settings.max_rescues, now=here.clock.now())
+            some = await engine.rescue(
+                tx,
+                max_rescues=here.settings.max_rescues,
+                boot_timeout_s=here.settings.boot_timeout_s,
+                now=here.clock.now(),
+            )
         taken += some
         if not some:
             return taken

@@ -59,6 +59,7 @@ async def dequeue(request: Request) -> Response:
     """Held until there is work for this worker, or `wait_s` is over."""
     environment = await auth.worker_environment(request)
     here, asked = hub(request), await _message(request, _dequeue_request)
+    await _take_back_lost(here, asked)
     loop = asyncio.get_running_loop()
     until = loop.time() + min(asked.wait_s, LONGEST_HOLD_S)
     was_woken = False
@@ -79,6 +80,19 @@ async def dequeue(request: Request) -> Response:
     return reply(wire.DequeueReply([]))
 
 
+async def _take_back_lost(here: Hub, asked: wire.DequeueRequest) -> None:
+    async with here.database.transaction() as tx:
+        await engine.take_back_lost(
+            tx,
+            asked.worker_id,
+            asked.instance_id,
+            asked.number,
+            asked.holding,
+            max_rescues=here.settings.max_rescues,
+            now=here.clock.now(),
+        )
+
+
 async def _take(here: Hub, asked: wire.DequeueRequest) -> list[wire.Assignment]:
     async with here.database.transaction() as tx:
         return await engine.dequeue(
@@ -89,6 +103,7 @@ async def _take(here: Hub, asked: wire.DequeueRequest) -> list[wire.Assignment]:
             versions=asked.versions,
             can_restore=asked.can_restore,
             lease_s=here.settings.lease_s,
+            number=asked.number,
             now=here.clock.now(),
         )
 

@@ -135,6 +135,7 @@ class Run(Row):
     active_since: datetime | None
     ready_at: datetime | None
     handed_out_at: datetime | None
+    handed_out_for: int | None
     image_worker_id: str | None
     payload_object: str | None
     output_object: str | None
@@ -175,6 +176,7 @@ class Waitpoint(Row):
     created_at: datetime
     completed_at: datetime | None
     batch_id: str | None
+    output_object: str | None
 
 
 @dataclass(frozen=True, slots=True)

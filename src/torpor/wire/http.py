@@ -72,7 +72,8 @@ class DequeueRequest(msgspec.Struct):
     versions: list[str]  # that it can start from scratch
     can_restore: bool
     wait_s: float = 20.0
-    holding: list["HeldLease"] | None = None  # what this instance has got so far: an assignment not listed was lost
+    number: int = 0  # counts an instance's requests, repeated ones too; 0: it doesn't count them
+    holding: list["HeldLease"] | None = None  # all it has got by earlier requests: an assignment not listed was lost
 
 
 class StoredCheckpoint(msgspec.Struct, frozen=True):

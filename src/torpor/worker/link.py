@@ -7,7 +7,7 @@ said again until the server answers: a server or database that is down for an ho
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
 import httpx2
@@ -59,12 +59,20 @@ class Link:
     async def send_counting(self, path: str, message: Any, reply: type[Reply]) -> tuple[Reply, int]:
         """As `send`, and how often it had to be said: after more than once, an earlier answer may have been lost."""
         body = self._encoder.encode(message)
+        return await self._say(path, lambda: body, reply)
+
+    async def send_anew(self, path: str, make: Callable[[], Any], reply: type[Reply]) -> Reply:
+        """As `send`, with a message that is made for each try."""
+        answer, _ = await self._say(path, lambda: self._encoder.encode(make()), reply)
+        return answer
+
+    async def _say(self, path: str, body: Callable[[], bytes], reply: type[Reply]) -> tuple[Reply, int]:
         delay = FIRST_RETRY_S
         tries = 0
         while True:
             tries += 1
             try:
-                response = await self._client.post(path, content=body)
+                response = await self._client.post(path, content=body())
             except httpx2.TransportError as error:
                 self._note_down(error)
             else:

@@ -9,6 +9,7 @@ handled one after the other; so there is no moment at which two of them act on t
 import asyncio
 import logging
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -126,7 +127,7 @@ class LiveRun:
         delay_s, end = FIRST_RETRY_S, time.monotonic() + self.house.settings.start_patience_s
         while True:
             try:
-                return await way(self.house, self.assignment)
+                return await self._unless_taken_away(way(self.house, self.assignment))
             except birth.NotHere as error:
                 return await self._refuse(str(error))
             except ImageDamaged as error:
@@ -138,6 +139,18 @@ class LiveRun:
             if not await birth.pause(delay_s, self._taken_away):
                 return None
             delay_s = min(delay_s * 2, LONGEST_RETRY_S)
+
+    async def _unless_taken_away(self, born: Coroutine[Any, Any, birth.Born]) -> birth.Born | None:
+        """A birth that hangs ends when the engine takes the run back; else it would stand in the way of the next one."""
+        birth_task = asyncio.create_task(born)
+        taken_away = asyncio.create_task(self._taken_away.wait())
+        try:
+            await asyncio.wait({birth_task, taken_away}, return_when=asyncio.FIRST_COMPLETED)
+            return birth_task.result() if birth_task.done() else None
+        finally:
+            birth_task.cancel()
+            taken_away.cancel()
+            await asyncio.wait({birth_task, taken_away})
 
     async def _announce(self, born: birth.Born) -> bool:
         """Tell the engine that user code is on its way; false: this run is no longer ours."""

@@ -65,6 +65,7 @@ class Supervisor:
         self._one_import = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._leases_news = asyncio.Event()
+        self._requests = 0
         self._lease_s = settings.lease_s
         self._heartbeat_interval_s = settings.heartbeat_interval_s
         self._house = House(
@@ -132,7 +133,11 @@ class Supervisor:
             platform.node(),
             self._settings.worker_slots,
             self._house.criu is not None,
-            {**self._house.facts, "no_freeze_reason": self._house.no_freeze_reason or None},
+            {
+                **self._house.facts,
+                "no_freeze_reason": self._house.no_freeze_reason or None,
+                "start_patience_s": self._settings.start_patience_s,  # the engine's boot time-out begins after it
+            },
         )
         welcome = await self._house.link.send("hello", introduction, http.Welcome)
         self._lease_s = welcome.lease_s
@@ -184,14 +189,27 @@ class Supervisor:
             self._house.room.clear()
             await self._house.room.wait()
             return
-        request = http.DequeueRequest(
-            self._worker_id, self._instance_id, free, list(self._versions), self._house.criu is not None
-        )
-        reply = await self._house.link.send("dequeue", request, http.DequeueReply)
+        reply = await self._house.link.send_anew("dequeue", self._request_for_work, http.DequeueReply)
         for assignment in reply.assignments:
             run = LiveRun(self._house, assignment)
             former, self._runs[assignment.run_id] = self._runs.get(assignment.run_id), run
             self._spawn(self._hold(run, former))
+
+    def _request_for_work(self) -> http.DequeueRequest:
+        """Made for each try: by number and list the engine knows what never arrived (its rescue.py says how).
+
+        So this list must hold every run that a reply has brought, and no two requests may be under way at once.
+        """
+        self._requests += 1
+        return http.DequeueRequest(
+            self._worker_id,
+            self._instance_id,
+            self._free(),
+            list(self._versions),
+            self._house.criu is not None,
+            number=self._requests,
+            holding=[run.lease for run in self._runs.values()],
+        )
 
     def _free(self) -> int:
         """A run that waits takes no slot, or parents that are held could keep out the children they wait for. But memory

@@ -68,6 +68,7 @@ alter table runs
     add active_since timestamptz,              -- executing since then; null: it doesn't work now
     add ready_at timestamptz,                  -- waiting in memory, answered, and in line for a slot (grant)
     add handed_out_at timestamptz,             -- dequeued: rescue takes back what doesn't start
+    add handed_out_for int,                    -- dequeue: the worker's number of the request that this answered; rescue
     add image_worker_id text,                  -- queued with a checkpoint: the only worker that can restore it; null: any
     add payload_object text,                   -- a payload too large for the row: its name in the object store
     add output_object text,
@@ -110,6 +111,21 @@ create index runs_canceling on runs (cancel_requested_at) where cancel_requested
 create index runs_of_batch on runs (batch_id) where batch_id is not null;
 create index runs_of_schedule on runs (schedule_id, created_at) where schedule_id is not null;
 create index runs_hooks on runs (hook_of) where hook_of is not null;
+-- repair walks them in small steps; prune: which versions are in use.
+create index runs_living on runs (id) where finished_at is null;
+-- prune: what has been over for long.
+create index runs_ended on runs (finished_at, id) where finished_at is not null;
+
+-- prune deletes a run's rows before the run itself. A token stays when somebody may still answer it.
+alter table waitpoints drop constraint waitpoints_created_by_run_id_fkey,
+    add constraint waitpoints_created_by_run_id_fkey foreign key (created_by_run_id) references runs on delete set null;
+create index waitpoints_made_by on waitpoints (created_by_run_id) where created_by_run_id is not null;
+create index waitpoints_done on waitpoints (completed_at) where completed_at is not null and kind = 'token';
+create index idempotency_keys_of_run on idempotency_keys (run_id);
+create index idempotency_keys_expiring on idempotency_keys (expires_at);
+-- complete_waitpoint: who is tied to it; prune: who ever was.
+drop index waits_of_waitpoint;
+create index waits_of_waitpoint on waits (waitpoint_id);
 
 alter table attempts drop constraint attempts_outcome;
 alter table attempts add constraint attempts_outcome
@@ -130,6 +146,7 @@ create index waits_timing_out on waits (times_out_at)
 
 alter table waitpoints
     add batch_id text,                         -- batch: whose end completes it
+    add output_object text,                    -- an output too large for the row: its name in the object store
     drop constraint waitpoints_kind,
     add constraint waitpoints_kind check (kind in ('time', 'run', 'batch', 'token')),
     -- create_batch: exactly the waitpoints of kind batch stand for a batch.
@@ -162,6 +179,9 @@ create table batches (
     constraint batches_completed check ((completed_at is not null) = (is_sealed and pending = 0))
 );
 create unique index batches_idempotency on batches (environment_id, idempotency_key) where idempotency_key is not null;
+create unique index batches_waitpoint on batches (waitpoint_id);
+-- prune: what has been over for long.
+create index batches_done on batches (completed_at) where completed_at is not null;
 -- fire_due: batches whose waitpoint is to be completed.
 create index batches_to_settle on batches (completed_at) where completed_at is not null and settled_at is null;
 -- abort: batches whose items never came.
