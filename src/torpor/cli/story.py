@@ -32,7 +32,18 @@ class Words:
 
 def _triggered(data: Data) -> Words:
     tags = data.get("tags") or []
-    return Words("triggered", f"tags {', '.join(tags)}" if tags else "", "cyan")
+    facts = [
+        f"tags {', '.join(tags)}" if tags else "",
+        f"a replay of {data['replayed_from']}" if data.get("replayed_from") else "",
+        str(data.get("pending") or ""),
+    ]
+    return Words("triggered", _join(facts), "cyan")
+
+
+def _debounced(data: Data) -> Words:
+    what = "with the newer payload" if data.get("mode") == "trailing" else ""
+    until = f"until {clock(instant(str(data['until'])))}" if data.get("until") else ""
+    return Words("put off by another trigger", _join([until, what]), "cyan")
 
 
 def _started(data: Data) -> Words:
@@ -108,6 +119,7 @@ def _plain(verb: str, style: str = "", *keys: str) -> Callable[[Data], Words]:
 
 _TELL: dict[str, Callable[[Data], Words]] = {
     "run.triggered": _triggered,
+    "run.debounced": _debounced,
     "run.dequeued": _plain("handed to a worker", "dim"),
     "run.started": _started,
     "run.waiting": _waiting,

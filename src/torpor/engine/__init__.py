@@ -2,7 +2,8 @@
 
      1. states.py       the states, the drawing, who may move a run along which edge, the public names
      2. deploy.py       ensure_environment, register_worker, register_version: who may come, what they bring
-     3. trigger.py      trigger: a request becomes a run, queued or delayed (payload.py: does the payload fit?)
+     3. trigger.py      trigger, trigger_all: requests become runs, queued or delayed (draft.py and payload.py: can
+                        they? idempotency.py, debounce.py: is it a run that is there already? room.py: is there room?)
      4. dequeue.py      dequeue: a lease for a worker, with an attempt to start or a checkpoint to restore
      5. attempt.py      start, heartbeat, holds
      6. wait.py         block, collect: tie a run to waitpoints, hand it their answers (answers.py)
@@ -43,8 +44,10 @@ from torpor.engine.complete import (
     fire_due,
     next_due,
 )
+from torpor.engine.debounce import Debounce
 from torpor.engine.deploy import ensure_environment, register_version, register_worker
 from torpor.engine.dequeue import dequeue
+from torpor.engine.draft import TriggerRequest, UnknownQueue, UnknownTask, UnknownVersion
 from torpor.engine.events import record, tell
 from torpor.engine.finish import Finished, finish, retry_delay_s
 from torpor.engine.logs import append
@@ -54,11 +57,12 @@ from torpor.engine.read import Listing, Page, RunFilter, TokenFilter, TokenView
 from torpor.engine.refuse import refuse
 from torpor.engine.rescue import rescue, take_back_lost
 from torpor.engine.resume import resume, wake
+from torpor.engine.room import QueueFull
 from torpor.engine.states import EDGES, ENDS, LEASED, STATUS, RunState
 from torpor.engine.stranded import tell_stranded
 from torpor.engine.suspend import Awake, Suspended, suspend
 from torpor.engine.token import TokenCreated, TokenRequest, create_token
-from torpor.engine.trigger import Triggered, TriggerRequest, UnknownTask, trigger
+from torpor.engine.trigger import Triggered, trigger, trigger_all
 from torpor.engine.wait import block, collect
 
 __all__ = [
@@ -72,6 +76,7 @@ __all__ = [
     "Blocked",
     "Canceled",
     "Completed",
+    "Debounce",
     "Finished",
     "FiredTimers",
     "Lease",
@@ -79,6 +84,7 @@ __all__ = [
     "Ok",
     "Page",
     "PayloadMisfit",
+    "QueueFull",
     "RunFilter",
     "RunState",
     "Stale",
@@ -90,7 +96,9 @@ __all__ = [
     "TriggerRequest",
     "Triggered",
     "Unknown",
+    "UnknownQueue",
     "UnknownTask",
+    "UnknownVersion",
     "append",
     "block",
     "cancel",
@@ -120,5 +128,6 @@ __all__ = [
     "tell",
     "tell_stranded",
     "trigger",
+    "trigger_all",
     "wake",
 ]

@@ -1,189 +1,192 @@
-"""A request becomes a run: queued, or delayed."""
+"""Requests become runs: queued, delayed, or waiting for a version that knows their task.
 
-from dataclasses import dataclass, field
-from datetime import datetime
+One implementation serves one request and a thousand: what they need is looked up once, the rows go in one round trip,
+and whoever listens is told once. What becomes of a request is decided in draft.py (payload.py: does the
+payload fit?), idempotency.py and debounce.py (is it a run that is there already?) and room.py (is there room?).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
-from torpor import ids
-from torpor.engine import events
-from torpor.engine.instants import after, to_iso
+from torpor.engine import debounce, idempotency, room
+from torpor.engine.draft import Draft, Refusal, TriggerRequest, look, plan
+from torpor.engine.instants import to_iso
 from torpor.engine.locks import fenced
-from torpor.engine.near import near
-from torpor.engine.outcomes import Lease, Stale
-from torpor.engine.payload import PayloadMisfit, fit
-from torpor.engine.states import RunState
-from torpor.store.database import Transaction
-from torpor.store.records import Run, Task
-
-IDEMPOTENCY_TTL_S = 30 * 24 * 3600.0
-RELEASED_BY = (RunState.FAILED, RunState.CRASHED, RunState.TIMED_OUT, RunState.EXPIRED, RunState.SYSTEM_FAILURE)
-"""A run that ended so gives its idempotency key back: the caller may try again."""
-
-
-@dataclass(frozen=True, slots=True)
-class TriggerRequest:
-    """What somebody wants performed."""
-
-    task_id: str
-    payload: str | None = None  # JSON text
-    run_id: str | None = None  # made by the client: the same request twice is the same run
-    idempotency_key: str | None = None
-    idempotency_key_ttl_s: float | None = None
-    idempotency_key_options: dict[str, Any] | None = None
-    tags: list[str] = field(default_factory=list)
-    metadata: dict[str, Any] | None = None
-    max_attempts: int | None = None  # None: the task's own
-    delay_until: datetime | None = None
-    is_test: bool = False
-    parent_lease: Lease | None = None  # from inside a run
-    trigger_function: str = "trigger"
+from torpor.engine.outcomes import Stale
+from torpor.engine.room import QueueFull
+from torpor.store.database import CHANNEL, Transaction, note
+from torpor.store.records import Run
 
 
 @dataclass(frozen=True, slots=True)
 class Triggered:
-    """The run, new, or (`is_cached`) the one that this request or its idempotency key had made before."""
+    """The run, new, or (`is_cached`) the one that this request, its idempotency or its debounce key had made before."""
 
     run_id: str
     is_cached: bool
 
 
-@dataclass(frozen=True, slots=True)
-class UnknownTask:
-    """The current version has no such task; `near` are those with a similar name. No run was made (404)."""
-
-    near: list[str]
+Outcome = Triggered | QueueFull | Refusal | Stale
 
 
-async def trigger(
-    tx: Transaction, environment_id: str, request: TriggerRequest, *, now: datetime
-) -> Triggered | UnknownTask | PayloadMisfit | Stale:
+async def trigger(tx: Transaction, environment_id: str, request: TriggerRequest, *, now: datetime) -> Outcome:
     """Make a run. For the API, and for user code through its worker (`parent_lease`; Stale: that process is void)."""
-    parent = await _parent(tx, request)
-    if isinstance(parent, Stale):
-        return parent
-    if request.run_id and await tx.fetchval(
-        "select 1 from runs where id = $1 and environment_id = $2", request.run_id, environment_id
-    ):
-        return Triggered(request.run_id, is_cached=True)
-    task = await _task(tx, environment_id, request.task_id)
-    if isinstance(task, UnknownTask):
-        return task
-    payload = fit(task, request.payload)
-    if isinstance(payload, PayloadMisfit):
-        return payload
-    run_id = request.run_id or ids.new("run")
-    if holder := await _claim_key(tx, environment_id, request, run_id, now=now):
-        return Triggered(holder, is_cached=True)
-    if not await _insert(tx, run_id, environment_id, request, task, payload, parent, now=now):
-        return Triggered(run_id, is_cached=True)
-    data = {"task_id": task.id, "trigger_function": request.trigger_function}
-    await events.record(tx, run_id, "run.triggered", now=now, data=data)
-    if request.delay_until and request.delay_until > now:
-        await tx.notify("timer", due_at=to_iso(request.delay_until))
-    else:
-        await tx.notify("work", environment_id=environment_id)
-    return Triggered(run_id, is_cached=False)
+    (outcome,) = await trigger_all(tx, environment_id, [request], now=now)
+    return outcome
 
 
-async def _parent(tx: Transaction, request: TriggerRequest) -> Run | Stale | None:
-    """The triggering run, with a share of its row: its lease can't end before its child is there."""
-    lease = request.parent_lease
-    if lease is None:
-        return None
-    row = await tx.fetchrow("select * from runs where id = $1 for share", lease.run_id)
-    return fenced(Run.of(row) if row else None, lease)
+async def trigger_all(
+    tx: Transaction, environment_id: str, requests: Sequence[TriggerRequest], *, now: datetime
+) -> list[Outcome]:
+    """Make many runs at once, an outcome for each request, in their order; a refused one doesn't stop the others.
 
-
-async def _task(tx: Transaction, environment_id: str, task_id: str) -> Task | UnknownTask:
-    """The task in the environment's current version."""
-    row = await tx.fetchrow(
-        """select tasks.* from tasks join environments on environments.id = tasks.environment_id
-           where environments.id = $1 and tasks.version = environments.current_version and tasks.id = $2""",
-        environment_id,
-        task_id,
-    )
-    if row:
-        return Task.of(row)
-    rows = await tx.fetch(
-        """select tasks.id from tasks join environments on environments.id = tasks.environment_id
-           where environments.id = $1 and tasks.version = environments.current_version order by tasks.id""",
-        environment_id,
-    )
-    return UnknownTask(near(task_id, [row["id"] for row in rows]))
-
-
-async def _claim_key(
-    tx: Transaction, environment_id: str, request: TriggerRequest, run_id: str, *, now: datetime
-) -> str | None:
-    """Put the idempotency key on this run, or say which run has it.
-
-    One statement decides: of two claims at once, the second waits for the first to commit and then loses.
+    Each lines up a microsecond after the one before. Two that share an idempotency or debounce key share a run.
     """
-    if not request.idempotency_key:
-        return None
-    ttl_s = IDEMPOTENCY_TTL_S if request.idempotency_key_ttl_s is None else request.idempotency_key_ttl_s
-    claimed = await tx.fetchval(
-        """insert into idempotency_keys (environment_id, task_id, key, run_id, expires_at) values ($1, $2, $3, $4, $5)
-           on conflict (environment_id, task_id, key) do update
-               set run_id = excluded.run_id, expires_at = excluded.expires_at
-               where idempotency_keys.expires_at <= $6
-                  or exists (select from runs where id = idempotency_keys.run_id and state = any($7::text[]))
-           returning run_id""",
-        environment_id,
-        request.task_id,
-        request.idempotency_key,
-        run_id,
-        after(now, ttl_s),
-        now,
-        list(RELEASED_BY),
-    )
-    if claimed:
-        return None
-    return await tx.fetchval(
-        "select run_id from idempotency_keys where environment_id = $1 and task_id = $2 and key = $3",
-        environment_id,
-        request.task_id,
-        request.idempotency_key,
-    )
+    locked = await _lock(tx, environment_id, requests)
+    scene = await look(tx, environment_id, requests)
+    outcomes: list[Outcome | None] = [None] * len(requests)
+    drafts: dict[int, Draft] = {}
+    for index, request in enumerate(requests):
+        parent = fenced(locked.get(request.parent_lease.run_id), request.parent_lease) if request.parent_lease else None
+        if isinstance(parent, Stale):
+            outcomes[index] = parent
+        elif request.run_id in scene.known_runs:
+            outcomes[index] = Triggered(request.run_id, is_cached=True)
+        else:
+            planned = await plan(tx, scene, request, parent, place=timedelta(microseconds=index), now=now)
+            if isinstance(planned, Draft):
+                drafts[index] = planned
+            else:
+                outcomes[index] = planned
+
+    came_before = await _claim(tx, environment_id, drafts, now=now)
+    fresh = {index: draft for index, draft in drafts.items() if index not in came_before}
+    became: dict[str, Outcome] = {}  # by the run id that a request would have made
+    if scene.max_queued is not None:
+        became |= await room.refuse_too_many(tx, environment_id, fresh.values(), scene.max_queued, now=now)
+    for draft in fresh.values():
+        if draft.request.debounce and draft.run_id not in became:
+            became[draft.run_id] = await _debounced(tx, environment_id, draft, now=now)
+    await _give_up_keys(tx, fresh, became)
+    became |= await _insert(tx, [draft for draft in fresh.values() if draft.run_id not in became])
+
+    for index, draft in fresh.items():
+        outcomes[index] = became[draft.run_id]
+    for index, holder in came_before.items():
+        outcome = became.get(holder, Triggered(holder, is_cached=True))
+        outcomes[index] = Triggered(outcome.run_id, is_cached=True) if isinstance(outcome, Triggered) else outcome
+    assert all(outcome is not None for outcome in outcomes)
+    return [outcome for outcome in outcomes if outcome is not None]
 
 
-async def _insert(
-    tx: Transaction,
-    run_id: str,
-    environment_id: str,
-    request: TriggerRequest,
-    task: Task,
-    payload: str | None,
-    parent: Run | None,
-    *,
-    now: datetime,
-) -> bool:
-    """The row; False if a concurrent twin of this request was quicker."""
-    is_delayed = request.delay_until is not None and request.delay_until > now
-    status = await tx.execute(
-        """insert into runs (id, environment_id, task_id, state, payload, max_attempts, available_at, delay_until,
-               idempotency_key, idempotency_key_options, tags, metadata, is_test, trigger_function,
-               parent_run_id, root_run_id, depth, created_at, updated_at, queue)
-           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $18, $19)
-           on conflict (id) do nothing""",
-        run_id,
-        environment_id,
-        task.id,
-        RunState.DELAYED if is_delayed else RunState.QUEUED,
-        payload,
-        max(request.max_attempts or task.retry.get("max_attempts", 1), 1),
-        request.delay_until if is_delayed else now,
-        request.delay_until if is_delayed else None,
-        request.idempotency_key,
-        request.idempotency_key_options,
-        list(dict.fromkeys(request.tags)),
-        request.metadata,
-        request.is_test,
-        request.trigger_function,
-        parent.id if parent else None,
-        (parent.root_run_id or parent.id) if parent else None,
-        parent.depth + 1 if parent else 0,
-        now,
-        f"task/{task.id}",
-    )
-    return status.endswith(" 1")
+# -- what is there already ---------------------------------------------------------------------------------------------
+
+
+async def _lock(tx: Transaction, environment_id: str, requests: Sequence[TriggerRequest]) -> dict[str, Run]:
+    """The triggering runs, and those that a debounce key may push on: by id, the lock order."""
+    parents = {request.parent_lease.run_id for request in requests if request.parent_lease}
+    wanted = [(request.task_id, request.debounce.key) for request in requests if request.debounce]
+    pushed = await debounce.find(tx, environment_id, wanted) if wanted else []
+    if pushed:
+        rows = await tx.fetch(
+            "select * from runs where id = any($1::text[]) order by id for no key update", sorted(parents | set(pushed))
+        )
+    elif parents:
+        # A share is enough: its lease can't end before its child is there, and it may trigger others meanwhile.
+        rows = await tx.fetch("select * from runs where id = any($1::text[]) order by id for share", sorted(parents))
+    else:
+        rows = []
+    return {row["id"]: Run.of(row) for row in rows}
+
+
+# -- keys, and room ----------------------------------------------------------------------------------------------------
+
+
+async def _claim(tx: Transaction, environment_id: str, drafts: dict[int, Draft], *, now: datetime) -> dict[int, str]:
+    """Put idempotency keys on the drafts that bring one; of those that came too late, whose run has the key."""
+    claims = [
+        idempotency.Claim(
+            index,
+            draft.request.task_id,
+            draft.request.idempotency_key,
+            draft.run_id,
+            draft.request.idempotency_key_ttl_s,
+        )
+        for index, draft in drafts.items()
+        if draft.request.idempotency_key
+    ]
+    return await idempotency.claim(tx, environment_id, claims, now=now) if claims else {}
+
+
+async def _give_up_keys(tx: Transaction, fresh: dict[int, Draft], became: dict[str, Outcome]) -> None:
+    """A key that was claimed for a run that isn't made belongs to the run that is there instead, or to none."""
+    for draft in fresh.values():
+        outcome = became.get(draft.run_id)
+        if draft.request.idempotency_key is None or outcome is None:
+            continue
+        if not isinstance(outcome, Triggered):
+            await idempotency.drop(tx, draft.run_id)
+        elif outcome.run_id != draft.run_id:
+            await idempotency.move(tx, draft.run_id, outcome.run_id)
+
+
+# -- the rows ----------------------------------------------------------------------------------------------------------
+
+
+async def _debounced(tx: Transaction, environment_id: str, draft: Draft, *, now: datetime) -> Outcome:
+    """The delayed run that this debounce key stands for, pushed on; else a new one, which it stands for from now on."""
+    assert draft.request.debounce is not None
+    while True:
+        held = await debounce.push(
+            tx,
+            environment_id,
+            draft.request.task_id,
+            draft.request.debounce,
+            {name: draft.row[name] for name in debounce.TAKEN_OVER},
+            now=now,
+        )
+        if held is not None:
+            return Triggered(held, is_cached=True)
+        made = await _insert(tx, [draft])
+        # Not made, and not there under this id: another trigger's run has taken the key, and is there now.
+        if made[draft.run_id] == Triggered(draft.run_id, is_cached=False) or await _is_there(tx, draft.run_id):
+            return made[draft.run_id]
+
+
+async def _is_there(tx: Transaction, run_id: str) -> bool:
+    return await tx.fetchval("select true from runs where id = $1", run_id) or False
+
+
+@cache
+def _statement(columns: tuple[str, ...]) -> str:
+    """Row, story and notes in one round trip. Postgres sends equal notes of a transaction once.
+
+    A conflict is a twin of this request that was quicker, or (runs_debounced) another that took the debounce key.
+    """
+    n = len(columns)
+    return f"""
+        with made as (
+            insert into runs ({", ".join(columns)}) values ({", ".join(f"${i}" for i in range(1, n + 1))})
+            on conflict do nothing returning id, created_at),
+        told as (
+            insert into events (run_id, at, kind, data) select id, created_at, ${n + 1}, ${n + 2} from made)
+        select id, (select count(pg_notify('{CHANNEL}', note)) from unnest(${n + 3}::text[]) as note) from made"""
+
+
+async def _insert(tx: Transaction, drafts: list[Draft]) -> dict[str, Outcome]:
+    """The rows. Where nothing was made, a concurrent twin of the request was quicker."""
+    if not drafts:
+        return {}
+    due = [draft.due_at for draft in drafts if draft.due_at]
+    timer = [note("timer", due_at=to_iso(min(due)))] if due else []
+    rows: list[tuple[Any, ...]] = []
+    for draft in drafts:
+        work = [note("work", environment_id=draft.row["environment_id"])] if draft.row["state"] == "queued" else []
+        rows.append((*draft.row.values(), "run.triggered", draft.told, [*work, *timer]))
+    insert = _statement(tuple(drafts[0].row))
+    made = [await tx.fetchrow(insert, *rows[0])] if len(rows) == 1 else await tx.fetchmany(insert, rows)
+    made_ids = {row["id"] for row in made if row}
+    return {draft.run_id: Triggered(draft.run_id, is_cached=draft.run_id not in made_ids) for draft in drafts}

@@ -100,6 +100,20 @@ def triggered(task_id: str, outcome: object) -> engine.Triggered:
         case engine.UnknownTask(near=near):
             hint = f"; did you mean {', '.join(near)}?" if near else ""
             raise Refused(404, f'Task not found: "{task_id}"{hint}', near=list(near))
+        case engine.UnknownQueue(name=name, near=near):
+            hint = f"; did you mean {', '.join(near)}?" if near else "; declare it in code with Queue(...)"
+            raise Refused(422, f'options.queue: no queue "{name}" is declared{hint}', near=list(near))
+        case engine.UnknownVersion(version=version, current=current):
+            hint = f"; the current one is {current}" if current else ""
+            raise Refused(422, f'options.lockToVersion: no worker has reported a version "{version}"{hint}')
+        case engine.QueueFull(queue=queue, limit=limit, queued=queued):
+            raise Refused(
+                422,
+                f'queue "{queue}" is full: {queued} runs are queued there, and this environment allows {limit} per queue',
+                queue=queue,
+                limit=limit,
+                queued=queued,
+            )
         case engine.PayloadMisfit(problems=problems):
             told = "; ".join(f"{problem['path'] or 'payload'}: {problem['message']}" for problem in problems[:3])
             raise Refused(422, f'the payload doesn\'t fit task "{task_id}": {told}', problems=problems)

@@ -51,10 +51,15 @@ _DOWN = (
 )
 
 
+def note(kind: str, /, **data: Any) -> str:
+    """What `Transaction.notify` announces, for a statement that calls pg_notify by itself."""
+    return msgspec.json.encode([kind, data]).decode()
+
+
 class Transaction:
     """A connection inside a transaction, as verbs see it."""
 
-    __slots__ = ("_connection", "execute", "executemany", "fetch", "fetchrow", "fetchval")
+    __slots__ = ("_connection", "execute", "executemany", "fetch", "fetchmany", "fetchrow", "fetchval")
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
@@ -63,11 +68,11 @@ class Transaction:
         self.fetchval = connection.fetchval
         self.execute = connection.execute
         self.executemany = connection.executemany
+        self.fetchmany = connection.fetchmany
 
     async def notify(self, kind: str, /, **data: Any) -> None:
         """Tell every listener, when (and only if) this transaction commits."""
-        text = msgspec.json.encode([kind, data]).decode()
-        await self._connection.execute("select pg_notify($1, $2)", CHANNEL, text)
+        await self._connection.execute("select pg_notify($1, $2)", CHANNEL, note(kind, **data))
 
     def savepoint(self) -> asyncpg.transaction.Transaction:
         """`await .start()`, then `.commit()` or `.rollback()`: rolling back gives up the locks taken since."""

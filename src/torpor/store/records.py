@@ -137,6 +137,7 @@ class Run(Row):
     handed_out_at: datetime | None
     handed_out_for: int | None
     image_worker_id: str | None
+    asked: dict[str, Any] | None
     payload_object: str | None
     output_object: str | None
 

@@ -70,6 +70,7 @@ alter table runs
     add handed_out_at timestamptz,             -- dequeued: rescue takes back what doesn't start
     add handed_out_for int,                    -- dequeue: the worker's number of the request that this answered; rescue
     add image_worker_id text,                  -- queued with a checkpoint: the only worker that can restore it; null: any
+    add asked jsonb,                           -- trigger: what was said where the task has defaults; release, match_versions
     add payload_object text,                   -- a payload too large for the row: its name in the object store
     add output_object text,
     -- end: hooks are performed for ends.
@@ -99,10 +100,11 @@ create index runs_slots on runs (environment_id, queue, concurrency_key) where s
 -- grant: who waits in memory for a slot.
 create index runs_ready on runs (environment_id, ready_at, id) where ready_at is not null;
 -- expire: queued runs whose time to start is over.
-create index runs_expiring on runs (expires_at) where expires_at is not null and state in ('queued', 'pending_version');
+create index runs_expiring on runs (expires_at)
+    where expires_at is not null and started_at is null and state in ('queued', 'pending_version');
 -- trigger: the delayed run that a debounce key stands for.
 create unique index runs_debounced on runs (environment_id, task_id, debounce_key)
-    where state = 'delayed' and debounce_key is not null;
+    where state = 'delayed' and attempt = 0 and debounce_key is not null;
 -- register_version: runs that waited for a version; stranded.
 create index runs_pending_version on runs (environment_id, task_id) where state = 'pending_version';
 -- cancel: runs that were asked to end and have not.
