@@ -27,6 +27,8 @@ if TYPE_CHECKING:
         RunFailed,
         TokenTimeout,
         TorporError,
+        WaitCycle,
+        WaitTimeout,
     )
     from torpor.sdk import wait
     from torpor.sdk.client import AsyncClient, Client
@@ -58,6 +60,8 @@ __all__ = [
     "Token",
     "TokenTimeout",
     "TorporError",
+    "WaitCycle",
+    "WaitTimeout",
     "create_token",
     "current",
     "logger",

@@ -9,7 +9,9 @@ Exception
     OutputError                  a task's return value doesn't fit its annotation or can't be JSON
     AbortRun                     raised by user code: end the run now, without another attempt
     RunFailed                    a run that was waited for did not complete; `.run_id`, `.status`, `.error`
-    TokenTimeout                 a wait token's time ran out
+    WaitTimeout                  a wait's own time ran out
+      TokenTimeout               a wait token's time ran out, or that of the wait for it
+    WaitCycle                    the runs would wait for each other for ever
     BlockingInLoop               a torpor.sync call inside a running event loop: await the other one
     ApiError                     the server said no; `.status`, `.body`
       Unauthorized (401)  NotFound (404)  Unprocessable (422)  RateLimited (429)  ServerError (5xx)
@@ -140,8 +142,28 @@ class RunFailed(TorporError):
         self.error = error
 
 
-class TokenTimeout(TorporError):
-    """A wait token was not completed in time.
+class WaitTimeout(TorporError):
+    """The time of a wait itself ran out (`timeout=`). What was waited for goes on: it may be waited for again.
+
+    Attributes:
+        what: what was waited for.
+
+    Example:
+        >>> from torpor import Run, wait
+        >>> async def output_or_none(run: Run) -> object:
+        ...     try:
+        ...         return await wait.for_run(run, timeout="1h")
+        ...     except WaitTimeout:
+        ...         return None
+    """
+
+    def __init__(self, what: str, message: str | None = None) -> None:
+        super().__init__(message or f"the wait for {what} timed out")
+        self.what = what
+
+
+class TokenTimeout(WaitTimeout):
+    """A wait token was not completed in time: its own time ran out, or that of the wait for it.
 
     Attributes:
         token_id: the token.
@@ -157,8 +179,24 @@ class TokenTimeout(TorporError):
     """
 
     def __init__(self, token_id: str) -> None:
-        super().__init__(f"wait token {token_id} was not completed in time")
+        super().__init__(f"wait token {token_id}", f"wait token {token_id} was not completed in time")
         self.token_id = token_id
+
+
+class WaitCycle(TorporError):
+    """This wait would never end: the run that it is for waits for this one, directly or through others.
+
+    The message names the circle. It is raised in the run that would have closed it; the others still wait.
+
+    Example:
+        >>> from torpor import task, wait
+        >>> @task
+        ... async def patient(other: str) -> str:
+        ...     try:
+        ...         return str(await wait.for_run(other))
+        ...     except WaitCycle as error:
+        ...         return str(error)  # run_a waits for run_b, which waits for run_a: none of them could ever go on
+    """
 
 
 class BlockingInLoop(TorporError):

@@ -157,6 +157,38 @@ class World:
         assert await self.start(lease, [answer.wait_id for answer in assignment.answers]) == engine.Ok()
         return lease
 
+    async def make_batch(self, batch_id: str, *run_ids: str) -> str:
+        """A batch of these runs, without the verb that makes batches; its waitpoint."""
+        async with self.db.transaction() as tx:
+            waitpoint_id = ids.new("waitpoint")
+            await tx.execute(
+                """with batch as (select $1::text as id, $2::text as waitpoint_id)
+                   insert into waitpoints (id, environment_id, kind, batch_id, created_at)
+                   select waitpoint_id, $3, 'batch', id, $4 from batch""",
+                batch_id,
+                waitpoint_id,
+                self.environment_id,
+                self.now,
+            )
+            count = max(len(run_ids), 1)
+            await tx.execute(
+                """insert into batches (id, environment_id, waitpoint_id, run_count, pending, is_sealed, created_at)
+                   values ($1, $2, $3, $4, $4, true, $5)""",
+                batch_id,
+                self.environment_id,
+                waitpoint_id,
+                count,
+                self.now,
+            )
+            for index, run_id in enumerate(run_ids):
+                await tx.execute(
+                    "insert into batch_items (batch_id, index, task_id, run_id) values ($1, $2, 'hello', $3)",
+                    batch_id,
+                    index,
+                    run_id,
+                )
+        return waitpoint_id
+
     async def start(self, lease: Lease, answered: list[str] | None = None) -> Any:
         return await self.do(engine.start, lease, StartReport(lease.number, answered or [], pid=1))
 

@@ -289,3 +289,179 @@ async def test_hundreds_of_timers_fire_in_portions(world: World):
     assert first.next_due <= world.now
     assert await world.do(engine.fire_due, limit=20) == engine.FiredTimers(5, None)
     assert (await world.kinds(lease.run_id)).count("run.resuming") == 1
+
+
+# -- deadlines of waits ------------------------------------------------------------------------------------------------
+
+
+async def test_a_wait_with_a_deadline_times_out_and_wakes_a_frozen_run(world: World):
+    """BB3: timeouts on each kind of wait, whatever is waited for."""
+    child_id = (await world.begin()).run_id
+    token = await world.token()
+    lease = await world.begin()
+    await world.block(lease, timing_out(run_wait("a", child_id), 60), timing_out(token_wait("b", token), 90))
+    await world.suspend(lease)
+    assert (await world.do(engine.fire_due)).next_due == world.now + timedelta(seconds=60)
+    world.later(60)
+    assert (await world.do(engine.fire_due)).count == 1
+    (assignment,) = await world.dequeue()
+    (answer,) = assignment.answers
+    assert (answer.wait_id, answer.status, answer.run_id) == ("a", "timed_out", child_id)
+    assert assignment.due_at == "2026-01-01T12:01:00Z"
+    resuming = [event.data for event in await world.story(lease.run_id) if event.kind == "run.resuming"]
+    assert [(data["kind"], data["status"]) for data in resuming] == [("run", "timed_out")]
+
+
+def timing_out(wait: NewWait, seconds: float) -> NewWait:
+    return msgspec.structs.replace(wait, timeout_s=seconds)
+
+
+async def test_a_wait_that_timed_out_is_not_answered_later_and_wakes_nobody(world: World):
+    token = await world.token()
+    lease = await world.begin()
+    await world.block(lease, timing_out(token_wait("a", token), 10), time_wait("b", 1000))
+    world.later(10)
+    await world.do(engine.fire_due)
+    assert await heartbeat(world, lease) == [News("answered", lease.run_id, lease.number)]
+    (answer,) = (await world.do(engine.collect, lease, ["a", "b"])).answers
+    assert (answer.wait_id, answer.status) == ("a", "timed_out")
+    await world.block(lease)
+    assert await world.suspend(lease) == Suspended()
+    assert await world.complete(token) == engine.Completed([])
+    assert (await world.run(lease.run_id)).state == RunState.SUSPENDED
+    world.later(1000)
+    await world.do(engine.fire_due)
+    (assignment,) = await world.dequeue()
+    collected = await world.do(engine.collect, Lease(lease.run_id, assignment.lease), ["a", "b"])
+    assert [(each.wait_id, each.status) for each in collected.answers] == [("a", "timed_out"), ("b", "completed")]
+
+
+async def test_an_answer_in_time_ends_a_waits_deadline(world: World):
+    token = await world.token()
+    lease = await world.begin()
+    await world.block(lease, timing_out(token_wait("a", token), 10))
+    await world.complete(token)
+    world.later(60)
+    await world.do(engine.fire_due)
+    (answer,) = (await world.do(engine.collect, lease, ["a"])).answers
+    assert answer.status == "completed"
+    assert await world.do(engine.fire_due) == engine.FiredTimers(0, None)
+
+
+async def test_a_wait_without_any_time_asks_whether_there_is_an_answer(world: World):
+    here, missing = await world.token(), await world.token()
+    await world.complete(here)
+    lease = await world.begin()
+    waits = [timing_out(token_wait("a", here), 0), timing_out(token_wait("b", missing), 0)]
+    answers = (await world.block(lease, *waits)).answers
+    assert {answer.wait_id: answer.status for answer in answers} == {"a": "completed", "b": "timed_out"}
+
+
+async def test_a_dropped_waits_deadline_wakes_nobody_and_counts_again_for_an_older_image(world: World):
+    """BB3: cancelling a waiting asyncio task drops its block."""
+    token = await world.token()
+    lease = await world.begin()
+    await world.block(lease, timing_out(token_wait("a", token), 100), time_wait("b", 10))
+    await world.suspend(lease, "checkpoint_1")
+    world.later(10)
+    await world.do(engine.fire_due)
+    (assignment,) = await world.dequeue()
+    lease = Lease(lease.run_id, assignment.lease)
+    await world.start(lease, ["b"])
+    await world.block(lease, time_wait("c", 1000), dropped=["a"])
+    world.later(100)
+    assert (await world.do(engine.fire_due)).count == 0
+    await world.finish(lease, "crashed")
+    (assignment,) = await world.dequeue()
+    assert [answer.wait_id for answer in assignment.answers] == ["b"]
+    assert (await world.do(engine.fire_due)).count == 1
+    collected = await world.do(engine.collect, Lease(lease.run_id, assignment.lease), ["a", "b"])
+    assert {answer.wait_id: answer.status for answer in collected.answers} == {"a": "timed_out", "b": "completed"}
+
+
+async def test_the_worker_is_told_the_nearest_deadline(world: World):
+    token = await world.token(timeout_s=60)
+    lease = await world.begin()
+    blocked = await world.block(lease, timing_out(token_wait("a", token), 5), timing_out(token_wait("b", token), 90))
+    assert {wait.wait_id: wait.due_in_s for wait in blocked.open} == {"a": 5.0, "b": 60.0}
+    (waiting,) = [event.data for event in await world.story(lease.run_id) if event.kind == "run.waiting"]
+    assert waiting["due_at"] == "2026-01-01T12:00:05Z"
+
+
+async def test_a_timer_that_is_fired_by_itself_may_be_a_waits_deadline(world: World):
+    token = await world.token()
+    lease = await world.begin()
+    await world.block(lease, timing_out(token_wait("a", token), 5))
+    world.later(6)
+    assert await world.do(engine.due) == [lease.run_id]
+    assert (await world.do(engine.fire_due, skip=[lease.run_id])).count == 0
+    assert (await world.do(engine.fire_due, only=[lease.run_id])).count == 1
+
+
+# -- idempotent waits --------------------------------------------------------------------------------------------------
+
+
+def keyed(wait_id: str, key: str, seconds: float, ttl_s: float | None = None) -> NewWait:
+    return NewWait(wait_id, "time", duration_s=seconds, idempotency_key=key, idempotency_key_ttl_s=ttl_s)
+
+
+async def test_a_retried_attempt_skips_what_was_waited_for_already(world: World):
+    """W6: the same key is the same wait, also in a later attempt."""
+    lease = await world.begin()
+    await world.block(lease, keyed("a", "k", 60))
+    world.later(60)
+    await world.do(engine.fire_due)
+    await world.do(engine.collect, lease, ["a"])
+    await world.fail(lease)
+    world.later(5)
+    await world.do(engine.fire_due)
+    lease = await world.begin(lease.run_id)
+    blocked = await world.block(lease, keyed("b", "k", 60))
+    assert [(answer.wait_id, answer.status) for answer in blocked.answers] == [("b", "completed")]
+
+
+async def test_a_key_whose_wait_is_not_over_waits_for_the_rest(world: World):
+    """W6: two waits with one key are one waitpoint."""
+    first, second = await world.begin(), await world.begin()
+    await world.block(first, keyed("a", "k", 60))
+    world.later(20)
+    (left,) = (await world.block(second, keyed("a", "k", 60))).open
+    assert left.due_in_s == 40
+    world.later(40)
+    assert (await world.do(engine.fire_due)).count == 1
+    for lease in (first, second):
+        assert len((await world.do(engine.collect, lease, ["a"])).answers) == 1
+
+
+async def test_a_keys_time_may_run_out(world: World):
+    """W6: after the key's ttl it stands for a new wait."""
+    lease = await world.begin()
+    await world.block(lease, keyed("a", "k", 1, ttl_s=10))
+    world.later(11)
+    await world.do(engine.fire_due)
+    blocked = await world.block(lease, keyed("b", "k", 1, ttl_s=10))
+    assert [wait.wait_id for wait in blocked.open] == ["b"]
+
+
+async def test_one_report_may_name_a_key_twice_and_a_tokens_key_is_no_waits_key(world: World):
+    await world.token(idempotency_key="k")
+    lease = await world.begin()
+    blocked = await world.block(lease, keyed("a", "k", 60), keyed("b", "k2", 60), keyed("c", "k2", 60))
+    assert len(blocked.open) == 3
+    async with world.db.transaction() as tx:
+        assert await tx.fetchval("select count(distinct waitpoint_id) from waits") == 2
+
+
+# -- batches -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_batch_is_waited_for_by_its_waitpoint(world: World):
+    """BB3: a batch is a wait like the others."""
+    waitpoint_id = await world.make_batch("batch_1")
+    lease = await world.begin()
+    blocked = await world.block(
+        lease, NewWait("a", "batch", batch_id="batch_1"), NewWait("b", "batch", batch_id="nope")
+    )
+    assert [(answer.wait_id, answer.status) for answer in blocked.answers] == [("b", "failed")]
+    assert [(wait.wait_id, wait.kind) for wait in blocked.open] == [("a", "batch")]
+    assert await world.complete(waitpoint_id) == engine.Unknown(), "not from outside"

@@ -72,10 +72,15 @@ def _suspended(data: Data) -> Words:
 
 
 def _resuming(data: Data) -> Words:
-    kinds = {"time": "its time has come", "run": "its child has ended", "token": "its token was completed"}
+    kinds = {
+        "time": "its time has come",
+        "run": "its child has ended",
+        "batch": "its batch has ended",
+        "token": "its token was completed",
+    }
     why = kinds.get(str(data.get("kind")), "what it waits for is answered")
     if data.get("status") == "timed_out":
-        why = "its token timed out"
+        why = "its token timed out" if data.get("kind") == "token" else "its wait timed out"
     return Words("waking", why, "blue")
 
 
@@ -304,7 +309,12 @@ def _took(verb: str, ms: float | None, after: str = "") -> str:
     return "" if ms is None else f"{verb} {milliseconds(ms)} {after}".rstrip()
 
 
-_WAITED_FOR = {"time": "for time to pass", "run": "for a child run", "token": "for someone to complete a token"}
+_WAITED_FOR = {
+    "time": "for time to pass",
+    "run": "for a child run",
+    "batch": "for a batch of runs",
+    "token": "for someone to complete a token",
+}
 
 
 def _waits(data: Data) -> str:

@@ -6,7 +6,8 @@
                         they? idempotency.py, debounce.py: is it a run that is there already? room.py: is there room?)
      4. dequeue.py      dequeue: a lease for a worker, with an attempt to start or a checkpoint to restore
      5. attempt.py      start, heartbeat, holds
-     6. wait.py         block, collect: tie a run to waitpoints, hand it their answers (answers.py)
+     6. wait.py         block, collect: tie a run to waitpoints (tie.py), hand it their answers (answers.py), unless it
+                        could only wait for itself (cycles.py)
         token.py        create_token: a waitpoint for someone outside
      7. complete.py     complete_waitpoint, fire_due (due): answer a waitpoint, once, and wake who is tied to it
      8. suspend.py      suspend: accept a checkpoint or discard it

@@ -18,6 +18,8 @@ class Tied:
 
     wait_id: str
     delivered_at: datetime | None
+    times_out_at: datetime | None
+    timed_out_at: datetime | None
     kind: str
     status: str
     due_at: datetime | None
@@ -29,9 +31,16 @@ class Tied:
 
     @property
     def is_open(self) -> bool:
-        return self.status == "pending"
+        return self.status == "pending" and self.timed_out_at is None
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """When it is answered at the latest."""
+        return min((at for at in (self.due_at, self.times_out_at) if at), default=None)
 
     def answer(self) -> Answer:
+        if self.timed_out_at is not None:  # its waitpoint may have been answered since, which came too late
+            return Answer(self.wait_id, "timed_out", run_id=self.awaited_run_id, completed_at=to_iso(self.timed_out_at))
         assert self.completed_at is not None
         return Answer(
             wait_id=self.wait_id,
@@ -44,16 +53,16 @@ class Tied:
         )
 
     def open_wait(self, now: datetime) -> OpenWait:
-        due_in_s = max((self.due_at - now).total_seconds(), 0.0) if self.due_at else None
+        due_in_s = max((self.ends_at - now).total_seconds(), 0.0) if self.ends_at else None
         return OpenWait(wait_id=self.wait_id, kind=self.kind, due_in_s=due_in_s)  # pyright: ignore[reportArgumentType]
 
 
 async def tied(tx: Transaction, run_id: str) -> list[Tied]:
     """The waits that a run has not dropped, in the order of their making."""
     rows = await tx.fetch(
-        """select waits.wait_id, waits.delivered_at, waitpoints.kind, waitpoints.status, waitpoints.due_at,
-                  waitpoints.awaited_run_id, waitpoints.output, waitpoints.error, waitpoints.run_status,
-                  waitpoints.completed_at
+        """select waits.wait_id, waits.delivered_at, waits.times_out_at, waits.timed_out_at, waitpoints.kind,
+                  waitpoints.status, waitpoints.due_at, waitpoints.awaited_run_id, waitpoints.output, waitpoints.error,
+                  waitpoints.run_status, waitpoints.completed_at
            from waits join waitpoints on waitpoints.id = waits.waitpoint_id
            where waits.run_id = $1 and waits.detached_at is null
            order by waits.created_at, waits.wait_id""",

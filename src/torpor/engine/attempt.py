@@ -77,7 +77,7 @@ async def heartbeat(
     answered = await tx.fetch(
         """select distinct waits.run_id from waits join waitpoints on waitpoints.id = waits.waitpoint_id
            where waits.run_id = any($1::text[]) and waits.detached_at is null and waits.delivered_at is null
-             and waitpoints.status <> 'pending' order by waits.run_id""",
+             and (waitpoints.status <> 'pending' or waits.timed_out_at is not null) order by waits.run_id""",
         # A restored process that has not started yet holds these very answers in its assignment.
         [run_id for run_id in renewed if runs[run_id].state != RunState.DEQUEUED],
     )

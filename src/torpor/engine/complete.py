@@ -92,7 +92,8 @@ async def settle(
     if waitpoint.kind == "token" and status != "timed_out":
         answered = replace(answered, due_at=None)  # its deadline is not what wakes the run
     rows = await tx.fetch(
-        "select distinct run_id from waits where waitpoint_id = $1 and detached_at is null order by run_id",
+        """select distinct run_id from waits
+           where waitpoint_id = $1 and detached_at is null and timed_out_at is null order by run_id""",
         waitpoint.id,
     )
     for row in rows:
@@ -111,9 +112,11 @@ async def fire_due(
     skip: Collection[str] = (),
     now: datetime,
 ) -> FiredTimers:
-    """Whatever the clock decides: time waits that are over, tokens whose time ran out, delayed runs to release.
+    """Whatever the clock decides: time waits that are over, tokens and single waits whose time ran out, delayed runs to
+    release.
 
-    `only` these ids of waitpoints and runs, and without those to `skip`: for a timer that fails whenever it is fired.
+    `only` these ids of waitpoints and runs (those of waits that time out), and without those to `skip`: for a timer that
+    fails whenever it is fired.
 
     For the server's timer loop, in as many servers as there are: each picks without a lock, locks in the one order, and
     fires what is still pending. (SKIP LOCKED on waitpoints would take them before their runs: the wrong order. On
@@ -129,23 +132,37 @@ async def fire_due(
         only,
         skip,
     )
+    timing_out = await tx.fetch(
+        f"""select run_id from waits where {_TIMES_OUT} and times_out_at <= $1
+              and ($3::text[] is null or run_id = any($3)) and not run_id = any($4::text[])
+            order by times_out_at limit $2""",
+        now,
+        limit,
+        only,
+        skip,
+    )
     count = 0
-    if over:
-        runs, waitpoints = await lock_waitpoints_and_waiters(tx, [row["id"] for row in over])
+    if over or timing_out:
+        who = {row["run_id"] for row in timing_out}
+        runs, waitpoints = await lock_waitpoints_and_waiters(tx, [row["id"] for row in over], runs_too=who)
         for waitpoint in waitpoints:
             if waitpoint.status == "pending":
                 status = "completed" if waitpoint.kind == "time" else "timed_out"
                 await settle(tx, waitpoint, runs, status=status, now=now)
                 count += 1
+        count += await _time_out(tx, sorted(who), now)
     count += await _release(tx, limit, only, skip, now)
     return FiredTimers(count, await next_due(tx, skip))
 
 
 async def due(tx: Transaction, *, limit: int = FIRE_LIMIT, skip: Collection[str] = (), now: datetime) -> list[str]:
-    """The ids of what `fire_due` would fire, waitpoints and delayed runs: to fire each by itself. Changes nothing."""
+    """The ids of what `fire_due` would fire, waitpoints and runs: to fire each by itself. Changes nothing."""
     rows = await tx.fetch(
-        """(select id from waitpoints where status = 'pending' and due_at <= $1 and not id = any($3::text[])
+        f"""(select id from waitpoints where status = 'pending' and due_at <= $1 and not id = any($3::text[])
             order by due_at limit $2)
+           union all
+           (select distinct run_id from waits
+            where {_TIMES_OUT} and times_out_at <= $1 and not run_id = any($3::text[]) limit $2)
            union all
            (select id from runs where state = 'delayed' and available_at <= $1 and not id = any($3::text[])
             order by available_at limit $2)""",
@@ -154,6 +171,35 @@ async def due(tx: Transaction, *, limit: int = FIRE_LIMIT, skip: Collection[str]
         skip,
     )
     return [row["id"] for row in rows]
+
+
+_TIMES_OUT = "times_out_at is not null and timed_out_at is null and detached_at is null"
+
+
+async def _time_out(tx: Transaction, run_ids: list[str], now: datetime) -> int:
+    """Waits of these runs whose own deadline came before an answer. The caller holds the runs' rows.
+
+    Whoever answers a waitpoint holds the runs that are tied to it, so what is still pending here has timed out, whatever
+    comes later: this wait's answer never changes. One whose waitpoint was answered in time has no deadline any more.
+    """
+    if not run_ids:
+        return 0
+    rows = await tx.fetch(
+        f"""update waits set timed_out_at = case when waitpoints.status = 'pending' then $2::timestamptz end,
+                   times_out_at = case when waitpoints.status = 'pending' then times_out_at end
+            from waitpoints
+            where waitpoints.id = waits.waitpoint_id and run_id = any($1::text[]) and {_TIMES_OUT} and times_out_at <= $2
+            returning run_id, waitpoint_id, times_out_at""",
+        run_ids,
+        now,
+    )
+    timed_out = [row for row in rows if row["times_out_at"] is not None]
+    for row in timed_out:
+        # By a fresh look, as in `settle`: another answer of this transaction may have resumed the run already.
+        run = Run.of(await tx.fetchrow("select * from runs where id = $1", row["run_id"]))
+        waitpoint = Waitpoint.of(await tx.fetchrow("select * from waitpoints where id = $1", row["waitpoint_id"]))
+        await wake(tx, run, replace(waitpoint, status="timed_out", due_at=row["times_out_at"]), now=now)
+    return len(rows)
 
 
 async def _release(
@@ -179,8 +225,9 @@ async def _release(
 async def next_due(tx: Transaction, skip: Collection[str] = ()) -> datetime | None:
     """When the next timer is due; it may be past, while somebody else is firing it."""
     return await tx.fetchval(
-        """select least((select min(due_at) from waitpoints
+        f"""select least((select min(due_at) from waitpoints
                          where status = 'pending' and due_at is not null and not id = any($1::text[])),
+                        (select min(times_out_at) from waits where {_TIMES_OUT} and not run_id = any($1::text[])),
                         (select min(available_at) from runs where state = 'delayed' and not id = any($1::text[])))""",
         skip,
     )

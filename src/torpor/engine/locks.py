@@ -53,10 +53,10 @@ async def lock_runs_and_waiters(tx: Transaction, run_ids: Iterable[str]) -> tupl
 
 
 async def lock_waitpoints_and_waiters(
-    tx: Transaction, waitpoint_ids: Iterable[str]
+    tx: Transaction, waitpoint_ids: Iterable[str], *, runs_too: Iterable[str] = ()
 ) -> tuple[dict[str, Run], list[Waitpoint]]:
-    """Lock waitpoints that may be completed now, and the runs tied to them."""
-    return await _lock_around(tx, set(), "waitpoints.id = any($1::text[])", sorted(set(waitpoint_ids)))
+    """Lock waitpoints that may be completed now, and the runs tied to them, and these runs."""
+    return await _lock_around(tx, set(runs_too), "waitpoints.id = any($1::text[])", sorted(set(waitpoint_ids)))
 
 
 async def _lock_around(
@@ -64,7 +64,8 @@ async def _lock_around(
 ) -> tuple[dict[str, Run], list[Waitpoint]]:
     tied_query = f"""
         select distinct waits.run_id from waits join waitpoints on waitpoints.id = waits.waitpoint_id
-        where waits.detached_at is null and waitpoints.status = 'pending' and {condition}"""
+        where waits.detached_at is null and waits.timed_out_at is null and waitpoints.status = 'pending'
+          and {condition}"""
     while True:
         savepoint = tx.savepoint()
         await savepoint.start()

@@ -8,17 +8,16 @@ it.
 
 from datetime import datetime
 
-from torpor import ids
-from torpor.engine import answers, events
+from torpor.engine import answers, cycles, events
 from torpor.engine.answers import Tied
-from torpor.engine.instants import after, from_iso, to_iso
+from torpor.engine.instants import to_iso
 from torpor.engine.locks import fenced, lock_leased
 from torpor.engine.outcomes import Blocked, Lease, Stale
-from torpor.engine.states import ENDS, STATUS, RunState
+from torpor.engine.states import RunState
+from torpor.engine.tie import tie
 from torpor.store.database import Transaction
 from torpor.store.records import Run
 from torpor.wire.http import BlockReport
-from torpor.wire.runner import NewWait
 
 
 async def block(tx: Transaction, lease: Lease, report: BlockReport, *, now: datetime) -> Blocked | Stale:
@@ -26,7 +25,8 @@ async def block(tx: Transaction, lease: Lease, report: BlockReport, *, now: date
 
     For the worker that holds the lease. `answers`: complete already, and now on their way: the run goes on. `open`: what
     it still waits for, by which the worker decides to hold it or to suspend it. The run is `waiting` when it is idle,
-    something is open, and nothing was answered.
+    something is open, and nothing was answered. A wait that could never end, for a run that waits for this one, is
+    answered with an error (cycles.py).
 
     The same report twice ties nothing twice, and answers for the waits it names are given again. Who can't know whether
     an earlier report arrived, and holds a process with other waits open, calls `collect`, which answers everything.
@@ -35,7 +35,7 @@ async def block(tx: Transaction, lease: Lease, report: BlockReport, *, now: date
     run, awaited = await _lock_with_children(tx, lease, children)
     if isinstance(run, Stale):
         return run
-    await _tie(tx, run, report.waits, awaited, now=now)
+    await tie(tx, run, report.waits, awaited, now=now)
     if report.dropped:
         await tx.execute(
             """update waits set detached_at = $3
@@ -44,9 +44,12 @@ async def block(tx: Transaction, lease: Lease, report: BlockReport, *, now: date
             report.dropped,
             now,
         )
+    named = {wait.wait_id for wait in report.waits}
     waits = await answers.tied(tx, run.id)
+    if report.idle and await cycles.refuse(tx, run, waits, named, awaited, now=now):
+        waits = await answers.tied(tx, run.id)
     open_waits = [wait for wait in waits if wait.is_open]
-    answered = _to_tell(waits, {wait.wait_id for wait in report.waits}, is_stuck=report.idle and not open_waits)
+    answered = _to_tell(waits, named, is_stuck=report.idle and not open_waits)
     await answers.mark_delivered(tx, run.id, [wait.wait_id for wait in answered], now=now)
     await _move(tx, run, report, open_waits, is_waiting=report.idle and bool(open_waits) and not answered, now=now)
     return _blocked(answered, open_waits, now)
@@ -82,11 +85,14 @@ async def set_open_waits(tx: Transaction, run_id: str, wait_ids: list[str], *, n
         run_id,
         wait_ids,
     )
-    await tx.execute(
-        "update waits set detached_at = null where run_id = $1 and wait_id = any($2::text[]) and detached_at is not null",
+    again = await tx.fetch(
+        """update waits set detached_at = null
+           where run_id = $1 and wait_id = any($2::text[]) and detached_at is not null returning times_out_at""",
         run_id,
         wait_ids,
     )
+    if deadlines := [row["times_out_at"] for row in again if row["times_out_at"]]:
+        await tx.notify("timer", due_at=to_iso(min(deadlines)))
     await tx.execute(
         "update waits set detached_at = $3 where run_id = $1 and not wait_id = any($2::text[]) and detached_at is null",
         run_id,
@@ -124,124 +130,13 @@ async def _lock_with_children(tx: Transaction, lease: Lease, children: set[str])
     return run, awaited
 
 
-async def _tie(tx: Transaction, run: Run, waits: list[NewWait], awaited: dict[str, Run], *, now: datetime) -> None:
-    """Tie the waits that are new."""
-    known = await tx.fetch(
-        "select wait_id from waits where run_id = $1 and wait_id = any($2::text[])", run.id, [w.wait_id for w in waits]
-    )
-    seen = {row["wait_id"] for row in known}
-    fresh: list[NewWait] = []
-    for wait in waits:
-        if wait.wait_id not in seen:
-            seen.add(wait.wait_id)
-            fresh.append(wait)
-    targets = await _run_waitpoints(tx, run, fresh, awaited, now=now)
-    # The share that the module's docstring speaks of.
-    wanted = [wait.waitpoint_id for wait in fresh if wait.kind == "token"] + list(targets.values())
-    rows = await tx.fetch(
-        """select id from waitpoints where id = any($1::text[]) and environment_id = $2 and kind in ('token', 'run')
-           order by id for share""",
-        wanted,
-        run.environment_id,
-    )
-    there = {row["id"] for row in rows}
-    for wait in fresh:
-        match wait.kind:
-            case "time":
-                waitpoint_id = await _make_time(tx, run, wait, now=now)
-            case "run" if targets.get(wait.run_id or "") in there:
-                waitpoint_id = targets[wait.run_id or ""]
-            case "token" if wait.waitpoint_id in there:
-                waitpoint_id = wait.waitpoint_id
-            case _:
-                waitpoint_id = await _make_hopeless(tx, run, wait, now=now)
-        await tx.execute(
-            "insert into waits (run_id, wait_id, waitpoint_id, created_at) values ($1, $2, $3, $4)",
-            run.id,
-            wait.wait_id,
-            waitpoint_id,
-            now,
-        )
-
-
-async def _run_waitpoints(
-    tx: Transaction, run: Run, waits: list[NewWait], awaited: dict[str, Run], *, now: datetime
-) -> dict[str, str]:
-    """The waitpoint of each awaited run, made if this is the first wait for it; complete at once if that run has ended."""
-    wanted = sorted({wait.run_id for wait in waits if wait.kind == "run" and wait.run_id in awaited})
-    for run_id in wanted:
-        child = awaited[run_id]
-        if child.environment_id != run.environment_id or child.id == run.id:
-            continue
-        has_ended = child.state in ENDS
-        is_good = child.state == RunState.COMPLETED
-        await tx.execute(
-            """insert into waitpoints (id, environment_id, kind, status, awaited_run_id, output, error, run_status,
-                                       created_at, completed_at)
-               values ($1, $2, 'run', $3, $4, $5, $6, $7, $8, $9)
-               on conflict (awaited_run_id) where awaited_run_id is not null do nothing""",
-            ids.new("waitpoint"),
-            run.environment_id,
-            ("completed" if is_good else "failed") if has_ended else "pending",
-            child.id,
-            child.output,
-            child.error,
-            STATUS[RunState(child.state)] if has_ended else None,
-            now,
-            child.finished_at,
-        )
-    rows = await tx.fetch("select id, awaited_run_id from waitpoints where awaited_run_id = any($1::text[])", wanted)
-    return {row["awaited_run_id"]: row["id"] for row in rows}
-
-
-async def _make_time(tx: Transaction, run: Run, wait: NewWait, *, now: datetime) -> str:
-    """A waitpoint that is due at an instant; one in the past is complete already."""
-    due_at = from_iso(wait.until) or after(now, wait.duration_s or 0.0)
-    waitpoint_id = ids.new("waitpoint")
-    is_over = due_at <= now
-    await tx.execute(
-        """insert into waitpoints (id, environment_id, kind, status, due_at, created_by_run_id, created_at, completed_at)
-           values ($1, $2, 'time', $3, $4, $5, $6, $7)""",
-        waitpoint_id,
-        run.environment_id,
-        "completed" if is_over else "pending",
-        due_at,
-        run.id,
-        now,
-        now if is_over else None,
-    )
-    if not is_over:
-        await tx.notify("timer", due_at=to_iso(due_at))
-    return waitpoint_id
-
-
-async def _make_hopeless(tx: Transaction, run: Run, wait: NewWait, *, now: datetime) -> str:
-    """A wait for what doesn't exist is answered with an error: the run must not sleep for ever.
-
-    It stands as a time that has come, so that lists of tokens don't show it.
-    """
-    what = f"the run {wait.run_id}" if wait.kind == "run" else f"the wait token {wait.waitpoint_id}"
-    waitpoint_id = ids.new("waitpoint")
-    await tx.execute(
-        """insert into waitpoints (id, environment_id, kind, status, due_at, error, created_by_run_id, created_at,
-                                   completed_at)
-           values ($1, $2, 'time', 'failed', $3, $4, $5, $3, $3)""",
-        waitpoint_id,
-        run.environment_id,
-        now,
-        {"name": "NotFound", "message": f"{what} doesn't exist: nothing could ever answer this wait"},
-        run.id,
-    )
-    return waitpoint_id
-
-
 async def _move(
     tx: Transaction, run: Run, report: BlockReport, open_waits: list[Tied], *, is_waiting: bool, now: datetime
 ) -> None:
     """executing <-> waiting, and the story's line for it. A run whose start is not reported yet stays `dequeued`."""
     if run.state == RunState.EXECUTING and is_waiting:
         await tx.execute("update runs set state = 'waiting', updated_at = $2 where id = $1", run.id, now)
-        due = [wait.due_at for wait in open_waits if wait.due_at]
+        due = [wait.ends_at for wait in open_waits if wait.ends_at]
         data = {
             "kinds": sorted({wait.kind for wait in open_waits}),
             "count": len(open_waits),

@@ -53,4 +53,6 @@ def expected(wait: NewWait, *, now: datetime) -> OpenWait:
     due_in_s = wait.duration_s
     if wait.until is not None:
         due_in_s = (datetime.fromisoformat(wait.until) - now).total_seconds()
+    if wait.timeout_s is not None:
+        due_in_s = wait.timeout_s if due_in_s is None else min(due_in_s, wait.timeout_s)
     return OpenWait(wait.wait_id, wait.kind, due_in_s)  # pyright: ignore[reportArgumentType]

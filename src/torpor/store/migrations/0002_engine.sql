@@ -143,6 +143,7 @@ create table cascades (
 alter table waits
     add times_out_at timestamptz,
     add timed_out_at timestamptz;              -- fire_due: the deadline came first
+-- fire_due, next_due: whose deadline is next.
 create index waits_timing_out on waits (times_out_at)
     where times_out_at is not null and timed_out_at is null and detached_at is null;
 
