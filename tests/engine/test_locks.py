@@ -161,17 +161,19 @@ async def test_a_heartbeat_that_is_quicker_than_the_rescue_saves_the_lease(world
     assert await rescuing == []
 
 
-async def test_two_workers_never_get_the_same_run_and_never_queue(world: World):
+async def test_two_workers_get_their_runs_one_after_the_other_and_never_the_same(world: World):
+    """Hand-outs of an environment take turns: two at once would both see the last free slot."""
     for _ in range(4):
         await world.trigger()
     await world.do(engine.register_worker, world.environment_id, world.introduction("i2", "w2"), lease_s=30)
+    given = {"versions": ["v1"], "can_restore": True, "lease_s": 30.0}
     async with world.db.transaction() as tx:
-        given = {"versions": ["v1"], "can_restore": True, "lease_s": 30.0, "now": world.now}
-        first = await engine.dequeue(tx, "w1", "i1", free=2, **given)
-        async with world.db.transaction() as other:
-            second = await engine.dequeue(other, "w2", "i2", free=9, **given)
-    assert len(first) == len(second) == 2
-    assert not {run.run_id for run in first} & {run.run_id for run in second}
+        first = await engine.dequeue(tx, "w1", "i1", free=2, **given, now=world.now)
+        second = world.do(engine.dequeue, "w2", "i2", free=9, **given)
+        async with meanwhile(world, second) as (waiting,):
+            pass
+    assert len(first) == len(await waiting) == 2
+    assert not {run.run_id for run in first} & {run.run_id for run in await waiting}
 
 
 async def test_a_new_instance_takes_back_what_the_old_one_is_being_given(world: World):

@@ -125,6 +125,9 @@ def test_every_edge_of_the_table_is_walked_by_some_test():
     walked |= {("finish", (state, RunState.QUEUED)) for state in LEASED}  # test_finish: no delay
     walked |= {("rescue", (state, RunState.CANCELED)) for state in LEASED}  # test_rescue
     walked |= {("collect", (RunState.WAITING, RunState.EXECUTING))}  # test_wait
+    walked |= {("collect", (RunState.EXECUTING, RunState.WAITING))}  # test_slots: let go on, but there was no answer
+    walked |= {("grant", (RunState.WAITING, RunState.EXECUTING))}  # test_slots
+    walked |= {("suspend", (RunState.WAITING, RunState.QUEUED))}  # test_slots: frozen while it stands in line
     walked |= {("refuse", (RunState.DEQUEUED, RunState.CRASHED))}  # test_checkpoints
     assert {(verb, edge) for verb, edges in EDGES.items() for edge in edges} == walked
 

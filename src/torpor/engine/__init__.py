@@ -4,7 +4,9 @@
      2. deploy.py       ensure_environment, register_worker, register_version: who may come, what they bring
      3. trigger.py      trigger, trigger_all: requests become runs, queued or delayed (draft.py and payload.py: can
                         they? idempotency.py, debounce.py: is it a run that is there already? room.py: is there room?)
+        queues.py       declare, pause, unpause, override, reset, configure: where runs line up, and the limits
      4. dequeue.py      dequeue: a lease for a worker, with an attempt to start or a checkpoint to restore
+                        (slots.py: is there room?  lines.py: whose turn is it?)
      5. attempt.py      start, heartbeat, holds
      6. wait.py         block, collect: tie a run to waitpoints (tie.py), hand it their answers (answers.py), unless it
                         could only wait for itself (cycles.py)
@@ -12,6 +14,7 @@
      7. complete.py     complete_waitpoint, fire_due (due): answer a waitpoint, once, and wake who is tied to it
      8. suspend.py      suspend: accept a checkpoint or discard it
      9. resume.py       wake, resume: a frozen run is queued again, a living process is told
+        grant.py        grant: a slot for a run that waits in memory and has its answer
     10. refuse.py       refuse: a worker can't do what its assignment asks
     11. finish.py       finish: the run is over, or tried again (end.py: what every end has in common)
     12. cancel.py       cancel: by a user.  rescue.py: rescue, because a lease ran out; take_back_lost: it never arrived
@@ -25,14 +28,14 @@ lease, checks the state, writes everything that belongs together, and answers wi
 **The lease is the fence.** Its number moves on at each hand-out and each end (suspend, finish, cancel, rescue, refuse).
 A message with another number is Stale and changes nothing, however late or doubled. Ends are final.
 
-**Lock order**: the worker's row; then runs by id; then waitpoints by id (locks.py says how a completion finds the runs
-it must lock before). A run's row also guards its waits, attempts and checkpoints. Who locks runs with SKIP LOCKED
-(dequeue, the release of delayed runs) waits for nobody and so may take them in any order. A deadlock is left only where
-runs wait for each other in a circle through a shared idempotency key: Postgres ends one transaction, and the message is
-repeated.
+**Lock order**: the worker's row; the environment's turn; runs by id; waitpoints by id; batches by id (locks.py says how a
+completion finds the runs it must lock before). A run's row also guards its waits, attempts and checkpoints. Who locks runs
+with SKIP LOCKED (dequeue, grant, the release of delayed runs) waits for nobody and so may take them in any order. A
+deadlock is left only where runs wait for each other in a circle through a shared idempotency key: Postgres ends one
+transaction, and the message is repeated.
 """
 
-from torpor.engine import read
+from torpor.engine import queues, read
 from torpor.engine.attempt import heartbeat, holds, start
 from torpor.engine.cancel import AlreadyEnded, Canceled, cancel
 from torpor.engine.checkpoints import keep
@@ -51,6 +54,7 @@ from torpor.engine.dequeue import dequeue
 from torpor.engine.draft import TriggerRequest, UnknownQueue, UnknownTask, UnknownVersion
 from torpor.engine.events import record, tell
 from torpor.engine.finish import Finished, finish, retry_delay_s
+from torpor.engine.grant import grant
 from torpor.engine.logs import append
 from torpor.engine.outcomes import Blocked, Lease, Ok, Stale, Unknown
 from torpor.engine.payload import PayloadMisfit
@@ -111,10 +115,12 @@ __all__ = [
     "ensure_environment",
     "finish",
     "fire_due",
+    "grant",
     "heartbeat",
     "holds",
     "keep",
     "next_due",
+    "queues",
     "read",
     "record",
     "refuse",

@@ -79,7 +79,8 @@ async def heartbeat(
            where waits.run_id = any($1::text[]) and waits.detached_at is null and waits.delivered_at is null
              and (waitpoints.status <> 'pending' or waits.timed_out_at is not null) order by waits.run_id""",
         # A restored process that has not started yet holds these very answers in its assignment.
-        [run_id for run_id in renewed if runs[run_id].state != RunState.DEQUEUED],
+        # One that stands in line for a slot is told when it gets it.
+        [run_id for run_id in renewed if runs[run_id].state != RunState.DEQUEUED and runs[run_id].ready_at is None],
     )
     news += [News(kind="answered", run_id=row["run_id"], lease=runs[row["run_id"]].lease) for row in answered]
     return HeartbeatReply(known=bool(known), news=news)

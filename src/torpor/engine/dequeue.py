@@ -1,16 +1,45 @@
 """Hand runs out to a worker: each under a lease, as an attempt to start or a checkpoint to restore."""
 
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
-from torpor.engine import answers, events
+from torpor.engine import answers, events, slots
+from torpor.engine.grant import grant_ready
 from torpor.engine.instants import after, to_iso
+from torpor.engine.lines import next_fresh, next_resumed
 from torpor.engine.wait import set_open_waits
 from torpor.store.database import Transaction
 from torpor.store.records import Checkpoint, Environment, Run
 from torpor.wire.http import Assignment, StoredCheckpoint
 from torpor.wire.runner import Answer, RunContext
+
+
+@dataclass(frozen=True, slots=True)
+class _HandOut:
+    """A run that this worker gets, and what with."""
+
+    run: Run
+    checkpoint: Checkpoint | None
+    version: str
+    attempt: int
+    lease: int
+
+    @property
+    def is_new_attempt(self) -> bool:
+        return self.attempt != self.run.attempt
+
+
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    """Who gets the leases, until when."""
+
+    worker_id: str
+    instance_id: str
+    number: int
+    expires_at: datetime
 
 
 async def dequeue(
@@ -25,12 +54,15 @@ async def dequeue(
     number: int = 0,
     now: datetime,
 ) -> list[Assignment]:
-    """queued -> dequeued, for up to `free` runs: those to restore first, then by their place in the line.
+    """queued -> dequeued, for up to `free` runs and as many as limits allow. Each takes a slot.
+
+    Who stands in line in memory goes first (grant), then those to restore, then those to start. Among these each line
+    has its turn (lines.py); within a line they go in the order of `available_at`.
 
     For a worker that has said hello; any other instance gets nothing (its heartbeat tells it to say hello). Fresh
-    attempts start with the environment's current version, so only a worker that has it gets them. A checkpoint is on
-    one worker's disk, so only that worker gets its run. `number` is the worker's own for this request: by it rescue.py knows an
-    assignment whose reply was lost.
+    attempts start with the environment's current version, or the one they are locked to, so only a worker that has it
+    gets them. A checkpoint is on one worker's disk, so only that worker gets its run. `number` is the worker's own for
+    this request: by it rescue.py knows an assignment whose reply was lost.
     """
     # The share makes a new instance's hello wait: it must find, and take back, what is handed out here.
     found = await tx.fetchrow(
@@ -44,135 +76,134 @@ async def dequeue(
         return []
     known = dict(found)
     # What the request names, and what its worker may have imported while the request was held.
-    at_hand = [*versions, known.pop("imported")]
+    at_hand = {*versions, known.pop("imported")} - {None}
     environment = Environment.of(known)
-    can_start = environment.current_version in at_hand
-    rows = await _take(tx, environment, worker_id, free, can_start, can_restore, now)
-    await _share_waitpoints(tx, [row["checkpoint_id"] for row in rows if row["checkpoint_id"]])
-    assignments: list[Assignment] = []
-    for row in rows:
-        assignments.append(await _hand_out(tx, Run.of(row), environment, worker_id, instance_id, number, lease_s, now))
-    return assignments
+    if not await _may_have_work(tx, environment, worker_id):
+        return []
+    turn = await slots.my_turn(tx, environment.id)
+    room = await slots.room(tx, environment)
+    room -= await grant_ready(tx, environment.id, room, now=now)
+    holder = _Holder(worker_id, instance_id, number, after(now, lease_s))
+    handed: list[_HandOut] = []
+    if can_restore:
+        runs = await next_resumed(tx, environment, worker_id, turn, min(free, room))
+        handed = await _hand_out(tx, runs, environment, holder, now)
+    # After those are written: they hold slots now.
+    runs = await next_fresh(tx, environment, sorted(at_hand), turn, min(free, room) - len(handed))
+    handed += await _hand_out(tx, runs, environment, holder, now)
+    return [await _assignment(tx, each, environment, worker_id, lease_s, now) for each in handed]
 
 
-async def _take(
-    tx: Transaction,
-    environment: Environment,
-    worker_id: str,
-    free: int,
-    can_start: bool,
-    can_restore: bool,
-    now: datetime,
-):
-    """Lock what this worker can do now; skip what others are locking, so that workers never queue for each other."""
-    return await tx.fetch(
-        """select runs.* from runs
-           where environment_id = $1 and state = 'queued' and available_at <= $2
-             and case when checkpoint_id is null
-                 then $3 and exists (select from tasks where tasks.environment_id = runs.environment_id
-                                     and tasks.version = $4 and tasks.id = runs.task_id)
-                 else $5 and exists (select from checkpoints where checkpoints.id = runs.checkpoint_id
-                                     and checkpoints.worker_id = $6) end
-           order by (checkpoint_id is null), available_at, id
-           limit $7 for no key update of runs skip locked""",
-        environment.id,
-        now,
-        can_start,
-        environment.current_version,
-        can_restore,
-        worker_id,
-        free,
+async def _may_have_work(tx: Transaction, environment: Environment, worker_id: str) -> bool:
+    """A look without a lock: most requests of idle workers end here."""
+    return bool(
+        await tx.fetchval(
+            """select exists (select from runs where environment_id = $1 and state = 'queued' and checkpoint_id is null)
+                   or exists (select from runs where environment_id = $1 and state = 'queued'
+                              and checkpoint_id is not null and image_worker_id = $2)""",
+            environment.id,
+            worker_id,
+        )
     )
+
+
+async def _hand_out(
+    tx: Transaction, runs: list[Run], environment: Environment, holder: _Holder, now: datetime
+) -> list[_HandOut]:
+    if not runs:
+        return []
+    handed = await _prepare(tx, runs, environment)
+    await _write(tx, handed, holder, now)
+    return handed
+
+
+async def _prepare(tx: Transaction, runs: list[Run], environment: Environment) -> list[_HandOut]:
+    """What each run is given: its checkpoint, its version, the number of its attempt."""
+    ids = [run.checkpoint_id for run in runs if run.checkpoint_id]
+    checkpoints: dict[str, Checkpoint] = {}
+    if ids:
+        await _share_waitpoints(tx, ids)
+        rows = await tx.fetch("select * from checkpoints where id = any($1::text[])", ids)
+        checkpoints = {row["id"]: Checkpoint.of(row) for row in rows}
+    open_attempts = await tx.fetch(
+        """select runs.id from runs join attempts on attempts.run_id = runs.id and attempts.number = runs.attempt
+           where runs.id = any($1::text[]) and attempts.outcome is null""",
+        [run.id for run in runs if run.attempt],
+    )
+    goes_on = {row["id"] for row in open_attempts}
+    handed: list[_HandOut] = []
+    for run in runs:
+        checkpoint = checkpoints[run.checkpoint_id] if run.checkpoint_id else None
+        version = run.version if checkpoint else run.locked_version or environment.current_version
+        assert version is not None
+        # A restore, or a hand-out that came to nothing, goes on with the open attempt.
+        attempt = run.attempt if run.id in goes_on else run.attempt + 1
+        handed.append(_HandOut(run, checkpoint, version, attempt, run.lease + 1))
+    return handed
 
 
 async def _share_waitpoints(tx: Transaction, checkpoint_ids: list[str]) -> None:
     """A share of every waitpoint that the hand-outs will tie again (set_open_waits): of all runs at once, so in order."""
-    if checkpoint_ids:
-        await tx.execute(
-            """select from waitpoints where id in (
-                   select waits.waitpoint_id from checkpoints join waits on waits.run_id = checkpoints.run_id
-                   where checkpoints.id = any($1::text[]) and waits.wait_id = any(checkpoints.open_waits))
-               order by id for share""",
-            checkpoint_ids,
-        )
-
-
-async def _hand_out(
-    tx: Transaction,
-    run: Run,
-    environment: Environment,
-    worker_id: str,
-    instance_id: str,
-    number: int,
-    lease_s: float,
-    now: datetime,
-) -> Assignment:
-    checkpoint = await _checkpoint(tx, run)
-    version = run.version if checkpoint else environment.current_version
-    assert version is not None
-    lease = run.lease + 1
-    attempt = await _open_attempt(tx, run, version, worker_id, lease, now)
     await tx.execute(
-        """update runs set state = 'dequeued', lease = $2, lease_expires_at = $3, worker_id = $4, instance_id = $5,
-               version = $6, attempt = $7, updated_at = $8, handed_out_at = $8, handed_out_for = $9 where id = $1""",
-        run.id,
-        lease,
-        after(now, lease_s),
-        worker_id,
-        instance_id,
-        version,
-        attempt,
-        now,
-        number,
+        """select from waitpoints where id in (
+               select waits.waitpoint_id from checkpoints join waits on waits.run_id = checkpoints.run_id
+               where checkpoints.id = any($1::text[]) and waits.wait_id = any(checkpoints.open_waits))
+           order by id for share""",
+        checkpoint_ids,
     )
-    data = {"worker_id": worker_id, "lease": lease, "version": version}
-    if checkpoint:
-        data["checkpoint_id"] = checkpoint.id
-    await events.record(tx, run.id, "run.dequeued", now=now, attempt=attempt, data=data)
+
+
+async def _write(tx: Transaction, handed: list[_HandOut], holder: _Holder, now: datetime) -> None:
+    """The leases, the attempts and the story's lines, all runs at once."""
+    columns = ([h.run.id for h in handed], [h.attempt for h in handed], [h.version for h in handed])
+    await tx.execute(
+        """update runs set state = 'dequeued', lease = lease + 1, lease_expires_at = $4, worker_id = $5, instance_id = $6,
+               version = given.version, attempt = given.attempt, handed_out_at = $7, handed_out_for = $8, updated_at = $7
+           from unnest($1::text[], $2::int[], $3::text[]) as given (id, attempt, version) where runs.id = given.id""",
+        *columns,
+        holder.expires_at,
+        holder.worker_id,
+        holder.instance_id,
+        now,
+        holder.number,
+    )
+    await tx.execute(
+        """insert into attempts (run_id, number, version, worker_id, lease, dequeued_at)
+           select id, attempt, version, $5, lease, $6
+           from unnest($1::text[], $2::int[], $3::text[], $4::int[]) as given (id, attempt, version, lease)
+           on conflict (run_id, number) do update set worker_id = excluded.worker_id, lease = excluded.lease,
+               version = excluded.version""",
+        *columns,
+        [h.lease for h in handed],
+        holder.worker_id,
+        now,
+    )
+    lines: list[events.Line] = []
+    for each in handed:
+        data: dict[str, Any] = {"worker_id": holder.worker_id, "lease": each.lease, "version": each.version}
+        if each.checkpoint:
+            data["checkpoint_id"] = each.checkpoint.id
+        lines.append(events.Line(each.run.id, each.attempt, data))
+    await events.record_all(tx, "run.dequeued", lines, now=now)
+
+
+async def _assignment(
+    tx: Transaction, given: _HandOut, environment: Environment, worker_id: str, lease_s: float, now: datetime
+) -> Assignment:
+    run, checkpoint = given.run, given.checkpoint
     return Assignment(
         run_id=run.id,
-        lease=lease,
+        lease=given.lease,
         lease_s=lease_s,
         task_id=run.task_id,
-        version=version,
-        context=_context(run, environment, version, attempt, worker_id),
+        version=given.version,
+        context=_context(run, environment, given.version, given.attempt, worker_id),
         payload=msgspec.Raw((run.payload or "null").encode()),
         checkpoint=_stored(checkpoint) if checkpoint else None,
         answers=await _answers(tx, run, checkpoint, now) if checkpoint else [],
         due_at=to_iso(run.due_at) if checkpoint and run.due_at else None,
+        active_s=0.0 if given.is_new_attempt else run.active_ms / 1000,
     )
-
-
-async def _open_attempt(tx: Transaction, run: Run, version: str, worker_id: str, lease: int, now: datetime) -> int:
-    """The number of the open attempt (a restore, or a hand-out that came to nothing, goes on with it), else a new one."""
-    continued = await tx.fetchval(
-        """update attempts set worker_id = $3, lease = $4, version = $5
-           where run_id = $1 and number = $2 and outcome is null returning number""",
-        run.id,
-        run.attempt,
-        worker_id,
-        lease,
-        version,
-    )
-    if continued is not None:
-        return continued
-    await tx.execute(
-        """insert into attempts (run_id, number, version, worker_id, lease, dequeued_at)
-           values ($1, $2, $3, $4, $5, $6)""",
-        run.id,
-        run.attempt + 1,
-        version,
-        worker_id,
-        lease,
-        now,
-    )
-    return run.attempt + 1
-
-
-async def _checkpoint(tx: Transaction, run: Run) -> Checkpoint | None:
-    if run.checkpoint_id is None:
-        return None
-    return Checkpoint.of(await tx.fetchrow("select * from checkpoints where id = $1", run.checkpoint_id))
 
 
 async def _answers(tx: Transaction, run: Run, checkpoint: Checkpoint, now: datetime) -> list[Answer]:
@@ -210,4 +241,10 @@ def _context(run: Run, environment: Environment, version: str, attempt: int, wor
         root_run_id=run.root_run_id,
         idempotency_key=run.idempotency_key,
         worker_id=worker_id,
+        queue=run.queue,
+        concurrency_key=run.concurrency_key or None,
+        batch_id=run.batch_id,
+        schedule_id=run.schedule_id,
+        replayed_from=run.replayed_from,
+        max_duration_s=run.max_duration_s,
     )

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from torpor.engine import events
+from torpor.engine import events, slots
 from torpor.engine.answers import detach_all
 from torpor.engine.complete import settle
 from torpor.engine.states import STATUS, RunState
@@ -29,7 +29,8 @@ async def end(
     runs, waitpoints = around
     await tx.execute(
         """update runs set state = $2, output = $3, error = $4, finished_at = $5, updated_at = $5, lease = lease + 1,
-               lease_expires_at = null, worker_id = null, instance_id = null, checkpoint_id = null, rescues = 0
+               lease_expires_at = null, worker_id = null, instance_id = null, checkpoint_id = null, ready_at = null,
+               rescues = 0
            where id = $1""",
         run.id,
         state,
@@ -37,6 +38,7 @@ async def end(
         error,
         now,
     )
+    await slots.released(tx, run)
     await close_attempt(tx, run, str(state), error=error, now=now)
     await detach_all(tx, run.id, now=now)
     await drop_checkpoints(tx, run.id)
@@ -81,7 +83,8 @@ async def requeue(tx: Transaction, run: Run, *, checkpoint_id: str | None, rescu
     """-> queued, at once, from this checkpoint or from the top. The lease moves on."""
     await tx.execute(
         """update runs set state = 'queued', checkpoint_id = $2, rescues = $3, available_at = $4, updated_at = $4,
-               lease = lease + 1, lease_expires_at = null, worker_id = null, instance_id = null
+               lease = lease + 1, lease_expires_at = null, worker_id = null, instance_id = null, ready_at = null,
+               image_worker_id = (select worker_id from checkpoints where id = $2)
            where id = $1""",
         run.id,
         checkpoint_id,
@@ -90,6 +93,7 @@ async def requeue(tx: Transaction, run: Run, *, checkpoint_id: str | None, rescu
     )
     if checkpoint_id is None:
         await detach_all(tx, run.id, now=now)
+    await slots.released(tx, run)
     await tx.notify("work", environment_id=run.environment_id)
 
 

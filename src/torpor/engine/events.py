@@ -1,5 +1,6 @@
 """The append-only story of a run. Each verb writes its line in its own transaction; the dashboard draws only this."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -8,6 +9,30 @@ from torpor.engine.locks import lock_leased
 from torpor.engine.outcomes import Lease, Ok, Stale
 from torpor.store.database import Transaction
 from torpor.wire.http import EventReport
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of one run's story, for `record_all`."""
+
+    run_id: str
+    attempt: int | None
+    data: dict[str, Any]
+
+
+async def record_all(tx: Transaction, kind: str, lines: list[Line], *, now: datetime) -> None:
+    """Add a line of the same kind to the stories of many runs, in one round trip each for the lines and the notes."""
+    await tx.execute(
+        """insert into events (run_id, at, kind, attempt, data)
+           select run_id, $1, $2, attempt, data
+           from unnest($3::text[], $4::int[], $5::jsonb[]) as line (run_id, attempt, data)""",
+        now,
+        kind,
+        [line.run_id for line in lines],
+        [line.attempt for line in lines],
+        [line.data for line in lines],
+    )
+    await tx.notify_all("run", [{"run_id": line.run_id} for line in lines])
 
 
 async def record(

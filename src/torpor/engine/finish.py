@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from torpor.engine import events
+from torpor.engine import events, slots
 from torpor.engine.answers import detach_all
 from torpor.engine.end import close_attempt, drop_checkpoints, end, requeue
 from torpor.engine.instants import to_iso
@@ -101,10 +101,12 @@ async def _delay(tx: Transaction, run: Run, retry_at: datetime, *, now: datetime
     """-> delayed, from the top. The lease moves on."""
     await tx.execute(
         """update runs set state = 'delayed', checkpoint_id = null, rescues = 0, available_at = $2, updated_at = $3,
-               lease = lease + 1, lease_expires_at = null, worker_id = null, instance_id = null where id = $1""",
+               lease = lease + 1, lease_expires_at = null, worker_id = null, instance_id = null, ready_at = null
+           where id = $1""",
         run.id,
         retry_at,
         now,
     )
+    await slots.released(tx, run)
     await detach_all(tx, run.id, now=now)
     await tx.notify("timer", due_at=to_iso(retry_at))

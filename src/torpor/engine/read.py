@@ -14,6 +14,7 @@ from torpor.store.records import (
     Environment,
     Event,
     LogLine,
+    Queue,
     Run,
     Task,
     Waitpoint,
@@ -23,16 +24,23 @@ from torpor.store.records import (
 __all__ = [
     "Listing",
     "Page",
+    "QueueView",
     "RunFilter",
     "TokenFilter",
     "TokenView",
     "attempts",
     "checkpoints",
     "children",
+    "environment",
     "environment_by_key",
     "environment_by_slug",
+    "environments_in_line",
     "logs",
     "next_due",
+    "queue",
+    "queue_count",
+    "queue_names",
+    "queues",
     "run",
     "runs",
     "story",
@@ -100,6 +108,15 @@ class TokenView:
     run_ids: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class QueueView:
+    """A queue, and how many runs stand in its lines and work."""
+
+    queue: Queue
+    queued: int
+    running: int
+
+
 async def environment_by_key(tx: Transaction, key_hash: bytes) -> Environment | None:
     """Whom a secret key (its sha256) opens the door for."""
     row = await tx.fetchrow(
@@ -114,6 +131,62 @@ async def environment_by_slug(tx: Transaction, slug: str) -> Environment | None:
     """The environment of that name."""
     row = await tx.fetchrow("select * from environments where slug = $1", slug)
     return Environment.of(row) if row else None
+
+
+async def environments_in_line(tx: Transaction) -> list[str]:
+    """Where runs wait in memory for a slot. (One probe of an index per environment.)"""
+    rows = await tx.fetch(
+        """select id from environments
+           where exists (select from runs where environment_id = environments.id and ready_at is not null)"""
+    )
+    return [row["id"] for row in rows]
+
+
+async def environment(tx: Transaction, environment_id: str) -> Environment:
+    """One that exists."""
+    return Environment.of(await tx.fetchrow("select * from environments where id = $1", environment_id))
+
+
+async def queues(tx: Transaction, environment_id: str, *, limit: int, offset: int = 0) -> list[QueueView]:
+    """Queues by name, with what they hold."""
+    rows = await tx.fetch(
+        "select * from queues where environment_id = $1 order by name limit $2 offset $3", environment_id, limit, offset
+    )
+    return await _queue_views(tx, environment_id, [Queue.of(row) for row in rows])
+
+
+async def queue_count(tx: Transaction, environment_id: str) -> int:
+    """How many queues there are."""
+    return await tx.fetchval("select count(*) from queues where environment_id = $1", environment_id) or 0
+
+
+async def queue(
+    tx: Transaction, environment_id: str, *, id: str | None = None, name: str | None = None
+) -> QueueView | None:
+    """One queue, by its id or its whole name."""
+    row = await tx.fetchrow(
+        "select * from queues where environment_id = $1 and (id = $2 or name = $3)", environment_id, id, name
+    )
+    return (await _queue_views(tx, environment_id, [Queue.of(row)]))[0] if row else None
+
+
+async def queue_names(tx: Transaction, environment_id: str) -> list[str]:
+    """All names, for "did you mean …?"."""
+    rows = await tx.fetch("select name from queues where environment_id = $1 order by name", environment_id)
+    return [row["name"] for row in rows]
+
+
+async def _queue_views(tx: Transaction, environment_id: str, queues: list[Queue]) -> list[QueueView]:
+    rows = await tx.fetch(
+        """select queue, count(*) filter (where state = 'queued') as queued,
+                  count(*) filter (where state in ('dequeued', 'executing')) as running
+           from runs where environment_id = $1 and state in ('queued', 'dequeued', 'executing')
+             and queue = any($2::text[]) group by queue""",
+        environment_id,
+        [queue.name for queue in queues],
+    )
+    counts = {row["queue"]: (row["queued"], row["running"]) for row in rows}
+    return [QueueView(queue, *counts.get(queue.name, (0, 0))) for queue in queues]
 
 
 async def run(tx: Transaction, environment_id: str, run_id: str) -> Run | None:

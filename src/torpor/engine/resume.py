@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from torpor.engine import events
+from torpor.engine import events, slots
 from torpor.engine.states import LEASED, RunState
 from torpor.store.database import Transaction
 from torpor.store.records import Run, Waitpoint
@@ -15,8 +15,20 @@ async def wake(tx: Transaction, run: Run, answered: Waitpoint, *, now: datetime)
     """
     if run.state == RunState.SUSPENDED:
         await resume(tx, run, answered, now=now)
+    elif run.state == RunState.WAITING and await slots.is_limited(tx, run):
+        await stand_in_line(tx, run, now=now)
     elif run.state in LEASED:
         await tx.notify("news", worker_id=run.worker_id, run_id=run.id, lease=run.lease, kind="answered")
+
+
+async def stand_in_line(tx: Transaction, run: Run, *, now: datetime) -> None:
+    """A run that waits in memory has an answer, and gave its slot back when it began to wait: `grant` gives it another.
+
+    It stays `waiting` until then. The caller holds the run's row.
+    """
+    assert run.state == RunState.WAITING, run.state
+    await tx.execute("update runs set ready_at = coalesce(ready_at, $2), updated_at = $2 where id = $1", run.id, now)
+    await tx.notify("grant", environment_id=run.environment_id)
 
 
 async def resume(tx: Transaction, run: Run, answered: Waitpoint, *, now: datetime) -> None:

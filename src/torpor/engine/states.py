@@ -48,8 +48,9 @@ EDGES: dict[str, frozenset[tuple[RunState, RunState]]] = {
     "dequeue": frozenset({(S.QUEUED, S.DEQUEUED)}),
     "start": frozenset({(S.DEQUEUED, S.EXECUTING)}),
     "block": frozenset({(S.EXECUTING, S.WAITING), (S.WAITING, S.EXECUTING)}),
-    "collect": frozenset({(S.WAITING, S.EXECUTING)}),
-    "suspend": frozenset({(S.WAITING, S.SUSPENDED)}),
+    "collect": frozenset({(S.WAITING, S.EXECUTING), (S.EXECUTING, S.WAITING)}),
+    "suspend": frozenset({(S.WAITING, S.SUSPENDED), (S.WAITING, S.QUEUED)}),
+    "grant": frozenset({(S.WAITING, S.EXECUTING)}),
     "resume": frozenset({(S.SUSPENDED, S.QUEUED)}),
     "refuse": frozenset({(S.DEQUEUED, S.QUEUED), (S.DEQUEUED, S.CRASHED), (S.DEQUEUED, S.SYSTEM_FAILURE)}),
     "finish": frozenset(

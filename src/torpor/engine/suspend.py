@@ -36,8 +36,11 @@ async def suspend(
     waits = await answers.tied(tx, run.id)
     open_waits = [wait.wait_id for wait in waits if wait.is_open]
     is_answered = any(not wait.is_open and wait.delivered_at is None for wait in waits)
-    if run.state != RunState.WAITING or is_answered or not open_waits:
+    is_in_line = run.ready_at is not None
+    if run.state != RunState.WAITING or (is_answered and not is_in_line) or not (open_waits or is_in_line):
         return Awake()
+    # What the process holds open: it has none of the answers for which it stands in line.
+    held_open = [wait.wait_id for wait in waits if wait.is_open or wait.delivered_at is None]
     image = report.checkpoint
     await tx.execute("update checkpoints set state = 'superseded' where run_id = $1 and state = 'previous'", run.id)
     await tx.execute("update checkpoints set state = 'previous' where run_id = $1 and state = 'current'", run.id)
@@ -49,7 +52,7 @@ async def suspend(
         run.id,
         worker_id,
         run.attempt,
-        open_waits,
+        held_open,
         image.size_bytes,
         image.files_bytes,
         image.dump_ms,
@@ -60,12 +63,18 @@ async def suspend(
         now,
     )
     await tx.execute(
-        """update runs set state = 'suspended', checkpoint_id = $2, lease = lease + 1, lease_expires_at = null,
-               worker_id = null, instance_id = null, rescues = 0, due_at = null, updated_at = $3 where id = $1""",
+        """update runs set state = $4, checkpoint_id = $2, lease = lease + 1, lease_expires_at = null,
+               worker_id = null, instance_id = null, rescues = 0, due_at = null, updated_at = $3,
+               image_worker_id = $5, available_at = coalesce(ready_at, available_at), ready_at = null
+           where id = $1""",
         run.id,
         image.id,
         now,
+        RunState.QUEUED if is_in_line else RunState.SUSPENDED,
+        worker_id,
     )
+    if is_in_line:
+        await tx.notify("work", environment_id=run.environment_id)
     data = {
         "checkpoint_id": image.id,
         "worker_id": worker_id,

@@ -8,16 +8,17 @@ it.
 
 from datetime import datetime
 
-from torpor.engine import answers, cycles, events
+from torpor.engine import answers, cycles, events, slots
 from torpor.engine.answers import Tied
 from torpor.engine.instants import to_iso
 from torpor.engine.locks import fenced, lock_leased
 from torpor.engine.outcomes import Blocked, Lease, Stale
+from torpor.engine.resume import stand_in_line
 from torpor.engine.states import RunState
 from torpor.engine.tie import tie
 from torpor.store.database import Transaction
 from torpor.store.records import Run
-from torpor.wire.http import BlockReport
+from torpor.wire.http import BlockReport, OpenWait
 
 
 async def block(tx: Transaction, lease: Lease, report: BlockReport, *, now: datetime) -> Blocked | Stale:
@@ -50,16 +51,24 @@ async def block(tx: Transaction, lease: Lease, report: BlockReport, *, now: date
         waits = await answers.tied(tx, run.id)
     open_waits = [wait for wait in waits if wait.is_open]
     answered = _to_tell(waits, named, is_stuck=report.idle and not open_waits)
+    if answered and report.idle and not await _may_go_on(tx, run, now=now):
+        return _in_line(waits, now)
     await answers.mark_delivered(tx, run.id, [wait.wait_id for wait in answered], now=now)
     await _move(tx, run, report, open_waits, is_waiting=report.idle and bool(open_waits) and not answered, now=now)
     return _blocked(answered, open_waits, now)
 
 
-async def collect(tx: Transaction, lease: Lease, open_waits: list[str], *, now: datetime) -> Blocked | Stale:
+async def collect(
+    tx: Transaction, lease: Lease, open_waits: list[str], *, idle: bool = False, now: datetime
+) -> Blocked | Stale:
     """The process says which waits it has open, and gets every answer there is to them.
 
     For the worker that holds the lease: after a restore, after `answered` news, and when it can't know what arrived.
     Waits not listed are dropped. Answers come even if they were given before: the process that got them may be gone.
+    A run that waits where slots are limited gets none yet: it stands in line, and is told when `grant` lets it go on.
+
+    `idle`: nothing but these waits keeps the process. When it was let go on and there is no answer (it dropped that wait
+    meanwhile), it waits again, and gives its slot back.
     """
     run = await lock_leased(tx, lease)
     if isinstance(run, Stale):
@@ -67,10 +76,27 @@ async def collect(tx: Transaction, lease: Lease, open_waits: list[str], *, now: 
     await set_open_waits(tx, run.id, open_waits, now=now)
     waits = await answers.tied(tx, run.id)
     answered = [wait for wait in waits if not wait.is_open]
+    if answered and not await _may_go_on(tx, run, now=now):
+        return _in_line(waits, now)
     await answers.mark_delivered(tx, run.id, [wait.wait_id for wait in answered], now=now)
     if answered and run.state == RunState.WAITING:
-        await tx.execute("update runs set state = 'executing', updated_at = $2 where id = $1", run.id, now)
+        await tx.execute(
+            "update runs set state = 'executing', ready_at = null, updated_at = $2 where id = $1", run.id, now
+        )
+    elif waits and not answered and idle and run.state == RunState.EXECUTING:
+        await tx.execute("update runs set state = 'waiting', updated_at = $2 where id = $1", run.id, now)
+        await slots.released(tx, run)
+    elif not answered and run.ready_at is not None:
+        await tx.execute("update runs set ready_at = null, updated_at = $2 where id = $1", run.id, now)
     return _blocked(answered, [wait for wait in waits if wait.is_open], now)
+
+
+async def _may_go_on(tx: Transaction, run: Run, *, now: datetime) -> bool:
+    """Whether answers may be given to the process: it has its slot, or needs none. Else it stands in line from now on."""
+    if run.state != RunState.WAITING or not await slots.is_limited(tx, run):
+        return True
+    await stand_in_line(tx, run, now=now)
+    return False
 
 
 async def set_open_waits(tx: Transaction, run_id: str, wait_ids: list[str], *, now: datetime) -> None:
@@ -105,6 +131,13 @@ def _blocked(answered: list[Tied], open_waits: list[Tied], now: datetime) -> Blo
     return Blocked([wait.answer() for wait in answered], [wait.open_wait(now) for wait in open_waits])
 
 
+def _in_line(waits: list[Tied], now: datetime) -> Blocked:
+    """What the process hears while it stands in line: nothing is answered, and when it will be is not to be known."""
+    return Blocked(
+        [], [wait.open_wait(now) if wait.is_open else OpenWait(wait.wait_id, "slot", None) for wait in waits]
+    )
+
+
 def _to_tell(waits: list[Tied], named: set[str], *, is_stuck: bool) -> list[Tied]:
     """The answers that this block's reply carries."""
     complete = [wait for wait in waits if not wait.is_open]
@@ -136,6 +169,7 @@ async def _move(
     """executing <-> waiting, and the story's line for it. A run whose start is not reported yet stays `dequeued`."""
     if run.state == RunState.EXECUTING and is_waiting:
         await tx.execute("update runs set state = 'waiting', updated_at = $2 where id = $1", run.id, now)
+        await slots.released(tx, run)
         due = [wait.ends_at for wait in open_waits if wait.ends_at]
         data = {
             "kinds": sorted({wait.kind for wait in open_waits}),
@@ -144,7 +178,10 @@ async def _move(
         }
         await events.record(tx, run.id, "run.waiting", now=now, attempt=run.attempt, data=data)
     elif run.state == RunState.WAITING and not is_waiting:
-        await tx.execute("update runs set state = 'executing', updated_at = $2 where id = $1", run.id, now)
+        # Also where slots are limited: the process works already, whether it has one or not.
+        await tx.execute(
+            "update runs set state = 'executing', ready_at = null, updated_at = $2 where id = $1", run.id, now
+        )
     if report.blockers and open_waits:
         last = await tx.fetchval(
             "select data from events where run_id = $1 and kind = 'run.held' order by id desc limit 1", run.id

@@ -14,6 +14,7 @@ import asyncpg
 
 from torpor import engine
 from torpor.durations import parse_instant
+from torpor.engine import read
 from torpor.server.hub import Hub
 from torpor.server.reach import Reach
 from torpor.server.timers import Timers
@@ -38,6 +39,7 @@ async def run_all(here: Hub) -> None:
     reach = watch(here)
     async with asyncio.TaskGroup() as duties:
         duties.create_task(fire_timers(here), name="fire timers")
+        duties.create_task(grant_slots(here), name="grant slots")
         duties.create_task(every(RESCUE_INTERVAL_S, lambda: rescue(here, reach)), name="rescue")
         duties.create_task(every(STRANDED_INTERVAL_S, lambda: tell_stranded(here, reach)), name="tell stranded")
 
@@ -84,6 +86,27 @@ async def fire_timers(here: Hub) -> None:
                 await _rest(here, ear, min(next_due or latest, latest))
             else:
                 await asyncio.sleep(PAUSE_S)
+
+
+async def grant_slots(here: Hub) -> None:
+    """Let runs that wait in memory go on as soon as limits allow it."""
+    with here.wakeups.listen("grant") as ear:
+        while not here.wakeups.is_closed:
+            await ear.wait(LONGEST_SLEEP_S)
+            # All environments with somebody in line, not only those just heard of: a note can be lost.
+            ear.heard.clear()
+            await _try(lambda: grant(here))
+
+
+async def grant(here: Hub) -> int:
+    """Each environment in a transaction of its own."""
+    async with here.database.transaction() as tx:
+        environments = await read.environments_in_line(tx)
+    count = 0
+    for environment_id in environments:
+        async with here.database.transaction() as tx:
+            count += await engine.grant(tx, environment_id, now=here.clock.now())
+    return count
 
 
 async def _rest(here: Hub, ear: Ear, until: datetime) -> None:

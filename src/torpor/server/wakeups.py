@@ -4,6 +4,7 @@
     news stream    -- ("news", worker_id)          all, and each notification is kept until it is read
     story, logs    -- ("run", run_id)              all
     timer duty     -- ("timer",)                   all
+    grant duty     -- ("grant",)                   all
 
 Who waits subscribes first, then looks in the database, then waits: so nothing falls between look and wait. A
 notification may be lost (the listening connection broke), so every waiter also looks again after a while by itself.
@@ -83,6 +84,8 @@ class Wakeups:
                 self.wake_next(("work", data["environment_id"]), None)
             case "news":
                 self._wake_all(("news", data["worker_id"]), data)
+            case "grant":
+                self._wake_all(("grant",), data)
             case "run":
                 self._wake_all(("run", data["run_id"]), None)
             case "timer":

@@ -169,7 +169,7 @@ class BlockReport(msgspec.Struct):
 
 class OpenWait(msgspec.Struct, frozen=True):
     wait_id: str
-    kind: Literal["time", "run", "batch", "token"]
+    kind: Literal["time", "run", "batch", "token", "slot"]  # slot: answered, but limits don't let it go on yet
     due_in_s: float | None  # until its deadline, if it has one
 
 
@@ -184,6 +184,7 @@ class CollectRequest(msgspec.Struct):
 
     lease: int
     open_waits: list[str]
+    idle: bool = False  # nothing but these keeps it
 
 
 class SuspendReport(msgspec.Struct):

@@ -12,6 +12,8 @@ from torpor.wire.http import OpenWait
 from torpor.wire.runner import NewWait
 
 LONGEST_RETRY_S = 600.0
+SOON_OVER = {"run", "batch", "slot"}
+"""Kinds of waits that may well be over in a moment: no deadline tells."""
 
 
 class Hold:
@@ -32,7 +34,7 @@ class Hold:
         waits = list(waits)
         if any(wait.due_in_s is not None and wait.due_in_s <= self._settings.hold_s for wait in waits):
             return None
-        patience = self._settings.hold_child_s if any(wait.kind == "run" for wait in waits) else 0.0
+        patience = self._settings.hold_child_s if any(wait.kind in SOON_OVER for wait in waits) else 0.0
         return max(patience, self._not_before - now, 0.0)
 
     def failed(self, *, now: float) -> float:

@@ -239,7 +239,9 @@ class LiveRun:
         return reply
 
     async def _collect(self, open_waits: list[str]) -> http.BlockReply:
-        return await self._send("collect", http.CollectRequest(self.lease.lease, open_waits), http.BlockReply)
+        return await self._send(
+            "collect", http.CollectRequest(self.lease.lease, open_waits, self._is_idle), http.BlockReply
+        )
 
     def _take(self, process: RunProcess, reply: http.BlockReply) -> None:
         """Act on what the engine says of our waits."""
