@@ -138,10 +138,10 @@ def test_every_event_of_a_story_is_told() -> None:
     recorded = {f"run.{state}" for state in ENDS}
     for file in [*(SRC / "torpor" / "engine").glob("*.py"), *(SRC / "torpor" / "worker").glob("*.py")]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Constant) and re.fullmatch(r"(run|token)\.[a-z_]+", str(node.value)):
+            if isinstance(node, ast.Constant) and re.fullmatch(r"(run|token|batch)\.[a-z_]+", str(node.value)):
                 recorded.add(str(node.value))
     story = sections(page("waits-and-checkpoints.md"))["The story"]
-    told = {kind for row in table_rows(story) for kind in re.findall(r"`((?:run|token)\.\w+)`", row[0])}
+    told = {kind for row in table_rows(story) for kind in re.findall(r"`((?:run|token|batch)\.\w+)`", row[0])}
     assert told == recorded
 
 

@@ -172,8 +172,9 @@ class World:
             )
             count = max(len(run_ids), 1)
             await tx.execute(
-                """insert into batches (id, environment_id, waitpoint_id, run_count, pending, is_sealed, created_at)
-                   values ($1, $2, $3, $4, $4, true, $5)""",
+                """insert into batches (id, environment_id, waitpoint_id, run_count, item_count, pending, is_sealed,
+                       created_at, updated_at)
+                   values ($1, $2, $3, $4, $4, $4, true, $5, $5)""",
                 batch_id,
                 self.environment_id,
                 waitpoint_id,

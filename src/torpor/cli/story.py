@@ -113,6 +113,19 @@ def _retrying(data: Data) -> Words:
     return Words("will be tried again", _join([when, message]), "yellow", below)
 
 
+def _batch(verb: str, style: str) -> Callable[[Data], Words]:
+    def words(data: Data) -> Words:
+        failed = data.get("failed_items")
+        facts = [
+            str(data.get("batch_id") or ""),
+            f"{data['run_count']} items" if data.get("run_count") is not None else "",
+            f"{failed} of them failed" if failed else "",
+        ]
+        return Words(verb, _join(facts), style)
+
+    return words
+
+
 def _plain(verb: str, style: str = "", *keys: str) -> Callable[[Data], Words]:
     """Words of an event that only has a reason to tell."""
 
@@ -147,9 +160,12 @@ _TELL: dict[str, Callable[[Data], Words]] = {
     "run.stranded": _plain("nobody can take it", "yellow", "reason"),
     "run.checkpoint_refused": _plain("checkpoint not restored", "bold yellow", "reason"),
     "run.freeze_failed": _plain("freeze given up, the run stays in memory", "yellow", "reason"),
+    "batch.created": _batch("opened a batch", "dim"),
+    "batch.sealed": _batch("triggered a batch", "cyan"),
+    "batch.aborted": _batch("a batch was given up: its items stopped coming", "yellow"),
 }
 
-QUIET = frozenset({"run.dequeued"})
+QUIET = frozenset({"run.dequeued", "batch.created"})
 """Told by `runs show` only: live, the next line follows within milliseconds."""
 
 

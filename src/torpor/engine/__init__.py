@@ -5,6 +5,7 @@
      3. trigger.py      trigger, trigger_all: requests become runs, queued or delayed (draft.py and payload.py: can
                         they? idempotency.py, debounce.py: is it a run that is there already? room.py: is there room?)
         queues.py       declare, pause, unpause, override, reset, configure: where runs line up, and the limits
+        batch.py        create_batch, add_items, abort_batches: requests that end together (batch_end.py: when all have)
      4. dequeue.py      dequeue: a lease for a worker, with an attempt to start or a checkpoint to restore
                         (slots.py: is there room?  lines.py: whose turn is it?)
      5. attempt.py      start, heartbeat, holds
@@ -20,7 +21,7 @@
     12. cancel.py       cancel: by a user.  rescue.py: rescue, because a lease ran out; take_back_lost: it never arrived
     13. stranded.py     tell_stranded: why nobody can take a queued run
     14. events.py       record, tell: the story.  logs.py: append.  checkpoints.py: keep
-    15. read.py         for API and dashboard; writes nothing
+    15. read.py         for API and dashboard; writes nothing (read_batch.py: batches and their results)
 
 Each verb is one function that takes a transaction and `now`, and never reads a clock. It locks the run, compares the
 lease, checks the state, writes everything that belongs together, and answers with a small frozen value.
@@ -35,8 +36,20 @@ deadlock is left only where runs wait for each other in a circle through a share
 transaction, and the message is repeated.
 """
 
-from torpor.engine import queues, read
+from torpor.engine import queues, read, read_batch
 from torpor.engine.attempt import heartbeat, holds, start
+from torpor.engine.batch import (
+    BatchClosed,
+    BatchCreated,
+    BatchRequest,
+    ItemsAdded,
+    Misplaced,
+    NewItem,
+    Unstorable,
+    abort_batches,
+    add_items,
+    create_batch,
+)
 from torpor.engine.cancel import AlreadyEnded, Canceled, cancel
 from torpor.engine.checkpoints import keep
 from torpor.engine.complete import (
@@ -78,14 +91,20 @@ __all__ = [
     "AlreadyCompleted",
     "AlreadyEnded",
     "Awake",
+    "BatchClosed",
+    "BatchCreated",
+    "BatchRequest",
     "Blocked",
     "Canceled",
     "Completed",
     "Debounce",
     "Finished",
     "FiredTimers",
+    "ItemsAdded",
     "Lease",
     "Listing",
+    "Misplaced",
+    "NewItem",
     "Ok",
     "Page",
     "PayloadMisfit",
@@ -104,11 +123,15 @@ __all__ = [
     "UnknownQueue",
     "UnknownTask",
     "UnknownVersion",
+    "Unstorable",
+    "abort_batches",
+    "add_items",
     "append",
     "block",
     "cancel",
     "collect",
     "complete_waitpoint",
+    "create_batch",
     "create_token",
     "dequeue",
     "due",
@@ -122,6 +145,7 @@ __all__ = [
     "next_due",
     "queues",
     "read",
+    "read_batch",
     "record",
     "refuse",
     "register_version",

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from torpor.engine import batch_end
 from torpor.engine.locks import lock_waitpoints_and_waiters
 from torpor.engine.outcomes import Unknown
 from torpor.engine.resume import wake
@@ -33,7 +34,7 @@ class AlreadyCompleted:
 
 @dataclass(frozen=True, slots=True)
 class FiredTimers:
-    """How many waitpoints and delayed runs came due, and when to look again (None: when a `timer` note comes)."""
+    """How many waitpoints, batches and delayed runs came due, and when to look again (None: when a `timer` note comes)."""
 
     count: int
     next_due: datetime | None
@@ -113,10 +114,10 @@ async def fire_due(
     now: datetime,
 ) -> FiredTimers:
     """Whatever the clock decides: time waits that are over, tokens and single waits whose time ran out, delayed runs to
-    release.
+    release. Also the waitpoints of batches whose last run has ended: that end could not take their locks.
 
-    `only` these ids of waitpoints and runs (those of waits that time out), and without those to `skip`: for a timer that
-    fails whenever it is fired.
+    `only` these ids of waitpoints, batches and runs (those of waits that time out), and without those to `skip`: for a
+    timer that fails whenever it is fired.
 
     For the server's timer loop, in as many servers as there are: each picks without a lock, locks in the one order, and
     fires what is still pending. (SKIP LOCKED on waitpoints would take them before their runs: the wrong order. On
@@ -141,28 +142,39 @@ async def fire_due(
         only,
         skip,
     )
+    batches = await batch_end.to_settle(tx, limit, only, skip)
     count = 0
-    if over or timing_out:
+    if over or batches or timing_out:
         who = {row["run_id"] for row in timing_out}
-        runs, waitpoints = await lock_waitpoints_and_waiters(tx, [row["id"] for row in over], runs_too=who)
+        runs, waitpoints = await lock_waitpoints_and_waiters(tx, [*(row["id"] for row in over), *batches], runs_too=who)
         for waitpoint in waitpoints:
-            if waitpoint.status == "pending":
+            if waitpoint.status != "pending":
+                continue
+            if waitpoint.id in batches:
+                output = await batch_end.answer(tx, batches[waitpoint.id])
+                await settle(tx, waitpoint, runs, status="completed", output=output, now=now)
+            else:
                 status = "completed" if waitpoint.kind == "time" else "timed_out"
                 await settle(tx, waitpoint, runs, status=status, now=now)
-                count += 1
+            count += 1
         count += await _time_out(tx, sorted(who), now)
     count += await _release(tx, limit, only, skip, now)
+    if batches:
+        await batch_end.mark_settled(tx, batches.values(), now=now)
     return FiredTimers(count, await next_due(tx, skip))
 
 
 async def due(tx: Transaction, *, limit: int = FIRE_LIMIT, skip: Collection[str] = (), now: datetime) -> list[str]:
-    """The ids of what `fire_due` would fire, waitpoints and runs: to fire each by itself. Changes nothing."""
+    """The ids of what `fire_due` would fire, waitpoints, batches and runs: to fire each by itself. Changes nothing."""
     rows = await tx.fetch(
         f"""(select id from waitpoints where status = 'pending' and due_at <= $1 and not id = any($3::text[])
             order by due_at limit $2)
            union all
            (select distinct run_id from waits
             where {_TIMES_OUT} and times_out_at <= $1 and not run_id = any($3::text[]) limit $2)
+           union all
+           (select id from batches where completed_at is not null and settled_at is null and not id = any($3::text[])
+            order by completed_at limit $2)
            union all
            (select id from runs where state = 'delayed' and available_at <= $1 and not id = any($3::text[])
             order by available_at limit $2)""",
@@ -228,6 +240,8 @@ async def next_due(tx: Transaction, skip: Collection[str] = ()) -> datetime | No
         f"""select least((select min(due_at) from waitpoints
                          where status = 'pending' and due_at is not null and not id = any($1::text[])),
                         (select min(times_out_at) from waits where {_TIMES_OUT} and not run_id = any($1::text[])),
+                        (select min(completed_at) from batches
+                         where completed_at is not null and settled_at is null and not id = any($1::text[])),
                         (select min(available_at) from runs where state = 'delayed' and not id = any($1::text[])))""",
         skip,
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 from torpor.engine import events, slots
 from torpor.engine.answers import detach_all
+from torpor.engine.batch_end import count_down
 from torpor.engine.complete import settle
 from torpor.engine.states import STATUS, RunState
 from torpor.store.database import Transaction
@@ -55,6 +56,7 @@ async def end(
                 run_status=STATUS[state],
                 now=now,
             )
+    await count_down(tx, run.id, now=now)
 
 
 async def close_attempt(

@@ -1,4 +1,4 @@
-"""Locks, in the one order: runs by id, then waitpoints by id.
+"""Locks, in the one order: runs by id, then waitpoints by id, then batches by id.
 
 Two transactions that need the same rows take them in the same order, so they queue and never deadlock. What a run's
 row guards besides itself: its waits, attempts and checkpoints.
@@ -30,6 +30,12 @@ async def lock_run(tx: Transaction, run_id: str) -> Run | None:
     """Lock one run."""
     row = await tx.fetchrow("select * from runs where id = $1 for no key update", run_id)
     return Run.of(row) if row else None
+
+
+async def share_runs(tx: Transaction, run_ids: Iterable[str]) -> dict[str, Run]:
+    """Take a share of these runs, in order; those that exist. None of them moves until this transaction is over."""
+    rows = await tx.fetch("select * from runs where id = any($1::text[]) order by id for share", sorted(set(run_ids)))
+    return {row["id"]: Run.of(row) for row in rows}
 
 
 async def lock_leased(tx: Transaction, lease: Lease) -> Run | Stale:

@@ -84,6 +84,7 @@ class RunFilter:
     versions: list[str] | None = None
     tags: list[str] | None = None  # any of
     is_test: bool | None = None
+    batch_id: str | None = None  # also runs that an item of the batch has joined
     created_from: datetime | None = None
     created_to: datetime | None = None
 
@@ -206,6 +207,7 @@ async def runs(
     conditions.add_if("version = any({}::text[])", where.versions)
     conditions.add_if("tags && {}::text[]", where.tags)
     conditions.add_if("is_test = {}", where.is_test)
+    conditions.add_if("id in (select run_id from batch_items where batch_id = {})", where.batch_id)
     conditions.add_if("created_at >= {}", where.created_from)
     conditions.add_if("created_at <= {}", where.created_to)
     return await _page(tx, "runs", conditions, page, Run.of)

@@ -109,6 +109,7 @@ _FILTERS = {
     "tag": "filter[tag]",
     "tags": "filter[tags]",
     "is_test": "filter[isTest]",
+    "batch": "filter[batch]",
     "idempotency_key": "filter[idempotencyKey]",
     "since": "filter[createdAt][from]",
     "until": "filter[createdAt][to]",

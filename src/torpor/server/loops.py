@@ -28,6 +28,7 @@ LONGEST_SLEEP_S = 5.0
 SHORTEST_SLEEP_S = 0.002
 RESCUE_INTERVAL_S = 2.0
 STRANDED_INTERVAL_S = 30.0
+ABORT_INTERVAL_S = 60.0
 PAUSE_S = 1.0
 """After a step that the database did not let through."""
 TROUBLE = (DatabaseDown, asyncpg.PostgresError)
@@ -42,6 +43,7 @@ async def run_all(here: Hub) -> None:
         duties.create_task(grant_slots(here), name="grant slots")
         duties.create_task(every(RESCUE_INTERVAL_S, lambda: rescue(here, reach)), name="rescue")
         duties.create_task(every(STRANDED_INTERVAL_S, lambda: tell_stranded(here, reach)), name="tell stranded")
+        duties.create_task(every(ABORT_INTERVAL_S, lambda: abort_batches(here)), name="abort batches")
 
 
 def watch(here: Hub) -> Reach:
@@ -154,3 +156,14 @@ async def tell_stranded(here: Hub, reach: Reach) -> list[str]:
         told += some
         if not some:
             return told
+
+
+async def abort_batches(here: Hub) -> list[str]:
+    """Close batches whose items stopped coming half an hour ago."""
+    aborted: list[str] = []
+    while True:
+        async with here.database.transaction() as tx:
+            some = await engine.abort_batches(tx, now=here.clock.now())
+        aborted += some
+        if not some:
+            return aborted

@@ -11,10 +11,11 @@ from typing import Any
 import msgspec
 
 from torpor.engine.read import TokenView
+from torpor.engine.read_batch import ItemResult
 from torpor.engine.states import ENDS, STATUS, RunState
 from torpor.server.auth import callback_hash
 from torpor.server.hub import Hub
-from torpor.store.records import Checkpoint, Environment, Event, LogLine, Run, Task, Worker
+from torpor.store.records import Batch, BatchItem, Checkpoint, Environment, Event, LogLine, Run, Task, Worker
 
 Json = dict[str, Any]
 
@@ -72,6 +73,7 @@ def run_summary(run: Run, now: datetime) -> Json:
             "metadata": run.metadata,
             "depth": run.depth,
             "triggerFunction": run.trigger_function,
+            "batchId": run.batch_id,
         }
     )
 
@@ -135,6 +137,48 @@ def _result_error(run: Run) -> Json:
         return {"type": "BUILT_IN_ERROR", "name": error["name"], "message": error["message"], "stackTrace": trace}
     code = _INTERNAL_CODE.get(RunState(run.state), "UNSPECIFIED_ERROR")
     return _present({"type": "INTERNAL_ERROR", "code": code, "message": error.get("message")})
+
+
+# -- batches ----------------------------------------------------------------------------------------------------------
+
+
+def batch_status(batch: Batch) -> str:
+    """PENDING while items are yet to come, PROCESSING while runs are yet to end; then how it went with the items."""
+    if batch.is_aborted:
+        return "ABORTED"
+    if batch.completed_at is None:
+        return "PROCESSING" if batch.is_sealed else "PENDING"
+    if batch.failed_items:
+        return "ABORTED" if batch.failed_items == batch.run_count else "PARTIAL_FAILED"
+    return "COMPLETED"
+
+
+def batch(batch: Batch, run_ids: list[str], failed: Sequence[BatchItem]) -> Json:
+    errors = [{"index": item.index, "taskIdentifier": item.task_id, "error": item.error} for item in failed]
+    return _present(
+        {
+            "id": batch.id,
+            "status": batch_status(batch),
+            "idempotencyKey": batch.idempotency_key,
+            "createdAt": batch.created_at,
+            "updatedAt": max(batch.updated_at, batch.completed_at or batch.updated_at),
+            "runCount": batch.run_count,
+            "runs": run_ids,
+            "processing": _present({"completedAt": batch.sealed_at, "errors": errors}),
+        }
+    )
+
+
+def batch_result(result: ItemResult) -> Json | None:
+    """How an item ended; None while its run goes on. `index` and `status` are ours."""
+    item, run = result.item, result.run
+    if run is not None:
+        if RunState(run.state) not in ENDS:
+            return None
+        return {"index": item.index, "status": STATUS[RunState(run.state)], **run_result(run)}
+    why = item.error or "its run was deleted"
+    error = {"type": "STRING_ERROR", "raw": why}
+    return {"index": item.index, "ok": False, "id": item.run_id or "", "taskIdentifier": item.task_id, "error": error}
 
 
 # -- a run's story ----------------------------------------------------------------------------------------------------

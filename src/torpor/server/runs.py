@@ -162,6 +162,7 @@ _LIST_FILTERS = frozenset(
         "version",
         "tag",
         "isTest",
+        "batch",
         "createdAt][from",
         "createdAt][to",
         "createdAt][period",
@@ -181,6 +182,7 @@ async def listing(request: Request, environment: Keyed) -> Response:
         versions=paging.several(query, "filter[version]"),
         tags=paging.several(query, "filter[tag]"),
         is_test=paging.flag(query, "filter[isTest]"),
+        batch_id=query.get("filter[batch]") or None,
         created_from=since,
         created_to=until,
     )

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from torpor import engine
 from torpor.durations import parse_instant
 from torpor.engine import read
-from torpor.server import auth, render
+from torpor.server import auth, batches, render
 from torpor.server.bodies import WORKER_LIMIT, decode, read_body, reply
 from torpor.server.errors import Refused, not_found, stale
 from torpor.server.hub import Hub, hub
@@ -247,6 +247,53 @@ async def trigger(request: Request) -> Response:
     return reply(wire.TriggerReply(done.run_id, done.is_cached))
 
 
+async def create_batch(request: Request) -> Response:
+    """A run opens a batch. Its lease makes it the parent of the batch's runs."""
+    environment = await auth.worker_environment(request)
+    here, call = hub(request), await _message(request, _batch_call)
+    asked = engine.BatchRequest(
+        batch_id=call.batch_id,
+        run_count=batches.checked_count(call.run_count),
+        idempotency_key=call.idempotency_key,
+        idempotency_key_ttl_s=call.idempotency_key_ttl_s,
+        parent_lease=_lease(request, call),
+    )
+    async with here.database.transaction() as tx:
+        made = await engine.create_batch(tx, environment.id, asked, now=here.clock.now())
+    if isinstance(made, engine.Stale):
+        raise stale()
+    return reply(wire.BatchReply(made.batch_id, made.is_cached, made.is_sealed))
+
+
+async def batch_items(request: Request) -> Response:
+    environment = await auth.worker_environment(request)
+    here, call = hub(request), await _message(request, _batch_items_call)
+    if len(call.items) > wire.MAX_CHUNK_ITEMS:
+        raise Refused(422, f"at most {wire.MAX_CHUNK_ITEMS} items at a time, not {len(call.items)}")
+    lease, now = _lease(request, call), here.clock.now()
+    function = "batchTriggerAndWait" if call.waits else "batchTrigger"
+    items = [batches.new_item(item, parent_lease=lease, trigger_function=function, now=now) for item in call.items]
+    async with here.database.transaction() as tx:
+        outcome = await engine.add_items(
+            tx, environment.id, call.batch_id, items, seal=call.seal, lease=lease, why=batches.why, now=now
+        )
+    added = batches.added(outcome)
+    replies = [wire.BatchItemReply(item.index, item.run_id, item.is_cached, item.error) for item in added.items]
+    return reply(wire.BatchItemsReply(replies, added.is_sealed, added.run_count))
+
+
+async def batch_results(request: Request) -> Response:
+    environment = await auth.worker_environment(request)
+    here, call = hub(request), await _message(request, _batch_results_call)
+    async with here.database.transaction() as tx:
+        if not await engine.holds(tx, _lease(request, call)):
+            raise stale()
+        if await engine.read_batch.batch(tx, environment.id, call.batch_id) is None:
+            raise not_found()
+        page, after = await engine.read_batch.results(tx, call.batch_id, after=call.after, max_bytes=wire.RESULTS_BYTES)
+    return reply(wire.BatchResultsReply([batches.result(one) for one in page], after))
+
+
 async def tokens(request: Request) -> Response:
     environment = await auth.worker_environment(request)
     here, call = hub(request), await _message(request, _token_call)
@@ -310,6 +357,9 @@ _finish_report = msgspec.json.Decoder(wire.FinishReport)
 _event_report = msgspec.json.Decoder(wire.EventReport)
 _log_report = msgspec.json.Decoder(wire.LogReport)
 _trigger_call = msgspec.json.Decoder(wire.TriggerCall)
+_batch_call = msgspec.json.Decoder(wire.BatchCall)
+_batch_items_call = msgspec.json.Decoder(wire.BatchItemsCall)
+_batch_results_call = msgspec.json.Decoder(wire.BatchResultsCall)
 _token_call = msgspec.json.Decoder(wire.TokenCall)
 _complete_token_call = msgspec.json.Decoder(wire.CompleteTokenCall)
 
@@ -329,6 +379,9 @@ routes = [
     Route("/worker/v1/runs/{run_id}/events", events, methods=["POST"]),
     Route("/worker/v1/runs/{run_id}/logs", logs, methods=["POST"]),
     Route("/worker/v1/runs/{run_id}/trigger", trigger, methods=["POST"]),
+    Route("/worker/v1/runs/{run_id}/batches", create_batch, methods=["POST"]),
+    Route("/worker/v1/runs/{run_id}/batches/items", batch_items, methods=["POST"]),
+    Route("/worker/v1/runs/{run_id}/batches/results", batch_results, methods=["POST"]),
     Route("/worker/v1/runs/{run_id}/tokens", tokens, methods=["POST"]),
     Route("/worker/v1/runs/{run_id}/tokens/complete", complete_token, methods=["POST"]),
 ]

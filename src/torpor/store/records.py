@@ -199,6 +199,8 @@ class Batch(Row):
     waitpoint_id: str
     parent_run_id: str | None
     run_count: int
+    is_counted: bool
+    item_count: int
     pending: int
     failed_items: int
     is_sealed: bool
@@ -206,6 +208,7 @@ class Batch(Row):
     idempotency_key: str | None
     idempotency_key_expires_at: datetime | None
     created_at: datetime
+    updated_at: datetime
     sealed_at: datetime | None
     completed_at: datetime | None
     settled_at: datetime | None

@@ -15,6 +15,9 @@
     POST /worker/v1/runs/{run_id}/events     EventReport       -> LeaseReply
     POST /worker/v1/runs/{run_id}/logs       LogReport         -> {}
     POST /worker/v1/runs/{run_id}/trigger            TriggerCall       -> TriggerReply      (from user code, on the run's behalf)
+    POST /worker/v1/runs/{run_id}/batches            BatchCall         -> BatchReply
+    POST /worker/v1/runs/{run_id}/batches/items      BatchItemsCall    -> BatchItemsReply
+    POST /worker/v1/runs/{run_id}/batches/results    BatchResultsCall  -> BatchResultsReply
     POST /worker/v1/runs/{run_id}/tokens             TokenCall         -> TokenReply
     POST /worker/v1/runs/{run_id}/tokens/complete    CompleteTokenCall -> {"success": true}
 
@@ -32,6 +35,10 @@ MAX_BODY_BYTES = 32 << 20
 """The largest message that the server takes from a worker."""
 MAX_OUTPUT_BYTES = MAX_BODY_BYTES - (1 << 20)
 """The largest output of a task, as JSON: it travels in such a message."""
+MAX_CHUNK_ITEMS = 500
+"""The most items of a batch in one message."""
+RESULTS_BYTES = 8 << 20
+"""How many bytes of outputs one page of a batch's results holds, about; a larger output is a page of its own."""
 
 
 class Introduction(msgspec.Struct):
@@ -258,6 +265,77 @@ class TriggerCall(msgspec.Struct):
 class TriggerReply(msgspec.Struct):
     run_id: str
     is_cached: bool = False
+
+
+class BatchCall(msgspec.Struct):
+    """Open a batch from inside a run. `batch_id` is made by the SDK. Without `run_count` it is sealed by its last items."""
+
+    batch_id: str
+    lease: int = 0
+    run_count: int | None = None
+    idempotency_key: str | None = None
+    idempotency_key_ttl_s: float | None = None
+
+
+class BatchReply(msgspec.Struct):
+    batch_id: str
+    is_cached: bool = False  # the idempotency key was known: this is the batch of an earlier call
+    is_sealed: bool = False  # it has all its items: none need be sent
+
+
+class BatchItemCall(msgspec.Struct, omit_defaults=True):
+    """One item: a request for a run, or the reason why it can't be one."""
+
+    index: int
+    task: str
+    payload: msgspec.Raw = msgspec.Raw(b"null")
+    options: dict[str, Any] = {}  # as in the public API
+    error: str | None = None
+
+
+class BatchItemsCall(msgspec.Struct):
+    """Some items of a batch: at most `MAX_CHUNK_ITEMS`. The same ones again count once."""
+
+    batch_id: str
+    items: list[BatchItemCall]
+    lease: int = 0
+    seal: bool = False  # these are the last
+    waits: bool = False  # the run is going to wait for the batch
+
+
+class BatchItemReply(msgspec.Struct):
+    index: int
+    run_id: str | None = None
+    is_cached: bool = False
+    error: str | None = None  # why it is no run
+
+
+class BatchItemsReply(msgspec.Struct):
+    items: list[BatchItemReply]
+    is_sealed: bool
+    run_count: int
+
+
+class BatchResultsCall(msgspec.Struct):
+    """The results behind index `after`, in order: as many as fit into one reply."""
+
+    batch_id: str
+    lease: int = 0
+    after: int = -1
+
+
+class BatchResult(msgspec.Struct):
+    index: int
+    task_id: str
+    run_id: str | None = None  # None: the item could not become a run; `error` says why
+    status: str | None = None  # the run's public status
+    output: msgspec.Raw = msgspec.Raw(b"null")
+    error: TaskError | None = None
+
+
+class BatchResultsReply(msgspec.Struct):
+    items: list[BatchResult]
+    next: int | None = None  # `after` of the next page; None: that was all
 
 
 class TokenCall(msgspec.Struct):

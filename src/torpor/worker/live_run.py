@@ -34,6 +34,15 @@ EXIT_TIMEOUT_S = 10.0
 OUTPUT_INTERVAL_S = 0.2
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 15.0
+CALLS = {
+    "trigger": "trigger",
+    "create_batch": "batches",
+    "batch_items": "batches/items",
+    "batch_results": "batches/results",
+    "create_token": "tokens",
+    "complete_token": "tokens/complete",
+}
+"""What user code may ask the server through us, and where it is asked."""
 
 
 @dataclass(frozen=True)
@@ -260,12 +269,12 @@ class LiveRun:
 
     async def _call(self, process: RunProcess, call: runner.Call) -> None:
         """Pass a request of user code on to the server, with our lease instead of credentials."""
-        path = {"trigger": "trigger", "create_token": "tokens", "complete_token": "tokens/complete"}.get(call.kind)
+        path = CALLS.get(call.kind)
         if path is None:
             process.say(runner.Result(call.call_id, False, status=400, error=f"unknown call {call.kind!r}"))
             return
-        body = msgspec.json.decode(call.body)
-        body["lease"] = self.lease.lease
+        body = msgspec.json.decode(call.body, type=dict[str, msgspec.Raw])  # payloads pass untouched
+        body["lease"] = msgspec.Raw(str(self.lease.lease).encode())
         try:
             reply = await self._send(path, body, msgspec.Raw)
         except ApiError as refused:

@@ -166,7 +166,9 @@ create table batches (
     environment_id text not null references environments,
     waitpoint_id text not null references waitpoints,
     parent_run_id text,
-    run_count int not null,                    -- as announced
+    run_count int not null,                    -- as announced; if nothing was, as many as have come
+    is_counted boolean not null default true,  -- it was announced: the last item to come seals the batch
+    item_count int not null default 0,         -- items that have come
     pending int not null,                      -- items that are yet to come, or whose runs have not ended
     failed_items int not null default 0,       -- items that could not become a run
     is_sealed boolean not null default false,  -- all items have come
@@ -174,10 +176,11 @@ create table batches (
     idempotency_key text,
     idempotency_key_expires_at timestamptz,
     created_at timestamptz not null,
+    updated_at timestamptz not null,           -- create_batch, add_items: abort_batches goes by it
     sealed_at timestamptz,
     completed_at timestamptz,                  -- nothing is pending any more
     settled_at timestamptz,                    -- its waitpoint is completed
-    constraint batches_pending check (pending >= 0 and pending <= run_count),
+    constraint batches_pending check (pending >= 0 and pending <= run_count and item_count <= run_count),
     -- add_items, end: complete means that nothing is left.
     constraint batches_completed check ((completed_at is not null) = (is_sealed and pending = 0))
 );
@@ -187,8 +190,8 @@ create unique index batches_waitpoint on batches (waitpoint_id);
 create index batches_done on batches (completed_at) where completed_at is not null;
 -- fire_due: batches whose waitpoint is to be completed.
 create index batches_to_settle on batches (completed_at) where completed_at is not null and settled_at is null;
--- abort: batches whose items never came.
-create index batches_open on batches (created_at) where not is_sealed;
+-- abort_batches: batches whose items never came.
+create index batches_open on batches (updated_at) where not is_sealed;
 -- read.batches: newest first.
 create index batches_newest on batches (environment_id, created_at desc, id desc);
 

@@ -1,0 +1,307 @@
+"""Batches: open one, stream its items, look at it, read its results.
+
+Items come as NDJSON of any length. They are worked off in chunks, each in a transaction of its own, so that neither memory
+nor locks grow with the batch; a stream that breaks off is simply sent again.
+"""
+
+import re
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from torpor import engine, ids
+from torpor.durations import parse_duration
+from torpor.engine import read_batch
+from torpor.engine.batch import MAX_ANNOUNCED
+from torpor.engine.states import STATUS, RunState
+from torpor.server import auth, render
+from torpor.server.auth import Keyed
+from torpor.server.bodies import PUBLIC_LIMIT, decode, read_body, reply
+from torpor.server.errors import Refused, not_found, stale
+from torpor.server.hub import Hub, hub
+from torpor.server.options import read_key, read_options
+from torpor.server.packets import payload_text
+from torpor.server.repeats import id_for
+from torpor.server.runs import trigger_request, triggered
+from torpor.wire import http as wire
+from torpor.wire.runner import TaskError
+
+CHUNK_BYTES = 1 << 20
+MAX_ITEM_BYTES = PUBLIC_LIMIT
+MAX_ERROR_CHARS = 2000
+
+router = APIRouter()
+
+# -- open -------------------------------------------------------------------------------------------------------------
+
+
+class BatchBody(msgspec.Struct):
+    runCount: int | None = None  # the wire's names
+    taskIdentifiers: list[str] | None = None  # told only: each item names its task
+    idempotencyKey: str | None = None
+    idempotencyKeyTTL: Any = None
+    idempotencyKeyOptions: dict[str, Any] | None = None  # told only
+    parentRunId: str | None = None
+    resumeParentOnCompletion: bool | None = None  # told only
+
+
+_batch_body = msgspec.json.Decoder(BatchBody)
+
+
+@router.post("/api/v3/batches")
+async def create(request: Request, environment: Keyed) -> Response:
+    """202, or 200 when the idempotency key was known. Without `runCount` the batch is sealed by its last items."""
+    here, body = hub(request), decode(await read_body(request), _batch_body)
+    if body.parentRunId:
+        raise Refused(422, "parentRunId is not supported: a batch gets its parent when the task itself triggers it")
+    asked = engine.BatchRequest(
+        batch_id=id_for(request, "batch", environment.id),
+        run_count=checked_count(body.runCount),
+        idempotency_key=read_key("idempotencyKey", body.idempotencyKey),
+        idempotency_key_ttl_s=_ttl_s(body.idempotencyKeyTTL),
+    )
+    async with here.database.transaction() as tx:
+        made = await engine.create_batch(tx, environment.id, asked, now=here.clock.now())
+    assert isinstance(made, engine.BatchCreated)
+    # As with triggers, a repeated call that meets its own batch was not cached. Nor is one that lacks items: they are
+    # to be sent, and a client skips that for a cached batch.
+    is_cached = made.is_cached and made.batch_id != asked.batch_id and made.is_sealed
+    told: dict[str, Any] = {"id": made.batch_id, "runCount": made.run_count, "isCached": is_cached}
+    if body.idempotencyKey:
+        told["idempotencyKey"] = body.idempotencyKey
+    return reply(told, 200 if is_cached else 202)
+
+
+def checked_count(run_count: int | None) -> int | None:
+    if run_count is not None and not 0 <= run_count <= MAX_ANNOUNCED:
+        raise Refused(
+            422,
+            f"runCount: from 0 to {MAX_ANNOUNCED}, not {run_count}; leave it out and seal the batch with ?seal=true",
+        )
+    return run_count
+
+
+def _ttl_s(given: Any) -> float | None:
+    if given is None:
+        return None
+    try:
+        return parse_duration(given).total_seconds()
+    except (ValueError, TypeError) as error:
+        raise Refused(422, f"idempotencyKeyTTL: {error}") from None
+
+
+# -- items ------------------------------------------------------------------------------------------------------------
+
+
+class Item(msgspec.Struct):
+    index: int
+    task: str
+    payload: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    options: dict[str, Any] | None = None
+    error: str | None = None
+
+
+_item = msgspec.json.Decoder(Item)
+
+
+async def items(request: Request) -> Response:
+    """`POST /api/v3/batches/{batch_id}/items`: a stream of items, one JSON object per line, worked off as it comes.
+
+    `?seal=true`: these are the last. `?runs=true`: the reply says what became of each item.
+    """
+    environment = await auth.environment(request)
+    here, batch_id = hub(request), request.path_params["batch_id"]
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/x-ndjson":
+        raise Refused(415, f"items are sent as application/x-ndjson, not {kind or 'without a content type'}")
+    seal, tells_runs = request.query_params.get("seal") == "true", request.query_params.get("runs") == "true"
+    accepted = sent = 0
+    told: list[dict[str, Any]] = []
+    added: engine.ItemsAdded | None = None
+    async for chunk in _chunks(_lines(request), here):
+        added = await _add(here, environment.id, batch_id, chunk)
+        accepted, sent = accepted + added.accepted, sent + len(chunk)
+        if tells_runs:
+            told += [_told_item(item) for item in added.items]
+    if added is None or seal:
+        added = await _add(here, environment.id, batch_id, [], seal=seal)
+    counts = {"itemsAccepted": accepted, "itemsDeduplicated": sent - accepted, "sealed": added.is_sealed}
+    expected = {"runCount": added.run_count, "enqueuedCount": added.item_count, "expectedCount": added.run_count}
+    return reply({"id": batch_id, **counts, **expected} | ({"items": told} if tells_runs else {}))
+
+
+async def _add(
+    here: Hub, environment_id: str, batch_id: str, chunk: list[engine.NewItem], *, seal: bool = False
+) -> engine.ItemsAdded:
+    async with here.database.transaction() as tx:
+        outcome = await engine.add_items(tx, environment_id, batch_id, chunk, seal=seal, why=why, now=here.clock.now())
+    return added(outcome)
+
+
+def _told_item(item: Any) -> dict[str, Any]:
+    if item.run_id is None:
+        return {"index": item.index, "error": item.error}
+    return {"index": item.index, "id": item.run_id} | ({"isCached": True} if item.is_cached else {})
+
+
+async def _chunks(lines: AsyncIterator[tuple[int, bytes]], here: Hub) -> AsyncIterator[list[engine.NewItem]]:
+    chunk: list[engine.NewItem] = []
+    size = 0
+    async for number, line in lines:
+        chunk.append(_read_item(number, line, here.clock.now()))
+        size += len(line)
+        if len(chunk) >= wire.MAX_CHUNK_ITEMS or size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+async def _lines(request: Request) -> AsyncIterator[tuple[int, bytes]]:
+    """The lines that say something, with their numbers. Of one that is too long, its beginning: enough to name it."""
+    line, number = bytearray(), 1
+    try:
+        async for data in request.stream():
+            *whole, rest = data.split(b"\n")
+            for part in whole:
+                line += part[: MAX_ITEM_BYTES + 1 - len(line)]
+                if line.strip():
+                    yield number, bytes(line)
+                line.clear()
+                number += 1
+            line += rest[: MAX_ITEM_BYTES + 1 - len(line)]
+    except ClientDisconnect:
+        raise Refused(400, "the request ended before its body did; send it again") from None
+    if line.strip():
+        yield number, bytes(line)
+
+
+def _read_item(number: int, line: bytes, now: datetime) -> engine.NewItem:
+    if len(line) > MAX_ITEM_BYTES:
+        return _too_large(number, line)
+    try:
+        item = _item.decode(line)
+    except msgspec.ValidationError as error:
+        raise Refused(422, f"line {number}: the item doesn't fit: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(400, f"line {number}: Invalid JSON: {error}") from None
+    if not 0 <= item.index < 2**31:
+        raise Refused(422, f"line {number}: index: a whole number from 0, not {item.index}")
+    return new_item(item, parent_lease=None, trigger_function="batchTrigger", now=now)
+
+
+def _too_large(number: int, line: bytes) -> engine.NewItem:
+    """It fails by itself, provided that its beginning says which one it is, as the official client's does."""
+    begin = line[:4096]
+    index, task = re.search(rb'"index"\s*:\s*(\d{1,9})\b', begin), re.search(rb'"task"\s*:\s*"([^"\\]+)"', begin)
+    if index is None or task is None:
+        raise Refused(413, f"line {number}: an item has at most {MAX_ITEM_BYTES} bytes")
+    why = f"the item has more than {MAX_ITEM_BYTES} bytes, which are the most that are taken"
+    return engine.NewItem(int(index[1]), task[1].decode("utf-8", "replace"), error=why)
+
+
+def new_item(
+    item: Item | wire.BatchItemCall, *, parent_lease: engine.Lease | None, trigger_function: str, now: datetime
+) -> engine.NewItem:
+    """What an item asks for; if it can't be had, an item that fails by itself and says why."""
+    if item.error is not None:
+        return engine.NewItem(item.index, item.task, error=item.error[:MAX_ERROR_CHARS] or "no reason was given")
+    options = item.options or {}
+    try:
+        asked = trigger_request(
+            item.task,
+            payload_text(item.payload, options.get("payloadType")),
+            read_options(item.task, options, now=now),
+            run_id=ids.new("run"),
+            parent_lease=parent_lease,
+            trigger_function=trigger_function,
+        )
+    except Refused as refused:
+        return engine.NewItem(item.index, item.task, error=refused.message[:MAX_ERROR_CHARS])
+    return engine.NewItem(item.index, item.task, asked)
+
+
+def why(task_id: str, outcome: object) -> str:
+    """Why an item has no run: what a single trigger would be told."""
+    if isinstance(outcome, engine.Unstorable):
+        return f"it holds a value that can't be stored: {outcome.problem}"
+    try:
+        triggered(task_id, outcome)
+    except Refused as refused:
+        return refused.message
+    raise AssertionError(outcome)
+
+
+def added(outcome: object) -> engine.ItemsAdded:
+    """What was added; else the refusal that fits the outcome. Nothing here is worth a retry."""
+    match outcome:
+        case engine.ItemsAdded():
+            return outcome
+        case engine.BatchClosed(index=index, is_aborted=True):
+            raise Refused(422, f"item {index} comes too late: the batch was aborted, since its items stopped coming")
+        case engine.BatchClosed(index=index):
+            raise Refused(422, f"item {index} comes too late: the batch is sealed")
+        case engine.Misplaced(index=index, run_count=run_count):
+            raise Refused(422, f"index {index}: the batch was announced with {run_count} items, numbered from 0")
+        case engine.Unknown():
+            raise Refused(422, "there is no such batch")
+        case engine.Stale():
+            raise stale()
+        case _:
+            raise AssertionError(outcome)
+
+
+# -- look -------------------------------------------------------------------------------------------------------------
+
+
+@router.get("/api/v1/batches/{batch_id}")
+@router.get("/api/v2/batches/{batch_id}")
+async def retrieve(request: Request, batch_id: str, environment: Keyed) -> Response:
+    async with hub(request).database.transaction() as tx:
+        batch = await read_batch.batch(tx, environment.id, batch_id)
+        if batch is None:
+            raise not_found()
+        run_ids = await read_batch.run_ids(tx, batch.id)
+        failed = await read_batch.failed_items(tx, batch.id)
+    return reply(render.batch(batch, run_ids, failed))
+
+
+@router.get("/api/v1/batches/{batch_id}/results")
+async def results(request: Request, batch_id: str, environment: Keyed) -> Response:
+    """The items that have ended, in order; `page[after]` an index goes on where a long list was cut."""
+    after = request.query_params.get("page[after]") or "-1"
+    if not re.fullmatch(r"-?\d{1,9}", after):
+        raise Refused(400, f"page[after]: the index of an item, not {after!r}")
+    async with hub(request).database.transaction() as tx:
+        if await read_batch.batch(tx, environment.id, batch_id) is None:
+            raise not_found()
+        page, following = await read_batch.results(tx, batch_id, after=int(after), max_bytes=wire.RESULTS_BYTES)
+    shown = [item for one in page if (item := render.batch_result(one)) is not None]
+    pagination = {} if following is None else {"next": str(following)}
+    return reply({"id": batch_id, "items": shown, "pagination": pagination})
+
+
+def result(one: read_batch.ItemResult) -> wire.BatchResult:
+    """An item's result, as the task that waited for it gets it."""
+    item, run = one.item, one.run
+    if run is None:
+        why = item.error or "its run was deleted"
+        error = TaskError("NotTriggered" if item.error else "NotFound", why)
+        return wire.BatchResult(item.index, item.task_id, item.run_id, error=error)
+    return wire.BatchResult(
+        item.index,
+        item.task_id,
+        run.id,
+        STATUS[RunState(run.state)],
+        msgspec.Raw((run.output or "null").encode()),
+        msgspec.convert(run.error, TaskError) if run.error else None,
+    )
+
+
+routes = [Route("/api/v3/batches/{batch_id}/items", items, methods=["POST"])]
