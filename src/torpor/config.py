@@ -53,6 +53,10 @@ class Settings:
     """How often a worker deletes checkpoint images that no run needs any longer."""
     max_rescues: int = 5
     """A run that was taken back this often in a row, without progress, is a system failure."""
+    retention_days: int = 30
+    """Runs, batches and tokens that ended longer ago are deleted, with all that belongs to them; 0 keeps them for ever."""
+    logs_retention_days: int = 14
+    """What runs that ended longer ago have said is deleted; 0 keeps it as long as the run."""
     criu: str | None = None
     """The criu to use; else one that passes a real dump and restore is looked for."""
     freeze: bool = True

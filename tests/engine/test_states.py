@@ -123,6 +123,7 @@ async def test_a_verb_moves_a_run_only_along_its_edges(world: World, verb: str, 
 def test_every_edge_of_the_table_is_walked_by_some_test():
     walked = {(verb, edge) for (verb, _), edges in EXPECTED.items() for edge in edges.items()}
     walked |= {("finish", (state, RunState.QUEUED)) for state in LEASED}  # test_finish: no delay
+    walked |= {("repair", (state, RunState.QUEUED)) for state in (RunState.SUSPENDED, RunState.PENDING_VERSION)}
     walked |= {("rescue", (state, RunState.CANCELED)) for state in LEASED}  # test_rescue
     walked |= {("collect", (RunState.WAITING, RunState.EXECUTING))}  # test_wait
     walked |= {("collect", (RunState.EXECUTING, RunState.WAITING))}  # test_slots: let go on, but there was no answer

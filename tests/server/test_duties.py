@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -268,3 +269,56 @@ async def test_a_run_that_nobody_takes_says_why_when_workers_had_time_to_be_hear
     await look(here, hands, reach, LEASE_S)
     assert await loops.tell_stranded(here, reach) == [run_id]
     assert await loops.tell_stranded(here, reach) == []
+
+
+# -- repair and retention ---------------------------------------------------------------------------------------------
+
+
+async def test_what_must_not_be_is_put_right_and_told(here: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    run_ids = [await trigger(here) for _ in range(3)]
+    async with here.database.transaction() as tx:
+        await tx.execute("update runs set state = 'pending_version' where id = any($1::text[])", run_ids[:2])
+    assert {fault.id for fault in await loops.repair(here)} == set(run_ids[:2])
+    for run_id in run_ids[:2]:
+        assert f"repaired {run_id}: a run waits for a version that is there" in caplog.text
+    assert await loops.repair(here) == []
+
+
+async def rows(here: Hub, table: str) -> int:
+    async with here.database.transaction() as tx:
+        return int(await tx.fetchval(f"select count(*) from {table}") or 0)
+
+
+async def end_many(here: Hub, count: int) -> None:
+    """So many runs that were canceled, and a log line of each."""
+    for _ in range(count):
+        run_id = await begin(here)
+        line = wire.LogLine(here.clock.now().isoformat(), "info", "hello")
+        await do(here, engine.append, run_id, wire.LogReport(1, 0, [line]))
+        await do(here, engine.cancel, await environment_id(here), run_id)
+        async with here.database.transaction() as tx:
+            await tx.execute(
+                """update runs set state = 'canceled', finished_at = $1, lease_expires_at = null, worker_id = null,
+                       instance_id = null where finished_at is null""",
+                here.clock.now(),
+            )
+
+
+async def test_what_is_over_for_long_is_deleted_in_steps(here: Hub, hands: Hands) -> None:
+    """Logs first, the rest after thirty days; a second pass finds nothing."""
+    await end_many(here, 5)
+    hands.move(15 * 24 * 3600)
+    assert await loops.prune(here, pause_s=0) == 5
+    assert (await rows(here, "runs"), await rows(here, "logs")) == (5, 0)
+    hands.move(16 * 24 * 3600)
+    await loops.prune(here, pause_s=0)
+    assert (await rows(here, "runs"), await rows(here, "events")) == (0, 0)
+    assert await loops.prune(here, pause_s=0) == 0
+
+
+async def test_nothing_is_deleted_when_everything_is_to_be_kept(here: Hub, hands: Hands) -> None:
+    await end_many(here, 1)
+    keeping = Hub(replace(here.settings, retention_days=0, logs_retention_days=0), here.database, hands)
+    hands.move(1000 * 24 * 3600)
+    await loops.prune(keeping, pause_s=0)
+    assert (await rows(here, "runs"), await rows(here, "logs")) == (1, 1)

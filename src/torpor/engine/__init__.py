@@ -20,6 +20,8 @@
     11. finish.py       finish: the run is over, or tried again (end.py: what every end has in common)
     12. cancel.py       cancel: by a user.  rescue.py: rescue, because a lease ran out; take_back_lost: it never arrived
     13. stranded.py     tell_stranded: why nobody can take a queued run
+        repair.py       find_faults, repair: what must not be is put right
+        prune.py        prune_runs and others: what has been over for long is deleted, in small steps
     14. events.py       record, tell: the story.  logs.py: append.  checkpoints.py: keep
     15. read.py         for API and dashboard; writes nothing (read_batch.py: batches and their results)
 
@@ -71,8 +73,20 @@ from torpor.engine.grant import grant
 from torpor.engine.logs import append
 from torpor.engine.outcomes import Blocked, Lease, Ok, Stale, Unknown
 from torpor.engine.payload import PayloadMisfit
+from torpor.engine.prune import (
+    Place,
+    Pruned,
+    prune_batches,
+    prune_keys,
+    prune_logs,
+    prune_runs,
+    prune_tokens,
+    prune_versions,
+    prune_workers,
+)
 from torpor.engine.read import Listing, Page, RunFilter, TokenFilter, TokenView
 from torpor.engine.refuse import refuse
+from torpor.engine.repair import Fault, FaultKind, find_faults, repair
 from torpor.engine.rescue import rescue, take_back_lost
 from torpor.engine.resume import resume, wake
 from torpor.engine.room import QueueFull
@@ -98,6 +112,8 @@ __all__ = [
     "Canceled",
     "Completed",
     "Debounce",
+    "Fault",
+    "FaultKind",
     "Finished",
     "FiredTimers",
     "ItemsAdded",
@@ -108,6 +124,8 @@ __all__ = [
     "Ok",
     "Page",
     "PayloadMisfit",
+    "Place",
+    "Pruned",
     "QueueFull",
     "RunFilter",
     "RunState",
@@ -136,6 +154,7 @@ __all__ = [
     "dequeue",
     "due",
     "ensure_environment",
+    "find_faults",
     "finish",
     "fire_due",
     "grant",
@@ -143,6 +162,13 @@ __all__ = [
     "holds",
     "keep",
     "next_due",
+    "prune_batches",
+    "prune_keys",
+    "prune_logs",
+    "prune_runs",
+    "prune_tokens",
+    "prune_versions",
+    "prune_workers",
     "queues",
     "read",
     "read_batch",
@@ -150,6 +176,7 @@ __all__ = [
     "refuse",
     "register_version",
     "register_worker",
+    "repair",
     "rescue",
     "resume",
     "retry_delay_s",

@@ -63,6 +63,7 @@ EDGES: dict[str, frozenset[tuple[RunState, RunState]]] = {
         for state in (S.DELAYED, S.PENDING_VERSION, S.QUEUED, S.DEQUEUED, S.EXECUTING, S.WAITING, S.SUSPENDED)
     ),
     "release": frozenset({(S.DELAYED, S.QUEUED)}),
+    "repair": frozenset({(S.SUSPENDED, S.QUEUED), (S.PENDING_VERSION, S.QUEUED)}),
     "rescue": frozenset((state, to) for state in LEASED for to in (S.QUEUED, S.SYSTEM_FAILURE, S.CANCELED)),
 }
 """Which verb may move a run along which edge; the verb x state test crosses them all."""

@@ -1,5 +1,5 @@
 """The server's duties that nobody asks for: fire what is due, take back runs whose worker fell silent, say why a run is
-not taken.
+not taken, put right what must not be, delete what is old.
 
 Every server of a fleet does them all; the verbs claim rows with SKIP LOCKED, so there is no leader to lose. A duty is a
 plain `step`, which tests call directly.
@@ -16,6 +16,7 @@ from torpor import engine
 from torpor.durations import parse_instant
 from torpor.engine import read
 from torpor.server.hub import Hub
+from torpor.server.pruning import prune
 from torpor.server.reach import Reach
 from torpor.server.timers import Timers
 from torpor.server.wakeups import Ear
@@ -29,6 +30,8 @@ SHORTEST_SLEEP_S = 0.002
 RESCUE_INTERVAL_S = 2.0
 STRANDED_INTERVAL_S = 30.0
 ABORT_INTERVAL_S = 60.0
+REPAIR_INTERVAL_S = 600.0
+PRUNE_INTERVAL_S = 600.0
 PAUSE_S = 1.0
 """After a step that the database did not let through."""
 TROUBLE = (DatabaseDown, asyncpg.PostgresError)
@@ -44,6 +47,8 @@ async def run_all(here: Hub) -> None:
         duties.create_task(every(RESCUE_INTERVAL_S, lambda: rescue(here, reach)), name="rescue")
         duties.create_task(every(STRANDED_INTERVAL_S, lambda: tell_stranded(here, reach)), name="tell stranded")
         duties.create_task(every(ABORT_INTERVAL_S, lambda: abort_batches(here)), name="abort batches")
+        duties.create_task(every(REPAIR_INTERVAL_S, lambda: repair(here)), name="repair")
+        duties.create_task(every(PRUNE_INTERVAL_S, lambda: prune(here)), name="prune")
 
 
 def watch(here: Hub) -> Reach:
@@ -167,3 +172,20 @@ async def abort_batches(here: Hub) -> list[str]:
         aborted += some
         if not some:
             return aborted
+
+
+async def repair(here: Hub) -> list[engine.Fault]:
+    """Look at everything that lives, now and at start-up, and put right what must not be. Returns what was found."""
+    repaired: list[engine.Fault] = []
+    place: str | None = ""
+    while place is not None:
+        async with here.database.transaction() as tx:
+            look = await engine.find_faults(tx, place=place, now=here.clock.now())
+        for fault in look.faults:
+            async with here.database.transaction() as tx:
+                is_done = await engine.repair(tx, fault, now=here.clock.now())
+            if is_done:
+                log.warning("repaired %s: %s", fault.id, fault.kind)
+                repaired.append(fault)
+        place = look.place
+    return repaired

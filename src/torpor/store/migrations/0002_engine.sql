@@ -118,6 +118,10 @@ create index runs_living on runs (id) where finished_at is null;
 -- prune: what has been over for long.
 create index runs_ended on runs (finished_at, id) where finished_at is not null;
 
+-- prune: which objects of the object store are in use. Few rows have any.
+create index runs_payload_objects on runs (payload_object) where payload_object is not null;
+create index runs_output_objects on runs (output_object) where output_object is not null;
+
 -- prune deletes a run's rows before the run itself. A token stays when somebody may still answer it.
 alter table waitpoints drop constraint waitpoints_created_by_run_id_fkey,
     add constraint waitpoints_created_by_run_id_fkey foreign key (created_by_run_id) references runs on delete set null;
@@ -157,6 +161,7 @@ alter table waitpoints
     drop constraint waitpoints_time,
     -- fire_due: a time without a deadline would never fire.
     add constraint waitpoints_time check (kind <> 'time' or due_at is not null);
+create index waitpoints_objects on waitpoints (output_object) where output_object is not null;
 create unique index waitpoints_of_batch on waitpoints (batch_id) where batch_id is not null;
 
 -- Many runs triggered together. Its waitpoint is there from the start; when the last run has ended, the timers complete
@@ -186,6 +191,8 @@ create table batches (
 );
 create unique index batches_idempotency on batches (environment_id, idempotency_key) where idempotency_key is not null;
 create unique index batches_waitpoint on batches (waitpoint_id);
+-- repair: batches that wait for runs.
+create index batches_pending on batches (id) where completed_at is null;
 -- prune: what has been over for long.
 create index batches_done on batches (completed_at) where completed_at is not null;
 -- fire_due: batches whose waitpoint is to be completed.
