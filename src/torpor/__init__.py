@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from torpor.sdk.client import AsyncClient, Client
     from torpor.sdk.context import current
     from torpor.sdk.logger import logger
+    from torpor.sdk.queue import Queue
     from torpor.sdk.retry import Retry
     from torpor.sdk.runs import Run
     from torpor.sdk.task import Task, task
@@ -53,6 +54,7 @@ __all__ = [
     "NotYet",
     "OutputError",
     "PayloadError",
+    "Queue",
     "Retry",
     "Run",
     "RunFailed",
@@ -73,6 +75,7 @@ _HOMES = {
     "torpor.sdk.client": ("AsyncClient", "Client"),
     "torpor.sdk.context": ("current",),
     "torpor.sdk.logger": ("logger",),
+    "torpor.sdk.queue": ("Queue",),
     "torpor.sdk.retry": ("Retry",),
     "torpor.sdk.runs": ("Run",),
     "torpor.sdk.task": ("Task", "task"),

@@ -59,8 +59,8 @@ async def test_every_task_has_a_queue_and_declared_ones_have_their_limits(world:
     tasks = [manifest("send", queue=emails), manifest("hello")]
     await world.do(engine.register_version, world.environment_id, VersionReport("w1", "v2", tasks, [emails]))
     async with world.db.transaction() as tx:
-        views = await read.queues(tx, world.environment_id, limit=10)
-    told = [(view.queue.name, view.queue.kind, view.queue.concurrency_limit) for view in views]
+        views = await read.queues(tx, world.environment_id)
+    told = [(view.queue.name, view.queue.kind, view.queue.concurrency_limit) for view in views.items]
     assert told == [("emails", "custom", 5), ("task/hello", "task", None), ("task/send", "task", None)]
 
 

@@ -1,7 +1,7 @@
 """A worker without processes: it says what a real one would say, when the test wants it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import httpx2
@@ -9,7 +9,7 @@ import msgspec
 
 from torpor import ids
 from torpor.wire import http as wire
-from torpor.wire.runner import NewWait, RetryPolicy, TaskError, TaskManifest
+from torpor.wire.runner import NewWait, QueueManifest, RetryPolicy, TaskError, TaskManifest
 
 ReplyT = TypeVar("ReplyT")
 
@@ -65,10 +65,10 @@ class FakeWorker:
         assert response.status_code == 200, f"{path}: {response.status_code} {response.text}"
         return msgspec.json.decode(response.content, type=reply)
 
-    async def come_up(self, tasks: list[TaskManifest] = TASKS) -> wire.Welcome:
+    async def come_up(self, tasks: list[TaskManifest] = TASKS, queues: Sequence[QueueManifest] = ()) -> wire.Welcome:
         intro = wire.Introduction(self.worker_id, self.instance_id, "host", 10, True, {"criu": "4.2"})
         welcome = await self.say("hello", intro, wire.Welcome)
-        await self.say("versions", wire.VersionReport(self.worker_id, VERSION, tasks), wire.VersionAccepted)
+        await self.say("versions", wire.VersionReport(self.worker_id, VERSION, tasks, [*queues]), wire.VersionAccepted)
         return welcome
 
     async def dequeue(

@@ -23,6 +23,7 @@ from torpor.store.records import (
 
 __all__ = [
     "Listing",
+    "Numbered",
     "Page",
     "QueueView",
     "RunFilter",
@@ -38,7 +39,6 @@ __all__ = [
     "logs",
     "next_due",
     "queue",
-    "queue_count",
     "queue_names",
     "queues",
     "run",
@@ -73,6 +73,16 @@ class Listing(Generic[T]):
     items: list[T]
     next: str | None
     previous: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered(Generic[T]):
+    """One page of a list whose pages have numbers, from 1, and how many items there are in all."""
+
+    items: list[T]
+    page: int
+    size: int
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,17 +158,16 @@ async def environment(tx: Transaction, environment_id: str) -> Environment:
     return Environment.of(await tx.fetchrow("select * from environments where id = $1", environment_id))
 
 
-async def queues(tx: Transaction, environment_id: str, *, limit: int, offset: int = 0) -> list[QueueView]:
+async def queues(tx: Transaction, environment_id: str, *, page: int = 1, size: int = 100) -> Numbered[QueueView]:
     """Queues by name, with what they hold."""
+    count = await tx.fetchval("select count(*) from queues where environment_id = $1", environment_id)
     rows = await tx.fetch(
-        "select * from queues where environment_id = $1 order by name limit $2 offset $3", environment_id, limit, offset
+        "select * from queues where environment_id = $1 order by name limit $2 offset $3",
+        environment_id,
+        size,
+        (page - 1) * size,
     )
-    return await _queue_views(tx, environment_id, [Queue.of(row) for row in rows])
-
-
-async def queue_count(tx: Transaction, environment_id: str) -> int:
-    """How many queues there are."""
-    return await tx.fetchval("select count(*) from queues where environment_id = $1", environment_id) or 0
+    return Numbered(await _queue_views(tx, environment_id, [Queue.of(row) for row in rows]), page, size, count or 0)
 
 
 async def queue(

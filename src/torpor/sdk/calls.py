@@ -152,6 +152,30 @@ def complete(token_id: str, data: Any) -> Call:
     return post(f"/api/v1/waitpoints/tokens/{segment(token_id)}/complete", {"data": data})
 
 
+def queue(queue: str, what: str | None = None, **body: Any) -> Call:
+    # A name may hold a slash, and paths are decoded before they are routed: so it is encoded twice.
+    path = f"/api/v1/queues/{segment(segment(queue))}"
+    return get(path, {}) if what is None else post(f"{path}/{what}", body)
+
+
+_ENVIRONMENT = {
+    "concurrency_limit": "concurrencyLimit",
+    "burst_factor": "burstFactor",
+    "max_queued": "maxQueued",
+    "accepts_unknown_tasks": "acceptsUnknownTasks",
+    "paused": "paused",
+}
+
+
+def environment(changes: Json) -> Call:
+    unknown = changes.keys() - _ENVIRONMENT.keys()
+    if unknown:
+        raise TypeError(f"an environment has no {sorted(unknown)[0]!r}; there are: {', '.join(_ENVIRONMENT)}")
+    if not changes:
+        return get("/api/v1/environment", {})
+    return post("/api/v1/environment", {_ENVIRONMENT[name]: value for name, value in changes.items()})
+
+
 def segment(text: str) -> str:
     return quote(text, safe="")
 
@@ -170,6 +194,20 @@ class Pages:
     def read(self, page: Json) -> list[Json]:
         after = page["pagination"].get("next")
         self.call = get(self._path, {**self._query, "page[after]": after}) if after else None
+        return page["data"]
+
+
+class Numbered:
+    """A listing whose pages have numbers."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.call: Call | None = get(path, {"page": 1, "perPage": 100})
+
+    def read(self, page: Json) -> list[Json]:
+        told = page["pagination"]
+        after = told["currentPage"] + 1
+        self.call = get(self._path, {"page": after, "perPage": 100}) if after <= told["totalPages"] else None
         return page["data"]
 
 

@@ -65,7 +65,7 @@ class Client:
                 return attempts.value
             time.sleep(pause)
 
-    def _each(self, pages: calls.Pages | calls.Story) -> Iterator[Json]:
+    def _each(self, pages: calls.Pages | calls.Numbered | calls.Story) -> Iterator[Json]:
         while call := pages.call:
             yield from pages.read(self._do(call))
 
@@ -152,6 +152,36 @@ class Client:
         """The workers, and what each can do."""
         return self._do(calls.get("/api/v1/workers"))["data"]
 
+    def queues(self) -> Iterator[Json]:
+        """All queues: their limits, how many runs stand in them and work."""
+        return self._each(calls.Numbered("/api/v1/queues"))
+
+    def queue(self, queue: str) -> Json:
+        """One queue, by its name or id; a task's own by the task's id."""
+        return self._do(calls.queue(queue))
+
+    def pause_queue(self, queue: str) -> Json:
+        """Hand out no more runs of it. Those that work go on."""
+        return self._do(calls.queue(queue, "pause", action="pause"))
+
+    def resume_queue(self, queue: str) -> Json:
+        """Hand out its runs again."""
+        return self._do(calls.queue(queue, "pause", action="resume"))
+
+    def limit_queue(self, queue: str, concurrency_limit: int) -> Json:
+        """Another limit than the declared one, until `reset_queue`."""
+        return self._do(calls.queue(queue, "concurrency/override", concurrencyLimit=concurrency_limit))
+
+    def reset_queue(self, queue: str) -> Json:
+        """Back to the limit that its code declares."""
+        return self._do(calls.queue(queue, "concurrency/reset"))
+
+    def environment(self, **changes: Any) -> Json:
+        """What the environment allows; with `concurrency_limit`, `burst_factor`, `max_queued`, `accepts_unknown_tasks` or
+        `paused`, that is set first. None takes a limit away.
+        """
+        return self._do(calls.environment(changes))
+
 
 class AsyncClient:
     """The API, for asyncio. The same calls as `Client`, awaited; listings are async iterators.
@@ -193,7 +223,7 @@ class AsyncClient:
                 return attempts.value
             await asyncio.sleep(pause)
 
-    async def _each(self, pages: calls.Pages | calls.Story) -> AsyncIterator[Json]:
+    async def _each(self, pages: calls.Pages | calls.Numbered | calls.Story) -> AsyncIterator[Json]:
         while call := pages.call:
             for item in pages.read(await self._do(call)):
                 yield item
@@ -270,3 +300,33 @@ class AsyncClient:
     async def workers(self) -> list[Json]:
         """As `Client.workers`."""
         return (await self._do(calls.get("/api/v1/workers")))["data"]
+
+    def queues(self) -> AsyncIterator[Json]:
+        """All queues: their limits, how many runs stand in them and work."""
+        return self._each(calls.Numbered("/api/v1/queues"))
+
+    async def queue(self, queue: str) -> Json:
+        """One queue, by its name or id; a task's own by the task's id."""
+        return await self._do(calls.queue(queue))
+
+    async def pause_queue(self, queue: str) -> Json:
+        """Hand out no more runs of it. Those that work go on."""
+        return await self._do(calls.queue(queue, "pause", action="pause"))
+
+    async def resume_queue(self, queue: str) -> Json:
+        """Hand out its runs again."""
+        return await self._do(calls.queue(queue, "pause", action="resume"))
+
+    async def limit_queue(self, queue: str, concurrency_limit: int) -> Json:
+        """Another limit than the declared one, until `reset_queue`."""
+        return await self._do(calls.queue(queue, "concurrency/override", concurrencyLimit=concurrency_limit))
+
+    async def reset_queue(self, queue: str) -> Json:
+        """Back to the limit that its code declares."""
+        return await self._do(calls.queue(queue, "concurrency/reset"))
+
+    async def environment(self, **changes: Any) -> Json:
+        """What the environment allows; with `concurrency_limit`, `burst_factor`, `max_queued`, `accepts_unknown_tasks` or
+        `paused`, that is set first. None takes a limit away.
+        """
+        return await self._do(calls.environment(changes))

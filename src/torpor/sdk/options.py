@@ -7,6 +7,7 @@ from typing import Any, TypedDict
 
 from torpor.durations import parse_duration
 from torpor.errors import NotYet
+from torpor.sdk.queue import Queue
 
 Duration = str | float | timedelta
 
@@ -36,11 +37,12 @@ class Options(TypedDict, total=False):
 
 
 class Settings(TypedDict, total=False):
-    """What `@task(...)` takes besides `id` and `retry`: refused with NotYet until it works."""
+    """What `@task(...)` takes besides `id` and `retry`. `machine` is refused with NotYet until it works."""
 
-    queue: Any
-    machine: str
+    queue: Queue
+    ttl: Duration
     max_duration: Duration
+    machine: str
 
 
 _WORKING = ("delay", "idempotency_key", "tags", "metadata", "max_attempts")

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, Unpack, cast, overload
 
 from torpor import ids
+from torpor.durations import parse_duration
 from torpor.errors import ConfigError, NotYet
 from torpor.sdk import running
 from torpor.sdk.options import Options, Settings, refuse, to_api
 from torpor.sdk.payload import Signature
+from torpor.sdk.queue import Queue
 from torpor.sdk.retry import Retry
 from torpor.sdk.runs import Run
 from torpor.wire.runner import TaskManifest
@@ -165,7 +167,9 @@ class Task(_Doors[P, R]):
     __qualname__: str
     """The function's own, like its docstring: by update_wrapper."""
 
-    def __init__(self, function: Callable[P, Any], *, id: str | None = None, retry: Retry | None = None) -> None:
+    def __init__(
+        self, function: Callable[P, Any], *, id: str | None = None, retry: Retry | None = None, **settings: Any
+    ) -> None:
         functools.update_wrapper(cast("Any", self), function)
         name = getattr(function, "__name__", None)
         if id is None and (name is None or name == "<lambda>"):
@@ -174,6 +178,9 @@ class Task(_Doors[P, R]):
         self.function = function
         self.is_async: bool = inspect.iscoroutinefunction(function)
         self.retry = retry if retry is not None else Retry()
+        self.queue: Queue | None = settings.get("queue")
+        self.ttl_s = _seconds("ttl", settings.get("ttl"))
+        self.max_duration_s = _seconds("max_duration", settings.get("max_duration"))
         self.signature = Signature(function, f"task {self.id!r}")
         self._task, self._options = self, {}
         _register(self)
@@ -211,7 +218,19 @@ class Task(_Doors[P, R]):
         file, line = self.place
         doc = inspect.getdoc(self.function)
         schema, policy = self.signature.schema(), self.retry.policy
-        return TaskManifest(self.id, file, line, self.is_async, self.signature.rule, schema, policy, doc)
+        return TaskManifest(
+            self.id,
+            file,
+            line,
+            self.is_async,
+            self.signature.rule,
+            schema,
+            policy,
+            doc,
+            queue=self.queue.manifest if self.queue else None,
+            ttl_s=self.ttl_s,
+            max_duration_s=self.max_duration_s,
+        )
 
     @property
     def place(self) -> tuple[str, int]:
@@ -309,8 +328,8 @@ class BlockingDoors(Generic[P, R]):
 class _Decorator:
     """`@task(...)` with arguments."""
 
-    def __init__(self, id: str | None, retry: Retry | None) -> None:
-        self._id, self._retry = id, retry
+    def __init__(self, id: str | None, retry: Retry | None, settings: dict[str, Any]) -> None:
+        self._id, self._retry, self._settings = id, retry, settings
 
     @overload
     def __call__(  # pyright: ignore[reportOverlappingOverload] - a coroutine function is a function, too
@@ -320,7 +339,7 @@ class _Decorator:
     def __call__(self, function: Callable[P, R], /) -> SyncTask[P, R]: ...
     def __call__(self, function: Callable[..., Any], /) -> Any:
         kind = AsyncTask if inspect.iscoroutinefunction(function) else SyncTask
-        return kind(function, id=self._id, retry=self._retry)
+        return kind(function, id=self._id, retry=self._retry, **self._settings)
 
 
 @overload
@@ -345,6 +364,9 @@ def task(
         function: with named parameters only; their annotations are what payloads are checked against.
         id: the task's name on the server. Default: the function's name.
         retry: how failed attempts are tried again. Default: three attempts.
+        queue: the `Queue` in which its runs line up. Default: one of its own, without a limit.
+        ttl: a run that nobody has started after so long is expired: text such as "1h", seconds, or a timedelta.
+        max_duration: an attempt that has worked for longer, waits not counted, is ended.
 
     Raises:
         TypeError: the function can't be a task, or there is no such setting.
@@ -360,15 +382,30 @@ def task(
         >>> asyncio.run(area(3, 2))
         6
     """
-    refuse(settings, (), tuple(Settings.__annotations__), "@task", ("id", "retry"))
+    refuse(settings, ("queue", "ttl", "max_duration"), tuple(Settings.__annotations__), "@task", ("id", "retry"))
+    if settings.get("queue") is not None and not isinstance(settings["queue"], Queue):
+        raise TypeError(f"@task(queue={settings['queue']!r}): a Queue(…) is needed")
     if retry is not None and not isinstance(retry, Retry):
         raise TypeError(f"@task(retry={retry!r}): a Retry(...) is needed")
-    decorator = _Decorator(id, retry)
+    decorator = _Decorator(id, retry, settings)
     if function is None:
         return decorator
     if not callable(function):
         raise TypeError(f"@task takes a function, not {function!r}; name a task with @task(id=…)")
     return decorator(function)
+
+
+def _seconds(name: str, given: Any) -> float | None:
+    """A duration of `@task(…)`."""
+    if given is None:
+        return None
+    try:
+        seconds = parse_duration(given).total_seconds()
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"@task({name}={given!r}): {error}") from None
+    if seconds <= 0:
+        raise ValueError(f"@task({name}={given!r}): it must be longer than nothing")
+    return seconds
 
 
 _REGISTRY: dict[str, Task[..., Any]] = {}

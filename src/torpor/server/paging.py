@@ -12,7 +12,7 @@ from typing import Any
 from starlette.datastructures import QueryParams
 
 from torpor.durations import parse_duration, parse_instant
-from torpor.engine.read import Listing, Page
+from torpor.engine.read import Listing, Numbered, Page
 from torpor.server.errors import Refused
 
 DEFAULT_SIZE = 25
@@ -95,3 +95,22 @@ def refuse_filters(query: QueryParams, known: frozenset[str]) -> None:
     for name in query:
         if name.startswith("filter[") and name not in known:
             raise Refused(422, f"{name} is not supported yet")
+
+
+# -- pages with numbers -----------------------------------------------------------------------------------------------
+
+
+def read_number(query: QueryParams, default_size: int) -> tuple[int, int]:
+    """`page`, from 1, and `perPage`."""
+    page, size = query.get("page", "1"), query.get("perPage", str(default_size))
+    if not page.isdecimal() or not 1 <= int(page) <= 1_000_000:
+        raise Refused(400, f"page: a whole number from 1, not {page!r}")
+    if not size.isdecimal() or not 1 <= int(size) <= MAX_SIZE:
+        raise Refused(400, f"perPage: a whole number from 1 to {MAX_SIZE}, not {size!r}")
+    return int(page), int(size)
+
+
+def numbered_reply(items: list[dict[str, Any]], page: Numbered[Any]) -> dict[str, Any]:
+    """A page of rendered rows, and how many pages and rows there are."""
+    pages = max(1, -(-page.count // page.size))
+    return {"data": items, "pagination": {"currentPage": page.page, "totalPages": pages, "count": page.count}}

@@ -161,7 +161,7 @@ class Supervisor:
                     del self._versions[name]
                 self._versions[project.version] = version
             version = self._versions[project.version]
-            report = http.VersionReport(self._worker_id, version.name, version.tasks)
+            report = http.VersionReport(self._worker_id, version.name, version.tasks, version.queues)
             await self._house.link.send("versions", report, http.VersionAccepted)
             version.fork_ahead()
             self._house.room.set()

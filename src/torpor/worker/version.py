@@ -59,6 +59,7 @@ class Version:
         self.project = project
         self.name = project.version
         self.tasks: list[wire.TaskManifest] = []
+        self.queues: list[wire.QueueManifest] = []
         self.import_ms = 0.0
         self._run_root = run_root
         self._isolated = isolated
@@ -170,15 +171,13 @@ class Version:
                 f"the files of version {self.name} have changed since; they are being imported as a new one"
             )
         ready = await self._launch()
-        if ready.threads > 1 and not self._bare:
-            self.tasks = ready.tasks
-            self.import_ms = ready.import_ms
+        if self._bare:
+            return
+        self.tasks, self.queues, self.import_ms = ready.tasks, ready.queues, ready.import_ms
+        if ready.threads > 1:
             self._bare = True
             self._stop_zygote()
             await self._launch()
-        elif not self._bare:
-            self.tasks = ready.tasks
-            self.import_ms = ready.import_ms
 
     async def _launch(self) -> wire.ZygoteReady:
         ours, theirs = socket.socketpair()

@@ -84,10 +84,11 @@ def _introduce(control: socket.socket, import_ms: float) -> bool:
         return os.waitpid(child, 0)[1] == 0
     status = 1
     try:
-        from torpor.sdk import task
+        from torpor.sdk import queue, task
 
         manifests = [each.manifest() for each in task.registry().values()]
-        _say(control, wire.ZygoteReady(manifests, threads, import_ms))
+        queues = [each.manifest for each in queue.registry()]
+        _say(control, wire.ZygoteReady(manifests, threads, import_ms, queues))
         status = 0
     except TypeError as error:  # an annotation has no JSON schema
         _say(control, wire.ImportFailed(_told(error)))
