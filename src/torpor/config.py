@@ -51,6 +51,9 @@ class Settings:
     """After a freeze that failed: how long the run is held before the next try (doubled each time, up to ten minutes)."""
     tidy_interval_s: float = 60.0
     """How often a worker deletes checkpoint images that no run needs any longer."""
+    cancel_grace_s: float = 30.0
+    """How long a run's process may take to end by itself after a cancel; then its worker kills it. Less than a
+    minute: after that the server ends the run without its worker."""
     max_rescues: int = 5
     """A run that was taken back this often in a row, without progress, is a system failure."""
     retention_days: int = 30

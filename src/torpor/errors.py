@@ -18,6 +18,8 @@ Exception
     ConnectionFailed             the server could not be reached
     CriuError                    CRIU could not dump or restore; `.reason` is in plain words
     ImageDamaged                 a checkpoint image failed verification; it is never restored
+BaseException
+  RunCanceled                    the run was asked to end (sync tasks; async ones get asyncio.CancelledError)
 """
 
 from typing import Any
@@ -285,3 +287,32 @@ class CriuError(TorporError):
 
 class ImageDamaged(TorporError):
     """A checkpoint image failed verification: it was changed, cut short or isn't ours. It is never restored."""
+
+
+class RunCanceled(BaseException):
+    """Raised in a sync task when its run is canceled: in the wait that it is blocked in, or wherever its main thread is.
+
+    Clean up in `finally` or an `on_cancel` hook, and let it pass: the run is canceled in any case, and its process is killed
+    30 seconds after the request. Like KeyboardInterrupt it is no Exception, so that `except Exception` doesn't stop it.
+    Async tasks get asyncio.CancelledError instead.
+
+    Attributes:
+        reason: what was said with the request.
+
+    Example:
+        >>> from torpor import task
+        >>> @task
+        ... def crawl(urls: list[str]) -> int:
+        ...     done = 0
+        ...     try:
+        ...         for url in urls:
+        ...             done += 1
+        ...     except RunCanceled:
+        ...         print(f"canceled after {done}")
+        ...         raise
+        ...     return done
+    """
+
+    def __init__(self, reason: str | None = None) -> None:
+        super().__init__(reason or "the run was canceled")
+        self.reason = reason

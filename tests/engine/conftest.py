@@ -263,12 +263,15 @@ class World:
                 await self.finish(lease, "crashed", retryable=False)
             case RunState.CANCELED:
                 lease = await self.begin()
-                await self.do(engine.cancel, self.environment_id, lease.run_id)
+                await self.do(engine.cancel, self.environment_id, lease.run_id, at_once=True)
             case RunState.SYSTEM_FAILURE:
                 lease = await self.begin()
                 self.later(31)
                 await self.do(engine.rescue, max_rescues=0)
-            case RunState.TIMED_OUT | RunState.EXPIRED:  # no verb yet leads there
+            case RunState.TIMED_OUT:
+                lease = await self.begin()
+                await self.finish(lease, "timed_out")
+            case RunState.EXPIRED:  # no verb yet leads there
                 lease = await self.begin()
                 await self.finish(lease)
                 await self._set_state(lease, state, "output = null")

@@ -1,4 +1,4 @@
-"""Ends, retries, rescues, cancels."""
+"""Ends, retries, rescues."""
 
 from datetime import timedelta
 
@@ -69,7 +69,7 @@ async def test_without_a_delay_a_failed_attempt_is_queued_at_once(world: World):
         lease = await world.run_in(state)
         assert (await world.fail(lease)).state == RunState.QUEUED
         assert (await world.run(lease.run_id)).state == RunState.QUEUED
-        await world.do(engine.cancel, world.environment_id, lease.run_id)
+        await world.do(engine.cancel, world.environment_id, lease.run_id, at_once=True)
 
 
 async def test_what_is_not_retryable_fails_at_the_first_attempt(world: World):
@@ -170,7 +170,7 @@ async def test_progress_forgives_earlier_rescues(world: World):
 
 async def test_a_heartbeat_renews_the_lease_and_tells_what_is_over(world: World):
     kept, lost = await world.begin(), await world.begin()
-    await world.do(engine.cancel, world.environment_id, lost.run_id)
+    await world.do(engine.cancel, world.environment_id, lost.run_id, at_once=True)
     world.later(29)
     held = [HeldLease(kept.run_id, kept.number), HeldLease(lost.run_id, lost.number), HeldLease("run_x", 1)]
     reply = await world.do(engine.heartbeat, "w1", "i1", held, lease_s=30)
@@ -192,21 +192,7 @@ async def test_a_new_instance_takes_its_formers_runs_back_at_once(world: World):
     assert len(await world.dequeue()) == 1
 
 
-# -- cancel, refuse ----------------------------------------------------------------------------------------------------
-
-
-async def test_cancel_tells_the_worker_and_is_repeatable(world: World):
-    heard: list[object] = []
-    await world.db.listen(lambda kind, data: heard.append((kind, data)))
-    lease = await world.begin()
-    assert await world.do(engine.cancel, world.environment_id, lease.run_id, reason="no") == engine.Canceled()
-    again = await world.do(engine.cancel, world.environment_id, lease.run_id)
-    assert again == engine.AlreadyEnded(RunState.CANCELED)
-    assert await world.do(engine.cancel, "env_other", lease.run_id) == engine.Unknown()
-    async with world.db.transaction() as tx:
-        await tx.fetchval("select 1")
-    news = {"worker_id": "w1", "run_id": lease.run_id, "lease": lease.number, "kind": "stale"}
-    assert ("news", news) in heard
+# -- refuse ----------------------------------------------------------------------------------------------------
 
 
 async def test_a_refused_start_goes_back_without_using_an_attempt(world: World):

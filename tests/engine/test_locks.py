@@ -238,7 +238,7 @@ async def test_one_idempotency_key_makes_one_run_of_two_triggers_at_once(world: 
 async def test_a_child_is_not_triggered_by_a_process_whose_lease_is_being_ended(world: World):
     lease = await world.begin()
     async with world.db.transaction() as tx:
-        await engine.cancel(tx, world.environment_id, lease.run_id, now=world.now)
+        await engine.cancel(tx, world.environment_id, lease.run_id, at_once=True, now=world.now)
         request = engine.TriggerRequest("hello", parent_lease=lease)
         async with meanwhile(world, world.do(engine.trigger, world.environment_id, request)) as (triggering,):
             pass

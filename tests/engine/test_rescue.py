@@ -74,7 +74,7 @@ async def test_a_canceled_run_that_is_taken_back_is_canceled(world: World):
     world.later(31)
     assert await rescue(world) == [lease.run_id]
     assert (await world.run(lease.run_id)).state == RunState.CANCELED
-    assert (await world.story(lease.run_id))[-1].data == {"reason": "enough"}
+    assert (await world.story(lease.run_id))[-1].data == {"reason": "enough", "note": "its worker went silent"}
 
 
 async def test_a_worker_that_does_not_end_a_canceled_run_loses_it(world: World):

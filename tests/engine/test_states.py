@@ -41,6 +41,25 @@ async def _rescue_once_too_often(world: World, lease: Lease) -> Any:
     return await world.do(engine.rescue, max_rescues=0)
 
 
+async def _asked_to_end(world: World, lease: Lease) -> None:
+    await world.do(engine.cancel, world.environment_id, lease.run_id)
+
+
+async def _rescue_canceled(world: World, lease: Lease) -> Any:
+    await _asked_to_end(world, lease)
+    return await _rescue(world, lease)
+
+
+async def _refuse_canceled(world: World, lease: Lease) -> Any:
+    await _asked_to_end(world, lease)
+    return await _refuse(world, lease)
+
+
+async def _finish_canceled(world: World, lease: Lease) -> Any:
+    await _asked_to_end(world, lease)
+    return await world.finish(lease)
+
+
 async def _refuse(world: World, lease: Lease, **more: Any) -> Any:
     return await world.do(engine.refuse, lease, Refusal(lease.number, "no room"), **more)
 
@@ -64,7 +83,10 @@ CALLS: list[tuple[str, str, Verb]] = [
     ("finish", "failed for good", lambda w, x: w.fail(x, retryable=False)),
     ("finish", "crashed", lambda w, x: w.finish(x, "crashed")),
     ("finish", "crashed for good", lambda w, x: w.finish(x, "crashed", retryable=False)),
+    ("finish", "timed out", lambda w, x: w.finish(x, "timed_out")),
+    ("finish", "canceled", lambda w, x: w.finish(x, "canceled")),
     ("cancel", "", lambda w, x: w.do(engine.cancel, w.environment_id, x.run_id)),
+    ("cancel", "at once", lambda w, x: w.do(engine.cancel, w.environment_id, x.run_id, at_once=True)),
     ("rescue", "", _rescue),
     ("rescue", "once too often", _rescue_once_too_often),
 ]
@@ -85,7 +107,10 @@ EXPECTED: dict[tuple[str, str], dict[RunState, RunState]] = {
     ("finish", "failed for good"): dict.fromkeys(LEASED, RunState.FAILED),
     ("finish", "crashed"): dict.fromkeys(LEASED, RunState.QUEUED),
     ("finish", "crashed for good"): dict.fromkeys(LEASED, RunState.CRASHED),
-    ("cancel", ""): {state: RunState.CANCELED for state in RunState if state not in ENDS},
+    ("finish", "timed out"): dict.fromkeys(LEASED, RunState.TIMED_OUT),
+    ("finish", "canceled"): dict.fromkeys(LEASED, RunState.CANCELED),
+    ("cancel", ""): {state: RunState.CANCELED for state in RunState if state not in ENDS | LEASED},
+    ("cancel", "at once"): {state: RunState.CANCELED for state in RunState if state not in ENDS},
     ("rescue", ""): dict.fromkeys(LEASED, RunState.QUEUED),
     ("rescue", "once too often"): dict.fromkeys(LEASED, RunState.SYSTEM_FAILURE),
 }
@@ -130,6 +155,9 @@ def test_every_edge_of_the_table_is_walked_by_some_test():
     walked |= {("grant", (RunState.WAITING, RunState.EXECUTING))}  # test_slots
     walked |= {("suspend", (RunState.WAITING, RunState.QUEUED))}  # test_slots: frozen while it stands in line
     walked |= {("refuse", (RunState.DEQUEUED, RunState.CRASHED))}  # test_checkpoints
+    canceled = {("refuse", (RunState.DEQUEUED, RunState.CANCELED))}
+    canceled |= {(verb, (state, RunState.CANCELED)) for verb in ("rescue",) for state in LEASED}
+    walked |= canceled  # below
     assert {(verb, edge) for verb, edges in EDGES.items() for edge in edges} == walked
 
 
@@ -162,6 +190,23 @@ async def test_another_lease_is_stale_and_changes_nothing(
     assert outcome == engine.Stale(before.lease)
     assert await world.run(lease.run_id) == before
     assert await world.story(lease.run_id) == told
+
+
+@pytest.mark.parametrize("state", sorted(LEASED))
+@pytest.mark.parametrize("verb", [_finish_canceled, _rescue_canceled])
+async def test_whatever_ends_the_lease_of_a_run_that_was_asked_to_end_cancels_it(
+    world: World, verb: Verb, state: RunState
+):
+    lease = await world.run_in(state)
+    await verb(world, lease)
+    run = await world.run(lease.run_id)
+    assert (run.state, run.lease) == (RunState.CANCELED, lease.number + 1)
+
+
+async def test_a_refused_run_that_was_asked_to_end_is_canceled(world: World):
+    lease = await world.run_in(RunState.DEQUEUED)
+    await _refuse_canceled(world, lease)
+    assert (await world.run(lease.run_id)).state == RunState.CANCELED
 
 
 async def test_nobody_holds_a_run_that_was_never_handed_out(world: World):

@@ -69,6 +69,7 @@ class Stack:
             "TORPOR_HOLD_CHILD_S": "0.1",
             "TORPOR_FREEZE_RETRY_S": "0.5",
             "TORPOR_TIDY_INTERVAL_S": "0.5",
+            "TORPOR_CANCEL_GRACE_S": "2",
             "TORPOR_FAULT_DIR": str(self.faults),
             **settings,
         }

@@ -121,15 +121,20 @@ def logs(
 
 
 @app.command()
-def cancel(run: RunId) -> None:
-    """End a run now, whether it executes or is frozen. One that has ended stays as it is."""
+def cancel(
+    run: RunId,
+    now: Annotated[bool, typer.Option("--now", help="Don't ask its process to end by itself: kill it.")] = False,
+) -> None:
+    """End a run and its children. One that executes is asked to end, and killed after 30 seconds."""
     from torpor.cli.connection import client
 
     with client(f"run {run}") as api:
         before = api.run(run)
-        api.cancel(run)
+        api.cancel(run, at_once=now)
         after = api.run(run)
     if before["isCompleted"]:
         typer.echo(f"{run} had ended already: {before['status']}")
-    else:
+    elif after["isCompleted"]:
         typer.echo(f"{run} is {after['status'].lower()}")
+    else:
+        typer.echo(f"{run} was asked to end; --now doesn't wait for that")

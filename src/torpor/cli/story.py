@@ -152,6 +152,7 @@ _TELL: dict[str, Callable[[Data], Words]] = {
     "run.timed_out": lambda data: _ending("timed out", data),
     "run.system_failure": lambda data: _ending("given up by Torpor", data),
     "run.retrying": _retrying,
+    "run.cancel_requested": _plain("asked to end", "yellow", "reason"),
     "run.canceled": _plain("canceled", "bold yellow", "reason"),
     "run.expired": _plain("expired", "bold yellow", "reason"),
     "run.rescued": _plain("taken back from its worker", "yellow", "reason"),

@@ -18,7 +18,9 @@
         grant.py        grant: a slot for a run that waits in memory and has its answer
     10. refuse.py       refuse: a worker can't do what its assignment asks
     11. finish.py       finish: the run is over, or tried again (end.py: what every end has in common)
-    12. cancel.py       cancel: by a user.  rescue.py: rescue, because a lease ran out; take_back_lost: it never arrived
+    12. cancel.py       cancel: by a user.  cascade.py: cascade, to its children
+        rescue.py       rescue: because a lease ran out; take_back_lost: it never arrived
+        active.py       how long an attempt has worked: not a verb, but part of what many of them write
     13. stranded.py     tell_stranded: why nobody can take a queued run
         repair.py       find_faults, repair: what must not be is put right
         prune.py        prune_runs and others: what has been over for long is deleted, in small steps
@@ -52,7 +54,8 @@ from torpor.engine.batch import (
     add_items,
     create_batch,
 )
-from torpor.engine.cancel import AlreadyEnded, Canceled, cancel
+from torpor.engine.cancel import AlreadyEnded, Canceled, CancelRequested, cancel
+from torpor.engine.cascade import cascade
 from torpor.engine.checkpoints import keep
 from torpor.engine.complete import (
     AlreadyCompleted,
@@ -109,6 +112,7 @@ __all__ = [
     "BatchCreated",
     "BatchRequest",
     "Blocked",
+    "CancelRequested",
     "Canceled",
     "Completed",
     "Debounce",
@@ -147,6 +151,7 @@ __all__ = [
     "append",
     "block",
     "cancel",
+    "cascade",
     "collect",
     "complete_waitpoint",
     "create_batch",

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from torpor.engine import answers, events
+from torpor.engine import active, answers, events
 from torpor.engine.instants import after
 from torpor.engine.locks import fenced, lock_leased, lock_runs
 from torpor.engine.outcomes import Lease, Ok, Stale
@@ -24,7 +24,8 @@ async def start(tx: Transaction, lease: Lease, report: StartReport, *, now: date
     if run.state != RunState.DEQUEUED:
         return Ok()
     await tx.execute(
-        "update runs set state = 'executing', started_at = coalesce(started_at, $2), updated_at = $2 where id = $1",
+        f"""update runs set state = 'executing', started_at = coalesce(started_at, $2), updated_at = $2,
+                {active.begins("$2")} where id = $1""",
         run.id,
         now,
     )
@@ -55,7 +56,7 @@ async def heartbeat(
     """The worker lives and holds these leases: they are renewed, also one that ran out and was not taken back yet.
 
     For workers. `known` false: say hello again (leases are renewed all the same if the instance holds them).
-    `news` repeats what may have been lost: leases that are over, and answers that nobody has collected.
+    `news` repeats what may have been lost: leases that are over, answers that nobody has collected, requests to end.
     """
     known = await tx.fetchval(
         "update workers set seen_at = $3, expires_at = $4 where id = $1 and instance_id = $2 returning true",
@@ -83,6 +84,11 @@ async def heartbeat(
         [run_id for run_id in renewed if runs[run_id].state != RunState.DEQUEUED and runs[run_id].ready_at is None],
     )
     news += [News(kind="answered", run_id=row["run_id"], lease=runs[row["run_id"]].lease) for row in answered]
+    news += [
+        News(kind="cancel", run_id=run_id, lease=runs[run_id].lease, reason=runs[run_id].cancel_reason)
+        for run_id in renewed
+        if runs[run_id].cancel_requested_at is not None
+    ]
     return HeartbeatReply(known=bool(known), news=news)
 
 

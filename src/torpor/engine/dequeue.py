@@ -1,6 +1,6 @@
 """Hand runs out to a worker: each under a lease, as an attempt to start or a checkpoint to restore."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -26,10 +26,12 @@ class _HandOut:
     version: str
     attempt: int
     lease: int
+    max_duration_s: float | None = None
 
     @property
-    def is_new_attempt(self) -> bool:
-        return self.attempt != self.run.attempt
+    def active_ms(self) -> float:
+        """What counts of the work so far: what is done again, or in another attempt, starts to count anew."""
+        return self.run.active_ms if self.checkpoint and self.attempt == self.run.attempt else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +115,8 @@ async def _hand_out(
     if not runs:
         return []
     handed = await _prepare(tx, runs, environment)
-    await _write(tx, handed, holder, now)
-    return handed
+    limits = await _write(tx, handed, holder, now)
+    return [replace(each, max_duration_s=limits[each.run.id]) for each in handed]
 
 
 async def _prepare(tx: Transaction, runs: list[Run], environment: Environment) -> list[_HandOut]:
@@ -153,20 +155,27 @@ async def _share_waitpoints(tx: Transaction, checkpoint_ids: list[str]) -> None:
     )
 
 
-async def _write(tx: Transaction, handed: list[_HandOut], holder: _Holder, now: datetime) -> None:
-    """The leases, the attempts and the story's lines, all runs at once."""
+async def _write(tx: Transaction, handed: list[_HandOut], holder: _Holder, now: datetime) -> dict[str, float | None]:
+    """The leases, the attempts and the story's lines, all runs at once. Returns how long each attempt may work."""
     columns = ([h.run.id for h in handed], [h.attempt for h in handed], [h.version for h in handed])
-    await tx.execute(
-        """update runs set state = 'dequeued', lease = lease + 1, lease_expires_at = $4, worker_id = $5, instance_id = $6,
-               version = given.version, attempt = given.attempt, handed_out_at = $7, handed_out_for = $8, updated_at = $7
-           from unnest($1::text[], $2::int[], $3::text[]) as given (id, attempt, version) where runs.id = given.id""",
+    rows = await tx.fetch(
+        """update runs set state = 'dequeued', lease = lease + 1, lease_expires_at = $5, worker_id = $6, instance_id = $7,
+               version = given.version, attempt = given.attempt, active_ms = given.active_ms, handed_out_at = $8,
+               handed_out_for = $9, updated_at = $8
+           from unnest($1::text[], $2::int[], $3::text[], $4::float8[]) as given (id, attempt, version, active_ms)
+           where runs.id = given.id
+           returning runs.id, coalesce(max_duration_s,
+               (select tasks.max_duration_s from tasks where tasks.environment_id = runs.environment_id
+                    and tasks.version = runs.version and tasks.id = runs.task_id)) as max_duration_s""",
         *columns,
+        [h.active_ms for h in handed],
         holder.expires_at,
         holder.worker_id,
         holder.instance_id,
         now,
         holder.number,
     )
+    limits = {row["id"]: row["max_duration_s"] for row in rows}
     await tx.execute(
         """insert into attempts (run_id, number, version, worker_id, lease, dequeued_at)
            select id, attempt, version, $5, lease, $6
@@ -185,6 +194,7 @@ async def _write(tx: Transaction, handed: list[_HandOut], holder: _Holder, now: 
             data["checkpoint_id"] = each.checkpoint.id
         lines.append(events.Line(each.run.id, each.attempt, data))
     await events.record_all(tx, "run.dequeued", lines, now=now)
+    return limits
 
 
 async def _assignment(
@@ -197,12 +207,12 @@ async def _assignment(
         lease_s=lease_s,
         task_id=run.task_id,
         version=given.version,
-        context=_context(run, environment, given.version, given.attempt, worker_id),
+        context=_context(run, environment, given, worker_id),
         payload=msgspec.Raw((run.payload or "null").encode()),
         checkpoint=_stored(checkpoint) if checkpoint else None,
         answers=await _answers(tx, run, checkpoint, now) if checkpoint else [],
         due_at=to_iso(run.due_at) if checkpoint and run.due_at else None,
-        active_s=0.0 if given.is_new_attempt else run.active_ms / 1000,
+        active_s=given.active_ms / 1000,
     )
 
 
@@ -225,13 +235,13 @@ def _stored(checkpoint: Checkpoint) -> StoredCheckpoint:
     )
 
 
-def _context(run: Run, environment: Environment, version: str, attempt: int, worker_id: str) -> RunContext:
+def _context(run: Run, environment: Environment, given: _HandOut, worker_id: str) -> RunContext:
     return RunContext(
         run_id=run.id,
         task_id=run.task_id,
-        attempt=attempt,
+        attempt=given.attempt,
         max_attempts=run.max_attempts,
-        version=version,
+        version=given.version,
         environment=environment.slug,
         tags=run.tags,
         is_test=run.is_test,
@@ -246,5 +256,5 @@ def _context(run: Run, environment: Environment, version: str, attempt: int, wor
         batch_id=run.batch_id,
         schedule_id=run.schedule_id,
         replayed_from=run.replayed_from,
-        max_duration_s=run.max_duration_s,
+        max_duration_s=given.max_duration_s,
     )

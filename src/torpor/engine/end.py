@@ -3,11 +3,11 @@
 from datetime import datetime
 from typing import Any
 
-from torpor.engine import events, slots
+from torpor.engine import active, events, slots
 from torpor.engine.answers import detach_all
 from torpor.engine.batch_end import count_down
 from torpor.engine.complete import settle
-from torpor.engine.states import STATUS, RunState
+from torpor.engine.states import ENDS, STATUS, RunState
 from torpor.store.database import Transaction
 from torpor.store.records import Run, Waitpoint
 
@@ -29,10 +29,10 @@ async def end(
     """
     runs, waitpoints = around
     await tx.execute(
-        """update runs set state = $2, output = $3, error = $4, finished_at = $5, updated_at = $5, lease = lease + 1,
-               lease_expires_at = null, worker_id = null, instance_id = null, checkpoint_id = null, ready_at = null,
-               rescues = 0
-           where id = $1""",
+        f"""update runs set state = $2, output = $3, error = $4, finished_at = $5, updated_at = $5, lease = lease + 1,
+                lease_expires_at = null, worker_id = null, instance_id = null, checkpoint_id = null, ready_at = null,
+                rescues = 0, {active.ends("$5")}
+            where id = $1""",
         run.id,
         state,
         output,
@@ -44,6 +44,8 @@ async def end(
     await detach_all(tx, run.id, now=now)
     await drop_checkpoints(tx, run.id)
     await events.record(tx, run.id, f"run.{state}", now=now, attempt=run.attempt or None, data=data)
+    if state == RunState.CANCELED:
+        await note_children(tx, run.id, now=now)
     for waitpoint in waitpoints:
         if waitpoint.awaited_run_id == run.id and waitpoint.status == "pending":
             await settle(
@@ -57,6 +59,22 @@ async def end(
                 now=now,
             )
     await count_down(tx, run.id, now=now)
+
+
+async def note_children(tx: Transaction, run_id: str, *, now: datetime) -> None:
+    """This run is canceled, or was asked to end: cascade is to cancel its children. The caller holds the run's row.
+
+    Both times, for a trigger shares that row: what was on its way at the request is there at the end.
+    """
+    await tx.execute(
+        """insert into cascades (run_id, created_at)
+           select $1, $2 where exists (select from runs where parent_run_id = $1 and not state = any($3::text[])
+                                 and cancel_requested_at is null)
+           on conflict do nothing""",
+        run_id,
+        now,
+        sorted(ENDS),
+    )
 
 
 async def close_attempt(
@@ -84,10 +102,10 @@ async def drop_checkpoints(tx: Transaction, run_id: str) -> None:
 async def requeue(tx: Transaction, run: Run, *, checkpoint_id: str | None, rescues: int, now: datetime) -> None:
     """-> queued, at once, from this checkpoint or from the top. The lease moves on."""
     await tx.execute(
-        """update runs set state = 'queued', checkpoint_id = $2, rescues = $3, available_at = $4, updated_at = $4,
-               lease = lease + 1, lease_expires_at = null, worker_id = null, instance_id = null, ready_at = null,
-               image_worker_id = (select worker_id from checkpoints where id = $2)
-           where id = $1""",
+        f"""update runs set state = 'queued', checkpoint_id = $2, rescues = $3, available_at = $4, updated_at = $4,
+                lease = lease + 1, lease_expires_at = null, worker_id = null, instance_id = null, ready_at = null,
+                image_worker_id = (select worker_id from checkpoints where id = $2), {active.ends("$4")}
+            where id = $1""",
         run.id,
         checkpoint_id,
         rescues,

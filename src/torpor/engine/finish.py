@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from torpor.engine import events, slots
+from torpor.engine import active, events, slots
 from torpor.engine.answers import detach_all
 from torpor.engine.end import close_attempt, drop_checkpoints, end, requeue
 from torpor.engine.instants import to_iso
@@ -27,29 +27,37 @@ class Finished:
     retry_at: datetime | None = None
 
 
+_STATE_AFTER = {"failed": RunState.FAILED, "crashed": RunState.CRASHED, "timed_out": RunState.TIMED_OUT}
+
+
 async def finish(
     tx: Transaction, lease: Lease, report: FinishReport, *, jitter: Callable[[], float], now: datetime
 ) -> Finished | Stale:
-    """The attempt completed, failed (an exception) or crashed (the process died). For the worker that holds the lease.
+    """The attempt completed, failed (an exception), crashed (the process died), was canceled or worked for too long. For
+    the worker that holds the lease.
 
     Completed: the run is over and its output is kept. Failed: tried again from the top, after the retry policy's delay,
     if it is retryable and attempts are left. Crashed with attempts left: at once, from the newest usable checkpoint if
-    there is one. Whoever waits for a run that is over is answered. Stale: this came before, or the run was taken away;
-    the outcome counts for nothing, and the worker forgets it. `jitter()` is between 0 and 1.
+    there is one. Timed out: over, for another attempt would take as long. Canceled: over, and so is a run that was asked
+    to end, whatever its process made of it. Whoever waits for a run that is over is answered. Stale: this came before, or
+    the run was taken away; the outcome counts for nothing, and the worker forgets it. `jitter()` is between 0 and 1.
     """
     around = await lock_runs_and_waiters(tx, [lease.run_id])
     run = fenced(around[0].get(lease.run_id), lease)
     if isinstance(run, Stale):
         return run
+    if run.cancel_requested_at is not None or report.outcome == "canceled":
+        data = {"reason": run.cancel_reason} if run.cancel_reason else {}
+        if report.error is not None:
+            data["note"] = f"{report.error.name}: {report.error.message}"
+        await end(tx, run, RunState.CANCELED, around, data=data, now=now)
+        return Finished(RunState.CANCELED)
     if report.outcome == "completed":
         await end(tx, run, RunState.COMPLETED, around, output=bytes(report.output).decode(), now=now)
         return Finished(RunState.COMPLETED)
-    told = report.error or TaskError(
-        name="Crashed" if report.outcome == "crashed" else "Error", message="no error was told"
-    )
-    error = msgspec.to_builtins(told)
-    if not report.retryable or run.attempt >= run.max_attempts:
-        state = RunState.CRASHED if report.outcome == "crashed" else RunState.FAILED
+    state = _STATE_AFTER[report.outcome]
+    error = msgspec.to_builtins(report.error or TaskError(state.name.title(), "no error was told"))
+    if state == RunState.TIMED_OUT or not report.retryable or run.attempt >= run.max_attempts:
         await end(tx, run, state, around, error=error, data={"error": error}, now=now)
         return Finished(state)
     await close_attempt(tx, run, report.outcome, error=error, now=now)
@@ -100,9 +108,10 @@ async def _policy(tx: Transaction, run: Run) -> RetryPolicy:
 async def _delay(tx: Transaction, run: Run, retry_at: datetime, *, now: datetime) -> None:
     """-> delayed, from the top. The lease moves on."""
     await tx.execute(
-        """update runs set state = 'delayed', checkpoint_id = null, rescues = 0, available_at = $2, updated_at = $3,
-               lease = lease + 1, lease_expires_at = null, worker_id = null, instance_id = null, ready_at = null
-           where id = $1""",
+        f"""update runs set state = 'delayed', checkpoint_id = null, rescues = 0, available_at = $2, updated_at = $3,
+                lease = lease + 1, lease_expires_at = null, worker_id = null, instance_id = null, ready_at = null,
+                {active.ends("$3")}
+            where id = $1""",
         run.id,
         retry_at,
         now,

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from torpor.engine import slots
+from torpor.engine import active, slots
 from torpor.engine.slots import SOFT_LIMIT
 from torpor.store.database import Transaction
 from torpor.store.records import Environment
@@ -58,7 +58,8 @@ async def grant_ready(tx: Transaction, environment_id: str, most: int, *, now: d
         most,
     )
     await tx.execute(
-        "update runs set state = 'executing', ready_at = null, updated_at = $2 where id = any($1::text[])",
+        f"""update runs set state = 'executing', ready_at = null, updated_at = $2, {active.begins("$2")}
+            where id = any($1::text[])""",
         [row["id"] for row in rows],
         now,
     )

@@ -18,7 +18,8 @@ async def refuse(tx: Transaction, lease: Lease, refusal: Refusal, *, max_rescues
 
     With `checkpoint_unusable`: that image is never handed out again; the run goes on from the one before it, else with
     a new attempt from the top, else (no attempts left) it has crashed. Any other refusal counts as a rescue, so that a
-    run which nobody can start ends as a system_failure. Stale also when the run has started: too late to refuse.
+    run which nobody can start ends as a system_failure. One that was asked to end is canceled. Stale also when the run has
+    started: too late to refuse.
     """
     around = await lock_runs_and_waiters(tx, [lease.run_id])
     run = fenced(around[0].get(lease.run_id), lease)
@@ -26,6 +27,10 @@ async def refuse(tx: Transaction, lease: Lease, refusal: Refusal, *, max_rescues
         return run
     if run.state != RunState.DEQUEUED:
         return Stale(run.lease)
+    if run.cancel_requested_at is not None:
+        data = {"reason": run.cancel_reason} if run.cancel_reason else None
+        await end(tx, run, RunState.CANCELED, around, data=data, now=now)
+        return Ok()
     if refusal.checkpoint_unusable and run.checkpoint_id is not None:
         await _do_without(tx, run, run.checkpoint_id, refusal.reason, around, now=now)
         return Ok()

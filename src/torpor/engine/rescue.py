@@ -154,7 +154,7 @@ async def _put_back(
     """queued; or over, if it was to end anyhow or this happened too often."""
     data = {"reason": reason, "rescues": run.rescues + 1, "worker_id": run.worker_id}
     if run.cancel_requested_at is not None:
-        told = {"reason": run.cancel_reason} if run.cancel_reason else None
+        told = {"reason": run.cancel_reason, "note": reason}
         await end(tx, run, RunState.CANCELED, around, data=told, now=now)
     elif run.rescues + 1 > max_rescues:
         error = await poison(tx, run, reason, now=now)

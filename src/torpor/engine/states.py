@@ -10,7 +10,7 @@
                   +-> expired                   (issue 3: ttl)
     a failed or crashed attempt with tries left: executing, waiting -> queued or delayed
     a lease that ran out: dequeued, executing, waiting -> queued | system_failure | canceled (it was asked to end)
-    any state that is not an end -> canceled
+    any state that is not an end -> canceled    (one with a process was asked to end first)
 
 `pending_version` is a run whose task no version knows yet; such triggers are refused until the engine can wait for them.
 """
@@ -52,11 +52,13 @@ EDGES: dict[str, frozenset[tuple[RunState, RunState]]] = {
     "suspend": frozenset({(S.WAITING, S.SUSPENDED), (S.WAITING, S.QUEUED)}),
     "grant": frozenset({(S.WAITING, S.EXECUTING)}),
     "resume": frozenset({(S.SUSPENDED, S.QUEUED)}),
-    "refuse": frozenset({(S.DEQUEUED, S.QUEUED), (S.DEQUEUED, S.CRASHED), (S.DEQUEUED, S.SYSTEM_FAILURE)}),
+    "refuse": frozenset(
+        {(S.DEQUEUED, S.QUEUED), (S.DEQUEUED, S.CRASHED), (S.DEQUEUED, S.SYSTEM_FAILURE), (S.DEQUEUED, S.CANCELED)}
+    ),
     "finish": frozenset(
         (state, end)
         for state in (S.DEQUEUED, S.EXECUTING, S.WAITING)
-        for end in (S.COMPLETED, S.FAILED, S.CRASHED, S.QUEUED, S.DELAYED)
+        for end in (S.COMPLETED, S.FAILED, S.CRASHED, S.TIMED_OUT, S.CANCELED, S.QUEUED, S.DELAYED)
     ),
     "cancel": frozenset(
         (state, S.CANCELED)

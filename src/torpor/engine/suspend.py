@@ -18,7 +18,7 @@ class Suspended:
 
 @dataclass(frozen=True, slots=True)
 class Awake:
-    """Something was answered while it was being dumped, or it isn't blocked: keep the process, drop the image."""
+    """Something was answered while it was being dumped, it isn't blocked, or is to end: keep the process, drop the image."""
 
 
 async def suspend(
@@ -37,7 +37,10 @@ async def suspend(
     open_waits = [wait.wait_id for wait in waits if wait.is_open]
     is_answered = any(not wait.is_open and wait.delivered_at is None for wait in waits)
     is_in_line = run.ready_at is not None
-    if run.state != RunState.WAITING or (is_answered and not is_in_line) or not (open_waits or is_in_line):
+    # Who was asked to end should do so itself, which needs its process.
+    is_canceling = run.cancel_requested_at is not None
+    is_open = bool(open_waits) or is_in_line
+    if run.state != RunState.WAITING or (is_answered and not is_in_line) or is_canceling or not is_open:
         return Awake()
     # What the process holds open: it has none of the answers for which it stands in line.
     held_open = [wait.wait_id for wait in waits if wait.is_open or wait.delivered_at is None]

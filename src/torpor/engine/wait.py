@@ -8,7 +8,7 @@ it.
 
 from datetime import datetime
 
-from torpor.engine import answers, cycles, events, slots
+from torpor.engine import active, answers, cycles, events, slots
 from torpor.engine.answers import Tied
 from torpor.engine.instants import to_iso
 from torpor.engine.locks import fenced, lock_leased
@@ -81,10 +81,14 @@ async def collect(
     await answers.mark_delivered(tx, run.id, [wait.wait_id for wait in answered], now=now)
     if answered and run.state == RunState.WAITING:
         await tx.execute(
-            "update runs set state = 'executing', ready_at = null, updated_at = $2 where id = $1", run.id, now
+            f"update runs set state = 'executing', ready_at = null, updated_at = $2, {active.begins('$2')} where id = $1",
+            run.id,
+            now,
         )
     elif waits and not answered and idle and run.state == RunState.EXECUTING:
-        await tx.execute("update runs set state = 'waiting', updated_at = $2 where id = $1", run.id, now)
+        await tx.execute(
+            f"update runs set state = 'waiting', updated_at = $2, {active.ends('$2')} where id = $1", run.id, now
+        )
         await slots.released(tx, run)
     elif not answered and run.ready_at is not None:
         await tx.execute("update runs set ready_at = null, updated_at = $2 where id = $1", run.id, now)
@@ -168,7 +172,9 @@ async def _move(
 ) -> None:
     """executing <-> waiting, and the story's line for it. A run whose start is not reported yet stays `dequeued`."""
     if run.state == RunState.EXECUTING and is_waiting:
-        await tx.execute("update runs set state = 'waiting', updated_at = $2 where id = $1", run.id, now)
+        await tx.execute(
+            f"update runs set state = 'waiting', updated_at = $2, {active.ends('$2')} where id = $1", run.id, now
+        )
         await slots.released(tx, run)
         due = [wait.ends_at for wait in open_waits if wait.ends_at]
         data = {
@@ -180,7 +186,9 @@ async def _move(
     elif run.state == RunState.WAITING and not is_waiting:
         # Also where slots are limited: the process works already, whether it has one or not.
         await tx.execute(
-            "update runs set state = 'executing', ready_at = null, updated_at = $2 where id = $1", run.id, now
+            f"update runs set state = 'executing', ready_at = null, updated_at = $2, {active.begins('$2')} where id = $1",
+            run.id,
+            now,
         )
     if report.blockers and open_waits:
         last = await tx.fetchval(

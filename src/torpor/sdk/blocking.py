@@ -16,9 +16,21 @@ from typing import Any
 import msgspec
 
 from torpor.sdk import idle
+from torpor.sdk.canceling import Cancellation
 from torpor.sdk.channel import Channel
 from torpor.sdk.ledger import Ledger
-from torpor.wire.runner import Answer, Answers, Awoken, Call, NewWait, Result, StayingAwake, SupervisorMessage, Suspend
+from torpor.wire.runner import (
+    Answer,
+    Answers,
+    Awoken,
+    Call,
+    Cancel,
+    NewWait,
+    Result,
+    StayingAwake,
+    SupervisorMessage,
+    Suspend,
+)
 
 
 class _Box:
@@ -40,48 +52,74 @@ class BlockingDoor:
 
     Args:
         freeze: stand still for a checkpoint, given where the run stands; None if that was not possible.
+        cancellation: asked to end, the run's threads are told where they wait.
     """
 
     def __init__(
-        self, channel: Channel, ledger: Ledger, freeze: Callable[[list[dict[str, Any]]], Awoken | None]
+        self,
+        channel: Channel,
+        ledger: Ledger,
+        freeze: Callable[[list[dict[str, Any]]], Awoken | None],
+        cancellation: Cancellation,
     ) -> None:
         self._channel = channel
         self._ledger = ledger
         self._freeze = freeze
+        self._cancellation = cancellation
         self._turn = threading.Condition()  # guards all below, and writing to the channel
         self._has_reader = False
         self._waiting: set[int] = set()  # threads that are blocked in a wait
 
     def wait(self, new: NewWait) -> Answer:
-        """Block this thread until the wait is answered."""
+        """Block this thread until the wait is answered.
+
+        Raises:
+            RunCanceled: the run is to end.
+        """
         box, thread = _Box(), threading.get_ident()
-        with self._turn:
-            self._ledger.enter(new, box)
-            self._waiting.add(thread)
-            try:
-                self._tell()
-                self._read_until(box)
-            finally:
-                self._waiting.discard(thread)
-                self._ledger.leave(new.wait_id)  # a signal handler of user code may have thrown us out
-                self._tell()
+        self._cancellation.enter()
+        try:
+            with self._turn:
+                self._ledger.enter(new, box)
+                self._waiting.add(thread)
+                try:
+                    self._tell()
+                    self._read_until(box, is_wait=True)
+                finally:
+                    self._waiting.discard(thread)
+                    self._ledger.leave(new.wait_id)  # a signal handler of user code may have thrown us out
+                    self._tell()
+        finally:
+            self._cancellation.leave()
+        self._cancellation.check()
         return box.value
 
     def call(self, kind: str, body: bytes) -> Result:
-        """Have the supervisor ask the server something."""
+        """Have the supervisor ask the server something.
+
+        Raises:
+            RunCanceled: the run is to end. The server has answered all the same.
+        """
         box = _Box()
-        with self._turn:
-            call_id = self._ledger.calling(box)
-            try:
-                self._channel.send(Call(call_id, kind, msgspec.Raw(body)))
-                self._read_until(box)
-            finally:
-                self._ledger.hang_up(call_id)
-                self._tell()  # other threads may be blocked in waits, and this call kept the run awake
+        self._cancellation.enter()
+        try:
+            with self._turn:
+                call_id = self._ledger.calling(box)
+                try:
+                    self._channel.send(Call(call_id, kind, msgspec.Raw(body)))
+                    self._read_until(box, is_wait=False)
+                finally:
+                    self._ledger.hang_up(call_id)
+                    self._tell()  # other threads may be blocked in waits, and this call kept the run awake
+        finally:
+            self._cancellation.leave()
+        self._cancellation.check()
         return box.value
 
-    def _read_until(self, box: _Box) -> None:
+    def _read_until(self, box: _Box, *, is_wait: bool) -> None:
         while not box.done():
+            if is_wait:
+                self._cancellation.check()
             if self._has_reader:
                 self._turn.wait()
                 continue
@@ -130,6 +168,8 @@ class BlockingDoor:
                     self._ledger.reply(result)
                 case Suspend():
                     messages += self._suspend()
+                case Cancel(reason):
+                    self._cancellation.ask(reason)
                 case _:
                     pass  # not for a run that works
 

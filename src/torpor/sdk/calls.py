@@ -58,6 +58,10 @@ def post(path: str, body: Json | None = None) -> Call:
     return Call("POST", path, body=b"" if body is None else msgspec.json.encode(body, enc_hook=_plain))
 
 
+def cancel(run_id: str, at_once: bool) -> Call:
+    return Call("POST", f"/api/v2/runs/{segment(run_id)}/cancel", (("at_once", "true"),) if at_once else ())
+
+
 def _text(value: Any) -> str:
     """A query value as the API writes it: lists comma-joined, instants in ISO 8601."""
     match value:

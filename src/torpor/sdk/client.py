@@ -86,9 +86,13 @@ class Client:
         """Runs that fit, newest first: `status`, `task`, `tag`, `version`, `is_test`, `since`, `until`, `period`."""
         return self._each(calls.Pages("/api/v1/runs", filters))
 
-    def cancel(self, run_id: str) -> Json:
-        """End a run now. One that has ended already stays as it is."""
-        return self._do(calls.post(f"/api/v2/runs/{calls.segment(run_id)}/cancel"))
+    def cancel(self, run_id: str, *, at_once: bool = False) -> Json:
+        """End a run and its children: one that executes is asked to end by itself, and killed after 30 seconds.
+
+        Args:
+            at_once: don't ask; its process is killed. One that has ended already stays as it is, either way.
+        """
+        return self._do(calls.cancel(run_id, at_once))
 
     def result(self, run_id: str, timeout_s: float | None = None) -> Any:
         """Wait for a run's end and return its output.
@@ -240,9 +244,9 @@ class AsyncClient:
         """As `Client.runs`."""
         return self._each(calls.Pages("/api/v1/runs", filters))
 
-    async def cancel(self, run_id: str) -> Json:
+    async def cancel(self, run_id: str, *, at_once: bool = False) -> Json:
         """As `Client.cancel`."""
-        return await self._do(calls.post(f"/api/v2/runs/{calls.segment(run_id)}/cancel"))
+        return await self._do(calls.cancel(run_id, at_once))
 
     async def result(self, run_id: str, timeout_s: float | None = None) -> Any:
         """As `Client.result`."""

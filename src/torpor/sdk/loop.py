@@ -16,7 +16,18 @@ from torpor.sdk import idle
 from torpor.sdk.channel import Channel
 from torpor.sdk.idle import CallFuture, WaitFuture
 from torpor.sdk.ledger import Ledger
-from torpor.wire.runner import Answer, Answers, Awoken, Call, NewWait, Result, StayingAwake, SupervisorMessage, Suspend
+from torpor.wire.runner import (
+    Answer,
+    Answers,
+    Awoken,
+    Call,
+    Cancel,
+    NewWait,
+    Result,
+    StayingAwake,
+    SupervisorMessage,
+    Suspend,
+)
 
 LOOK_SHARE = 10
 """While a run is kept awake we look again after this many times what looking took, so it costs a tenth at most."""
@@ -27,15 +38,21 @@ class LoopDoor:
 
     Args:
         freeze: stand still for a checkpoint, given where the run stands; None if that was not possible.
+        cancel: have the run's main task end.
     """
 
     def __init__(
-        self, channel: Channel, ledger: Ledger, freeze: Callable[[list[dict[str, Any]]], Awoken | None]
+        self,
+        channel: Channel,
+        ledger: Ledger,
+        freeze: Callable[[list[dict[str, Any]]], Awoken | None],
+        cancel: Callable[[Cancel], None],
     ) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
         self._channel = channel
         self._ledger = ledger
         self._freeze = freeze
+        self._cancel = cancel
         self._should_suspend = False
         self._look_again_at = 0.0
 
@@ -127,6 +144,8 @@ class LoopDoor:
                     self._ledger.reply(message)
                 case Suspend():
                     self._should_suspend = True
+                case Cancel():
+                    self._cancel(message)
                 case _:
                     pass  # not for a run that works
 

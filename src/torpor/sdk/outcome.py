@@ -35,6 +35,12 @@ def decide(perform: Callable[[], bytes]) -> Finished:
     return Finished(ok=True, output=msgspec.Raw(output))
 
 
+def canceled(done: Finished) -> Finished:
+    """The same end, of a run that was asked for it. An error of its own is told; being canceled is none."""
+    is_own = done.error is not None and done.error.name not in ("CancelledError", "RunCanceled")
+    return Finished(ok=False, error=done.error if is_own else None, retryable=False, canceled=True, hooks=done.hooks)
+
+
 def _failed(error: BaseException) -> Finished:
     told = tell(error)
     match error:

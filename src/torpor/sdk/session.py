@@ -32,10 +32,11 @@ from torpor.errors import (
 )
 from torpor.sdk import freeze, logger, outcome, running
 from torpor.sdk.blocking import BlockingDoor
+from torpor.sdk.canceling import Cancellation
 from torpor.sdk.channel import Channel
 from torpor.sdk.ledger import Ledger
 from torpor.sdk.loop import LoopDoor
-from torpor.wire.runner import Answer, Awoken, Begin, Finished, Finishing, Hello, NewWait, Result
+from torpor.wire.runner import Answer, Awoken, Begin, Cancel, Finished, Finishing, Hello, NewWait, Result
 
 if TYPE_CHECKING:
     from torpor.sdk.task import Task
@@ -46,7 +47,7 @@ T = TypeVar("T")
 class Session:
     """The run that this process performs. Made by `open`, used once."""
 
-    def __init__(self, channel: Channel, begin: Begin) -> None:
+    def __init__(self, channel: Channel, begin: Begin, cancellation: Cancellation) -> None:
         self.begin = begin
         self.context = begin.context
         """What `torpor.current` shows."""
@@ -54,6 +55,8 @@ class Session:
         self._ledger = Ledger()
         self._door: LoopDoor | BlockingDoor | None = None
         self._directory = str(Path(channel.path).parent)
+        self._cancellation = cancellation
+        self._main_task: asyncio.Task[Any] | None = None
 
     @classmethod
     def open(cls, socket_path: str | os.PathLike[str], name: str) -> "Session":
@@ -66,22 +69,27 @@ class Session:
             OSError: nobody listens on the socket.
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, {freeze.WAKE})
+        cancellation = Cancellation()
+        cancellation.listen()
         channel = Channel(os.fspath(socket_path))
         channel.send(Hello(name))
         while not isinstance(begin := channel.receive(), Begin):
             pass
         os.environ.update(begin.env)
-        return cls(channel, begin)
+        return cls(channel, begin, cancellation)
 
     def perform(self, task: "Task[..., Any]") -> Finished:
         """Run the task to its end. Nothing that user code does comes out as an exception."""
         running.session = self
         _capture_output()
         payload = bytes(self.begin.payload)
+        self._cancellation.is_async = task.is_async
         if task.is_async:
-            return outcome.decide(lambda: task.write_output(self._perform_async(task, payload)))
-        self._door = BlockingDoor(self._channel, self._ledger, self._freeze)
-        return outcome.decide(lambda: task.write_output(task.perform(payload)))
+            done = outcome.decide(lambda: task.write_output(self._perform_async(task, payload)))
+        else:
+            self._door = BlockingDoor(self._channel, self._ledger, self._freeze, self._cancellation)
+            done = outcome.decide(lambda: task.write_output(self._perform_blocking(task, payload)))
+        return outcome.canceled(done) if self._cancellation.is_delivered else done
 
     def finish(self, outcome: Finished) -> None:
         """Hand over the outcome; returns when the supervisor holds it."""
@@ -95,16 +103,36 @@ class Session:
         self._channel.close()
 
     def _perform_async(self, task: "Task[..., Any]", payload: bytes) -> Any:
-        door = self._door = LoopDoor(self._channel, self._ledger, self._freeze)
+        door = self._door = LoopDoor(self._channel, self._ledger, self._freeze, self._cancel)
 
         async def main() -> Any:
-            current = asyncio.current_task()
-            assert current is not None
-            current.set_name(task.id)  # blockers name tasks
-            return await task.perform(payload)
+            self._main_task = asyncio.current_task()
+            assert self._main_task is not None
+            self._main_task.set_name(task.id)  # blockers name tasks
+            self._cancellation.open()
+            try:
+                if self._cancellation.take():
+                    raise asyncio.CancelledError
+                return await task.perform(payload)
+            finally:
+                self._cancellation.close()
 
         with asyncio.Runner(loop_factory=door.make_loop) as runner:
             return runner.run(main())
+
+    def _perform_blocking(self, task: "Task[..., Any]", payload: bytes) -> Any:
+        self._cancellation.open()
+        try:
+            self._cancellation.check()
+            return task.perform(payload)
+        finally:
+            self._cancellation.close()
+
+    def _cancel(self, asked: Cancel) -> None:
+        """In the event loop: have the main task end."""
+        self._cancellation.ask(asked.reason)
+        if self._main_task is not None and self._cancellation.take():
+            self._main_task.cancel(asked.reason)
 
     def _freeze(self, waiting_at: list[dict[str, Any]]) -> Awoken | None:
         open_waits = self._ledger.open_waits

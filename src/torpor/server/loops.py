@@ -1,5 +1,5 @@
-"""The server's duties that nobody asks for: fire what is due, take back runs whose worker fell silent, say why a run is
-not taken, put right what must not be, delete what is old.
+"""The server's duties that nobody asks for: fire what is due, take back runs whose worker fell silent, cancel the children
+of canceled runs, say why a run is not taken, put right what must not be, delete what is old.
 
 Every server of a fleet does them all; the verbs claim rows with SKIP LOCKED, so there is no leader to lose. A duty is a
 plain `step`, which tests call directly.
@@ -28,6 +28,7 @@ LONGEST_SLEEP_S = 5.0
 """The timer duty looks at least this often: a notification can be lost, and the wall clock can jump."""
 SHORTEST_SLEEP_S = 0.002
 RESCUE_INTERVAL_S = 2.0
+CASCADE_INTERVAL_S = 0.5
 STRANDED_INTERVAL_S = 30.0
 ABORT_INTERVAL_S = 60.0
 REPAIR_INTERVAL_S = 600.0
@@ -45,6 +46,7 @@ async def run_all(here: Hub) -> None:
         duties.create_task(fire_timers(here), name="fire timers")
         duties.create_task(grant_slots(here), name="grant slots")
         duties.create_task(every(RESCUE_INTERVAL_S, lambda: rescue(here, reach)), name="rescue")
+        duties.create_task(every(CASCADE_INTERVAL_S, lambda: cascade(here)), name="cascade")
         duties.create_task(every(STRANDED_INTERVAL_S, lambda: tell_stranded(here, reach)), name="tell stranded")
         duties.create_task(every(ABORT_INTERVAL_S, lambda: abort_batches(here)), name="abort batches")
         duties.create_task(every(REPAIR_INTERVAL_S, lambda: repair(here)), name="repair")
@@ -148,6 +150,17 @@ async def rescue(here: Hub, reach: Reach) -> list[str]:
         taken += some
         if not some:
             return taken
+
+
+async def cascade(here: Hub) -> int:
+    """Cancel the children of canceled runs, step by step, until none is left to do."""
+    count = 0
+    while True:
+        async with here.database.transaction() as tx:
+            some = await engine.cascade(tx, now=here.clock.now())
+        if some is None:
+            return count
+        count += some
 
 
 async def tell_stranded(here: Hub, reach: Reach) -> list[str]:

@@ -124,7 +124,10 @@ async def _news(here: Hub, worker_id: str) -> AsyncIterator[bytes]:
             lines = b""
             while ear.heard:
                 said = ear.heard.popleft()
-                lines += msgspec.json.encode(wire.News(said["kind"], said["run_id"], said["lease"])) + b"\n"
+                lines += (
+                    msgspec.json.encode(wire.News(said["kind"], said["run_id"], said["lease"], said.get("reason")))
+                    + b"\n"
+                )
             yield lines or b"\n"
 
 

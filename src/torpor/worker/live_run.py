@@ -12,7 +12,7 @@ import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -27,6 +27,7 @@ from torpor.worker.house import House
 from torpor.worker.output import Output
 from torpor.worker.process import Closed, Exited, RunProcess
 from torpor.worker.version import ImportFailed, ZygoteDied
+from torpor.worker.work_clock import WorkClock
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,16 @@ CALLS = {
 @dataclass(frozen=True)
 class FreezeNow:
     """The time for which the waiting process was to be held in memory is over."""
+
+
+@dataclass(frozen=True)
+class GraceOver:
+    """The time in which a canceled run was to end by itself is over."""
+
+
+@dataclass(frozen=True)
+class TimeIsUp:
+    """The attempt may have worked for longer than it is allowed."""
 
 
 class LiveRun:
@@ -81,6 +92,10 @@ class LiveRun:
         self._waiting_at: list[dict[str, Any]] = []
         self._wait_entered = 0.0
         self._told_unfreezable = False
+        self._cancel: runner.Cancel | None = None
+        self._early_cancel: http.News | None = None
+        self._clock = WorkClock(assignment.context.max_duration_s, assignment.active_s)
+        self._timers: list[asyncio.TimerHandle] = []
         self._over = False
         self.gone = asyncio.Event()
 
@@ -99,6 +114,8 @@ class LiveRun:
         """Hand on what the server says of this run."""
         if news.kind == "stale":
             self._taken_away.set()
+        if news.kind == "cancel" and self._process is None:
+            self._early_cancel = news
         if self._process is not None:
             self._process.inbox.put_nowait(
                 news
@@ -115,7 +132,10 @@ class LiveRun:
             born = await self._birth()
             if born is not None and await self._announce(born):
                 self._output_task = asyncio.create_task(self._follow_output())
+                if self._early_cancel is not None:
+                    self._ask_to_end(born.process, self._early_cancel)
                 while not self._over:
+                    self._keep_time(born.process)
                     await self._handle(born.process, await born.process.inbox.get())
         except ApiError as refused:
             log.error("run %s: the server refused a message (%s); its process is ended", self.lease.run_id, refused)
@@ -207,8 +227,17 @@ class LiveRun:
                     self._take(process, await self._collect([*self._open]))
             case http.News(kind="stale"):
                 self._over = True
+            case http.News(kind="cancel"):
+                self._ask_to_end(process, event)
+            case GraceOver():
+                message = f"the process did not end within {self.house.settings.cancel_grace_s:g} s of being asked to"
+                await self._end_by_force(
+                    process, "canceled", runner.TaskError("NotEnded", message + ", and was killed")
+                )
+            case TimeIsUp():
+                await self._out_of_time(process)
             case FreezeNow():
-                if self.is_waiting and not self._suspend_asked and process.is_connected:
+                if self.is_waiting and self._may_freeze and not self._suspend_asked and process.is_connected:
                     self._ask_to_suspend(process)
             case _:
                 log.warning("run %s: %s makes no sense now", self.lease.run_id, type(event).__name__)
@@ -224,7 +253,7 @@ class LiveRun:
         now = datetime.now(UTC)
         self._open |= {wait.wait_id: expected(wait, now=now) for wait in message.waits}
         self._report = asyncio.create_task(self._report_block(message))
-        if self.is_waiting and self.house.criu is not None and self._freeze_delay() == 0:
+        if self.is_waiting and self._may_freeze and self._freeze_delay() == 0:
             # A long wait for certain: the freeze may begin while the engine is told. Should the engine have the answer
             # already, the dump was in vain, which is rare and does no harm.
             self._ask_to_suspend(process)
@@ -286,6 +315,11 @@ class LiveRun:
 
     # -- held or frozen -----------------------------------------------------------------------------------------------
 
+    @property
+    def _may_freeze(self) -> bool:
+        """A run that was asked to end is to do that: it isn't frozen in its cleanup."""
+        return self.house.criu is not None and self._cancel is None
+
     def _freeze_delay(self) -> float | None:
         return self._hold.delay_s(self._open.values(), now=time.monotonic())
 
@@ -294,7 +328,7 @@ class LiveRun:
             if not self._told_unfreezable:
                 self._told_unfreezable = True
                 self._in_background(self._tell("run.held", {"reasons": [self.house.no_freeze_reason]}))
-        elif (delay := self._freeze_delay()) is not None:
+        elif self._may_freeze and (delay := self._freeze_delay()) is not None:
             self._freeze_in(process, delay)
 
     def _freeze_in(self, process: RunProcess, delay_s: float) -> None:
@@ -312,6 +346,12 @@ class LiveRun:
 
     async def _freeze(self, process: RunProcess) -> None:
         """The process sleeps: dump it, let the engine decide, then kill it or let it run on."""
+        if self._cancel is not None:  # it crossed with the request: the process hears of that when it is back
+            self._suspending = self._suspend_asked = False
+            if self._report is not None:
+                await self._settle_report(process)
+            process.wake()
+            return
         assert self.house.criu is not None
         assert self._output is not None
         checkpoint_id = ids.new("checkpoint")
@@ -375,6 +415,8 @@ class LiveRun:
         """The dump was given up, or the answer came first: the same process goes on."""
         reply = await self._collect(open_waits)
         process.say(runner.Awoken(False, reply.answers))
+        if self._cancel is not None:
+            process.ask_to_end(self._cancel)
         self._open = {wait.wait_id: wait for wait in reply.open}
         if reply.status == "stale":
             self._over = True
@@ -392,10 +434,11 @@ class LiveRun:
         await reach(Fault.BEFORE_FINISH)
         report = http.FinishReport(
             self.lease.lease,
-            "completed" if finished.ok else "failed",
+            "canceled" if finished.canceled else "completed" if finished.ok else "failed",
             finished.output,
             finished.error,
             retryable=finished.retryable,
+            hooks=finished.hooks,
         )
         try:
             await self._send("finish", report, http.LeaseReply)
@@ -406,6 +449,48 @@ class LiveRun:
             await self._send("finish", report, http.LeaseReply)
         self._over = True
         await asyncio.wait([process.exited], timeout=EXIT_TIMEOUT_S)
+
+    def _ask_to_end(self, process: RunProcess, news: http.News) -> None:
+        """The run is canceled: ask its process to end, and kill it if it doesn't. Asked once, however often we hear it."""
+        if self._cancel is not None:
+            return
+        grace_s = self.house.settings.cancel_grace_s
+        self._cancel = runner.Cancel(news.reason, grace_s)
+        self._cancel_freeze()
+        self._later(grace_s, process, GraceOver())
+        if not self._suspending:
+            process.ask_to_end(self._cancel)
+
+    def _keep_time(self, process: RunProcess) -> None:
+        """Count the time in which the run works, and be told when it has worked for long enough."""
+        now = time.monotonic()
+        if self.is_waiting:
+            self._clock.stop(now=now)
+        elif not self._clock.is_going:
+            self._clock.go(now=now)
+            if (left_s := self._clock.left_s(now=now)) is not None:
+                self._later(left_s, process, TimeIsUp())
+
+    async def _out_of_time(self, process: RunProcess) -> None:
+        now = time.monotonic()
+        if not self._clock.is_going or self._clock.left_s(now=now) != 0:
+            return  # it has waited meanwhile: a later timer counts
+        message = (
+            f"the attempt worked for {self._clock.worked_s(now=now):.1f} s and was killed: max_duration is"
+            f" {self._clock.limit_s:g} s (waiting doesn't count)"
+        )
+        await self._end_by_force(process, "timed_out", runner.TaskError("MaxDurationExceeded", message))
+
+    async def _end_by_force(
+        self, process: RunProcess, outcome: Literal["canceled", "timed_out"], error: runner.TaskError
+    ) -> None:
+        """Kill the process, then tell: what follows the run's end must not meet it alive."""
+        process.kill()
+        await asyncio.wait([process.exited], timeout=EXIT_TIMEOUT_S)
+        await self._last_output()
+        report = http.FinishReport(self.lease.lease, outcome, error=error, retryable=False)
+        await self._send("finish", report, http.LeaseReply)
+        self._over = True
 
     async def _crash(self) -> None:
         """The process is gone and had not said why."""
@@ -424,6 +509,8 @@ class LiveRun:
     async def _leave_nothing(self) -> None:
         self._over = True
         self._cancel_freeze()
+        for timer in self._timers:
+            timer.cancel()
         await self._stop_following()
         if self._process is not None:
             await self._process.bury()
@@ -443,6 +530,10 @@ class LiveRun:
     async def _tell(self, kind: str, data: dict[str, Any]) -> None:
         event = http.StoryEvent(kind, datetime.now(UTC).isoformat(), data)
         await self._send("events", http.EventReport(self.lease.lease, [event]), http.LeaseReply)
+
+    def _later(self, delay_s: float, process: RunProcess, event: object) -> None:
+        self._timers = [timer for timer in self._timers if timer.when() > asyncio.get_running_loop().time()]
+        self._timers.append(asyncio.get_running_loop().call_later(delay_s, process.inbox.put_nowait, event))
 
     def _in_background(self, coroutine: Any) -> None:
         task = asyncio.create_task(coroutine)

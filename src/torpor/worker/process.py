@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from torpor.sdk.canceling import INTERRUPT
 from torpor.wire import runner
 from torpor.wire.framing import FramingError, Unframer, frame
 from torpor.worker import files, namespaces
@@ -134,6 +135,12 @@ class RunProcess:
         told = f"the run's process did not wake up within {FIRST_WORDS_TIMEOUT_S:.0f} s and was killed"
         self._wake_watch = asyncio.get_running_loop().call_later(FIRST_WORDS_TIMEOUT_S, self._kill_for, told)
 
+    def ask_to_end(self, cancel: runner.Cancel) -> None:
+        """Pass a cancel on. A sync task that computes reads no messages; a signal tells it, and doesn't matter to others."""
+        if self.is_connected:
+            self.say(cancel)
+            self._signal(INTERRUPT)
+
     def end_told(self) -> str:
         """How it ended, in words."""
         if self._killed_for is not None:
@@ -170,7 +177,7 @@ class RunProcess:
             self._wake_watch.cancel()
             self._wake_watch = None
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _signal(self, number: int) -> None:
         if self.is_alive:
             assert self.pid is not None
             with suppress(ProcessLookupError):
