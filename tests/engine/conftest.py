@@ -271,10 +271,10 @@ class World:
             case RunState.TIMED_OUT:
                 lease = await self.begin()
                 await self.finish(lease, "timed_out")
-            case RunState.EXPIRED:  # no verb yet leads there
-                lease = await self.begin()
-                await self.finish(lease)
-                await self._set_state(lease, state, "output = null")
+            case RunState.EXPIRED:
+                lease = Lease(await self.trigger(ttl_s=1), 0)
+                self.later(1)
+                await self.do(engine.expire)
             case RunState.PENDING_VERSION:
                 lease = Lease(await self.trigger(), -1)
                 await self._set_state(lease, state, "version = null")
@@ -302,3 +302,12 @@ async def blocked_backends(tx: Transaction) -> Any:
     return await tx.fetchval(
         "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
     )
+
+
+async def until_blocked(database: Database) -> None:
+    """Returns when some connection waits for a lock."""
+    while True:
+        async with database.transaction() as tx:  # a new one each time: a transaction sees one state of the statistics
+            if await blocked_backends(tx):
+                return
+        await anyio.sleep(0.01)

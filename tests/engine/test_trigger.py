@@ -100,12 +100,6 @@ async def test_a_request_made_before_its_worker_imported_a_version_gets_runs_of_
     assert (assignment.run_id, assignment.version) == (run_id, "v2")
 
 
-async def test_a_run_whose_task_is_gone_from_the_current_version_stays_queued(world: World):
-    await world.trigger()
-    await world.do(engine.register_version, world.environment_id, VersionReport("w1", "v2", [manifest("other")]))
-    assert await world.dequeue(versions=["v2"]) == []
-
-
 async def test_a_stale_parent_triggers_nothing(world: World):
     lease = await world.begin()
     await world.finish(lease)

@@ -138,6 +138,12 @@ def _plain(verb: str, style: str = "", *keys: str) -> Callable[[Data], Words]:
 _TELL: dict[str, Callable[[Data], Words]] = {
     "run.triggered": _triggered,
     "run.debounced": _debounced,
+    "run.pending_version": _plain("waits for a version", "yellow", "reason"),
+    "run.version_found": _plain("its version is here", "green", "version"),
+    "run.rescheduled": lambda data: Words(
+        "rescheduled", f"until {clock(instant(str(data['until'])))}" if data.get("until") else "", "cyan"
+    ),
+    "run.replayed": _plain("replayed as", "cyan", "as"),
     "run.dequeued": _plain("handed to a worker", "dim"),
     "run.started": _started,
     "run.waiting": _waiting,

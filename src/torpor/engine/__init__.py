@@ -2,10 +2,12 @@
 
      1. states.py       the states, the drawing, who may move a run along which edge, the public names
      2. deploy.py       ensure_environment, register_worker, register_version: who may come, what they bring
+        versions.py     match_versions: which queued runs a version can start
      3. trigger.py      trigger, trigger_all: requests become runs, queued or delayed (draft.py and payload.py: can
                         they? idempotency.py, debounce.py: is it a run that is there already? room.py: is there room?)
         queues.py       declare, pause, unpause, override, reset, configure: where runs line up, and the limits
         batch.py        create_batch, add_items, abort_batches: requests that end together (batch_end.py: when all have)
+        reschedule.py, replay.py; reset_key (idempotency.py)
      4. dequeue.py      dequeue: a lease for a worker, with an attempt to start or a checkpoint to restore
                         (slots.py: is there room?  lines.py: whose turn is it?)
      5. attempt.py      start, heartbeat, holds
@@ -13,6 +15,7 @@
                         could only wait for itself (cycles.py)
         token.py        create_token: a waitpoint for someone outside
      7. complete.py     complete_waitpoint, fire_due (due): answer a waitpoint, once, and wake who is tied to it
+        release.py, expire.py: delayed runs that are due, queued runs that nobody started in time; also by fire_due
      8. suspend.py      suspend: accept a checkpoint or discard it
      9. resume.py       wake, resume: a frozen run is queued again, a living process is told
         grant.py        grant: a slot for a run that waits in memory and has its answer
@@ -71,8 +74,10 @@ from torpor.engine.deploy import ensure_environment, register_version, register_
 from torpor.engine.dequeue import dequeue
 from torpor.engine.draft import TriggerRequest, UnknownQueue, UnknownTask, UnknownVersion
 from torpor.engine.events import record, tell
+from torpor.engine.expire import expire
 from torpor.engine.finish import Finished, finish, retry_delay_s
 from torpor.engine.grant import grant
+from torpor.engine.idempotency import KeyReset, reset_key
 from torpor.engine.logs import append
 from torpor.engine.outcomes import Blocked, Lease, Ok, Stale, Unknown
 from torpor.engine.payload import PayloadMisfit
@@ -90,6 +95,8 @@ from torpor.engine.prune import (
 from torpor.engine.read import Listing, Page, RunFilter, TokenFilter, TokenView
 from torpor.engine.refuse import refuse
 from torpor.engine.repair import Fault, FaultKind, find_faults, repair
+from torpor.engine.replay import replay
+from torpor.engine.reschedule import NotDelayed, Rescheduled, reschedule
 from torpor.engine.rescue import rescue, take_back_lost
 from torpor.engine.resume import resume, wake
 from torpor.engine.room import QueueFull
@@ -98,6 +105,7 @@ from torpor.engine.stranded import tell_stranded
 from torpor.engine.suspend import Awake, Suspended, suspend
 from torpor.engine.token import TokenCreated, TokenRequest, create_token
 from torpor.engine.trigger import Triggered, trigger, trigger_all
+from torpor.engine.versions import Matched, match_versions
 from torpor.engine.wait import block, collect
 
 __all__ = [
@@ -121,16 +129,20 @@ __all__ = [
     "Finished",
     "FiredTimers",
     "ItemsAdded",
+    "KeyReset",
     "Lease",
     "Listing",
+    "Matched",
     "Misplaced",
     "NewItem",
+    "NotDelayed",
     "Ok",
     "Page",
     "PayloadMisfit",
     "Place",
     "Pruned",
     "QueueFull",
+    "Rescheduled",
     "RunFilter",
     "RunState",
     "Stale",
@@ -159,6 +171,7 @@ __all__ = [
     "dequeue",
     "due",
     "ensure_environment",
+    "expire",
     "find_faults",
     "finish",
     "fire_due",
@@ -166,6 +179,7 @@ __all__ = [
     "heartbeat",
     "holds",
     "keep",
+    "match_versions",
     "next_due",
     "prune_batches",
     "prune_keys",
@@ -182,7 +196,10 @@ __all__ = [
     "register_version",
     "register_worker",
     "repair",
+    "replay",
+    "reschedule",
     "rescue",
+    "reset_key",
     "resume",
     "retry_delay_s",
     "start",

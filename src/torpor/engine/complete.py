@@ -10,6 +10,7 @@ import msgspec
 from torpor.engine import batch_end
 from torpor.engine.locks import lock_waitpoints_and_waiters
 from torpor.engine.outcomes import Unknown
+from torpor.engine.release import release
 from torpor.engine.resume import wake
 from torpor.store.database import Transaction
 from torpor.store.records import Run, Waitpoint
@@ -34,7 +35,7 @@ class AlreadyCompleted:
 
 @dataclass(frozen=True, slots=True)
 class FiredTimers:
-    """How many waitpoints, batches and delayed runs came due, and when to look again (None: when a `timer` note comes)."""
+    """How many waitpoints, batches and runs came due, and when to look again (None: when a `timer` note comes)."""
 
     count: int
     next_due: datetime | None
@@ -114,7 +115,8 @@ async def fire_due(
     now: datetime,
 ) -> FiredTimers:
     """Whatever the clock decides: time waits that are over, tokens and single waits whose time ran out, delayed runs to
-    release. Also the waitpoints of batches whose last run has ended: that end could not take their locks.
+    release, queued runs to expire. Also the waitpoints of batches whose last run has ended: that end could not take
+    their locks.
 
     `only` these ids of waitpoints, batches and runs (those of waits that time out), and without those to `skip`: for a
     timer that fails whenever it is fired.
@@ -123,6 +125,8 @@ async def fire_due(
     fires what is still pending. (SKIP LOCKED on waitpoints would take them before their runs: the wrong order. On
     delayed runs, which need nothing else, it is used.) When `next_due` is not after `now`, call again at once.
     """
+    from torpor.engine.expire import expire  # which ends runs, and an end completes waitpoints: a circle, cut here
+
     over = await tx.fetch(
         """select id from waitpoints
            where status = 'pending' and due_at <= $1
@@ -158,7 +162,9 @@ async def fire_due(
                 await settle(tx, waitpoint, runs, status=status, now=now)
             count += 1
         count += await _time_out(tx, sorted(who), now)
-    count += await _release(tx, limit, only, skip, now)
+    else:  # runs are locked before waitpoints: those that expire come in a transaction without any
+        count += await expire(tx, limit=limit, only=only, skip=skip, now=now)
+    count += await release(tx, limit=limit, only=only, skip=skip, now=now)
     if batches:
         await batch_end.mark_settled(tx, batches.values(), now=now)
     return FiredTimers(count, await next_due(tx, skip))
@@ -177,7 +183,11 @@ async def due(tx: Transaction, *, limit: int = FIRE_LIMIT, skip: Collection[str]
             order by completed_at limit $2)
            union all
            (select id from runs where state = 'delayed' and available_at <= $1 and not id = any($3::text[])
-            order by available_at limit $2)""",
+            order by available_at limit $2)
+           union all
+           (select id from runs where expires_at <= $1 and started_at is null and state in ('queued', 'pending_version')
+                and not id = any($3::text[])
+            order by expires_at limit $2)""",
         now,
         limit,
         skip,
@@ -214,26 +224,6 @@ async def _time_out(tx: Transaction, run_ids: list[str], now: datetime) -> int:
     return len(rows)
 
 
-async def _release(
-    tx: Transaction, limit: int, only: Collection[str] | None, skip: Collection[str], now: datetime
-) -> int:
-    """delayed -> queued, when its time has come. `available_at` stays: it lines up by when it was due."""
-    rows = await tx.fetch(
-        """update runs set state = 'queued', updated_at = $1
-           where id in (select id from runs where state = 'delayed' and available_at <= $1
-                          and ($3::text[] is null or id = any($3)) and not id = any($4::text[])
-                        order by available_at limit $2 for no key update skip locked)
-           returning environment_id""",
-        now,
-        limit,
-        only,
-        skip,
-    )
-    for environment_id in {row["environment_id"] for row in rows}:
-        await tx.notify("work", environment_id=environment_id)
-    return len(rows)
-
-
 async def next_due(tx: Transaction, skip: Collection[str] = ()) -> datetime | None:
     """When the next timer is due; it may be past, while somebody else is firing it."""
     return await tx.fetchval(
@@ -242,6 +232,9 @@ async def next_due(tx: Transaction, skip: Collection[str] = ()) -> datetime | No
                         (select min(times_out_at) from waits where {_TIMES_OUT} and not run_id = any($1::text[])),
                         (select min(completed_at) from batches
                          where completed_at is not null and settled_at is null and not id = any($1::text[])),
-                        (select min(available_at) from runs where state = 'delayed' and not id = any($1::text[])))""",
+                        (select min(available_at) from runs where state = 'delayed' and not id = any($1::text[])),
+                        (select min(expires_at) from runs
+                         where expires_at is not null and started_at is null and state in ('queued', 'pending_version')
+                           and not id = any($1::text[])))""",
         skip,
     )

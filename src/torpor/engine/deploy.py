@@ -8,6 +8,7 @@ from torpor import ids
 from torpor.engine import queues
 from torpor.engine.instants import after
 from torpor.engine.rescue import take_back
+from torpor.engine.versions import match_versions
 from torpor.store.database import Transaction
 from torpor.store.records import Environment
 from torpor.wire.http import Introduction, VersionReport
@@ -91,7 +92,10 @@ async def register_worker(
 
 
 async def register_version(tx: Transaction, environment_id: str, report: VersionReport, *, now: datetime) -> None:
-    """A worker has imported a version: its tasks are known from now on, and fresh attempts start with it."""
+    """A worker has imported a version: its tasks are known from now on, and fresh attempts start with it.
+
+    Runs of tasks that it lacks become pending_version, and those that waited for it are queued.
+    """
     # The worker's row first: the lock order. Its held request for work, made before the import, may start runs of it now.
     await tx.execute("update workers set version = $2 where id = $1", report.worker_id, report.version)
     await tx.execute("update environments set current_version = $2 where id = $1", environment_id, report.version)
@@ -132,4 +136,5 @@ async def register_version(tx: Transaction, environment_id: str, report: Version
         ],
     )
     await queues.declare(tx, environment_id, report, now=now)
+    await match_versions(tx, environment_id, now=now)
     await tx.notify("work", environment_id=environment_id)

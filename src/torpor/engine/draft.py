@@ -174,7 +174,7 @@ async def plan(
     if request.queue is not None and named is None:
         if not scene.accepts_unknown_tasks:
             return await _unknown_queue(tx, scene.environment_id, request.queue)
-        named = request.queue
+        named = own_queue(request.task_id) if len(_queue_names(request)) > 1 else request.queue
         missing = missing or f"no version has declared the queue {request.queue} yet"
     asked = {
         "queue": named,

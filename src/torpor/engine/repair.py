@@ -19,6 +19,7 @@ from torpor.engine.locks import lock_run, lock_runs_and_waiters
 from torpor.engine.rescue import take_back
 from torpor.engine.resume import wake
 from torpor.engine.states import ENDS, LEASED, STATUS, RunState
+from torpor.engine.versions import QUEUE_IS_DECLARED, queue_what_is_known
 from torpor.store.database import Transaction
 from torpor.store.records import Run, Waitpoint
 
@@ -113,11 +114,11 @@ _OF_RUNS: dict[FaultKind, str] = {
     FaultKind.WRONG_IMAGE_WORKER: """
         select runs.id from runs join checkpoints on checkpoints.id = runs.checkpoint_id
         where runs.id = any($1::text[]) and runs.state = 'queued' and runs.image_worker_id <> checkpoints.worker_id""",
-    FaultKind.NOT_RELEASED: """
+    FaultKind.NOT_RELEASED: f"""
         select runs.id from runs join environments on environments.id = runs.environment_id
-        where runs.id = any($1::text[]) and runs.state = 'pending_version'
-          and exists (select from tasks where tasks.environment_id = runs.environment_id and tasks.id = runs.task_id
-                      and tasks.version = coalesce(runs.locked_version, environments.current_version))""",
+        join tasks on tasks.environment_id = runs.environment_id and tasks.id = runs.task_id
+            and tasks.version = coalesce(runs.locked_version, environments.current_version)
+        where runs.id = any($1::text[]) and runs.state = 'pending_version' and {QUEUE_IS_DECLARED}""",
 }
 
 _LIVING_ITEMS = """(select count(*) from batch_items join runs on runs.id = batch_items.run_id
@@ -238,8 +239,7 @@ async def _release(tx: Transaction, fault: Fault, now: datetime) -> bool:
     run = await _still(tx, fault, now)
     if run is None:
         return False
-    await tx.execute("update runs set state = 'queued', available_at = $2, updated_at = $2 where id = $1", run.id, now)
-    await tx.notify("work", environment_id=run.environment_id)
+    await queue_what_is_known(tx, None, [run.id], now=now)
     await _record(tx, run, fault, now)
     return True
 

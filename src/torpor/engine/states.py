@@ -7,12 +7,12 @@
                |  |         |         |  checkpoint accepted
                |  |         +---------|---------> queued     (refused by its worker, or its lease ran out)
                +--|------ resume -- suspended
-                  +-> expired                   (issue 3: ttl)
+                  +-> expired                   (its ttl is over before it has started)
     a failed or crashed attempt with tries left: executing, waiting -> queued or delayed
     a lease that ran out: dequeued, executing, waiting -> queued | system_failure | canceled (it was asked to end)
     any state that is not an end -> canceled    (one with a process was asked to end first)
 
-`pending_version` is a run whose task no version knows yet; such triggers are refused until the engine can wait for them.
+`pending_version` is a run that no version can start: <-> queued as versions come and go; delayed runs may be released to it.
 """
 
 from enum import StrEnum
@@ -64,7 +64,9 @@ EDGES: dict[str, frozenset[tuple[RunState, RunState]]] = {
         (state, S.CANCELED)
         for state in (S.DELAYED, S.PENDING_VERSION, S.QUEUED, S.DEQUEUED, S.EXECUTING, S.WAITING, S.SUSPENDED)
     ),
-    "release": frozenset({(S.DELAYED, S.QUEUED)}),
+    "release": frozenset({(S.DELAYED, S.QUEUED), (S.DELAYED, S.PENDING_VERSION)}),
+    "match_versions": frozenset({(S.QUEUED, S.PENDING_VERSION), (S.PENDING_VERSION, S.QUEUED)}),
+    "expire": frozenset({(S.QUEUED, S.EXPIRED), (S.PENDING_VERSION, S.EXPIRED)}),
     "repair": frozenset({(S.SUSPENDED, S.QUEUED), (S.PENDING_VERSION, S.QUEUED)}),
     "rescue": frozenset((state, to) for state in LEASED for to in (S.QUEUED, S.SYSTEM_FAILURE, S.CANCELED)),
 }

@@ -1,4 +1,5 @@
-"""Say why a queued run can't be handed to anybody, in its own story: nothing else would ever happen to it."""
+"""Say why a run that is queued, or waits for a version, can't be handed to anybody, in its own story: nothing else would
+ever happen to it."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -11,10 +12,11 @@ from torpor.store.records import Environment, Worker
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Queued runs that the same workers could take: those of one task to be started, or with images on one worker."""
+    """Runs that the same workers could take: those of one task to be started, or with images on one worker."""
 
     environment_id: str
     task_id: str
+    locked_version: str | None
     image_on: str | None
     """The worker that has the checkpoint; None for a run that starts from the top."""
 
@@ -27,9 +29,10 @@ async def tell_stranded(tx: Transaction, *, queued_for_s: float = 30.0, limit: i
     """
     before = now - timedelta(seconds=queued_for_s)
     rows = await tx.fetch(
-        """select distinct runs.environment_id, runs.task_id, checkpoints.worker_id as image_on
+        """select distinct runs.environment_id, runs.task_id, runs.locked_version, checkpoints.worker_id as image_on
            from runs left join checkpoints on checkpoints.id = runs.checkpoint_id
-           where runs.state = 'queued' and runs.available_at <= $1 order by 1, 2, 3""",
+           where runs.state in ('queued', 'pending_version')
+             and runs.available_at + make_interval(secs => runs.priority_s) <= $1 order by 1, 2, 3, 4""",
         before,
     )
     told: list[str] = []
@@ -53,10 +56,11 @@ async def _why(tx: Transaction, group: Group, now: datetime) -> str | None:
     if not connected:
         last = f"; the last one was {_name(workers[-1])}, {_seen(workers[-1])}" if workers else ""
         return f"no worker is connected{last}"
-    version = environment.current_version
+    version = group.locked_version or environment.current_version
     if version is None:
         return "no worker has imported any tasks yet"
-    return await _why_not_started(tx, environment.id, version, group.task_id, connected)
+    called = f"version {version}" if group.locked_version else f"current version {version}"
+    return await _why_not_started(tx, environment.id, version, called, group.task_id, connected)
 
 
 def _why_not_restored(worker_id: str, holder: Worker | None, now: datetime) -> str | None:
@@ -70,7 +74,7 @@ def _why_not_restored(worker_id: str, holder: Worker | None, now: datetime) -> s
 
 
 async def _why_not_started(
-    tx: Transaction, environment_id: str, version: str, task_id: str, connected: list[Worker]
+    tx: Transaction, environment_id: str, version: str, called: str, task_id: str, connected: list[Worker]
 ) -> str | None:
     rows = await tx.fetch(
         "select id from tasks where environment_id = $1 and version = $2 order by id", environment_id, version
@@ -79,9 +83,9 @@ async def _why_not_started(
     if task_id not in names:
         similar = near(task_id, names)
         hint = f"; similar names: {', '.join(similar)}" if similar else ""
-        return f"the current version {version} has no task {task_id}{hint}"
+        return f"the {called} has no task {task_id}{hint}"
     if not any(worker.version == version for worker in connected):
-        return f"no connected worker has imported the current version {version}"
+        return f"no connected worker has imported the {called}"
     return None
 
 
@@ -96,8 +100,10 @@ def _seen(worker: Worker) -> str:
 async def _tell(tx: Transaction, group: Group, reason: str, before: datetime, limit: int, now: datetime) -> list[str]:
     locked = await tx.fetch(
         """select runs.id, runs.attempt from runs left join checkpoints on checkpoints.id = runs.checkpoint_id
-           where runs.state = 'queued' and runs.available_at <= $1 and runs.environment_id = $2 and runs.task_id = $3
-             and checkpoints.worker_id is not distinct from $4
+           where runs.state in ('queued', 'pending_version')
+             and runs.available_at + make_interval(secs => runs.priority_s) <= $1
+             and runs.environment_id = $2 and runs.task_id = $3 and checkpoints.worker_id is not distinct from $4
+             and runs.locked_version is not distinct from $7
              and not exists (select from events where events.run_id = runs.id and kind = 'run.stranded'
                              and data->>'reason' = $5 and at >= runs.available_at)
            order by runs.id limit $6 for no key update of runs skip locked""",
@@ -107,6 +113,7 @@ async def _tell(tx: Transaction, group: Group, reason: str, before: datetime, li
         group.image_on,
         reason,
         limit,
+        group.locked_version,
     )
     # Once more, now that they are locked: another server may have told it since that look.
     known = await tx.fetch(

@@ -164,7 +164,12 @@ async def cascade(here: Hub) -> int:
 
 
 async def tell_stranded(here: Hub, reach: Reach) -> list[str]:
-    """Let queued runs that nobody can take say so in their stories. Who is connected is known after a lease only."""
+    """Let queued runs that nobody can take say so in their stories. Who is connected is known after a lease only.
+
+    Before that, what a trigger or a retry has queued while a version was being registered finds its place.
+    """
+    async with here.database.transaction() as tx:
+        await engine.match_versions(tx, now=here.clock.now())
     told: list[str] = []
     if reach.held_s(here.clock.now()) < here.settings.lease_s:
         return told

@@ -81,6 +81,8 @@ alter table runs
     add constraint runs_active check (active_since is null or state = 'executing'),
     add constraint runs_batch check ((batch_id is null) = (batch_index is null));
 update runs set queue = 'task/' || task_id;
+-- Their release would take the task's own again.
+update runs set asked = jsonb_build_object('max_attempts', max_attempts) where state = 'delayed';
 update runs set image_worker_id = (select worker_id from checkpoints where checkpoints.id = runs.checkpoint_id)
     where checkpoint_id is not null;
 update runs set handed_out_at = updated_at where state = 'dequeued';
