@@ -52,6 +52,24 @@ def fenced(run: Run | None, lease: Lease) -> Run | Stale:
     return run if run.lease == lease.number and run.worker_id is not None else Stale(run.lease)
 
 
+async def in_turn(tx: Transaction, run: Run, nth: int) -> bool | Stale:
+    """Whether a report about a process's waits is news (True), or the latest one once more (False).
+
+    Stale: a later one has come. Then this is a copy that was on its way for long, its sender has heard another one's
+    answer and gone on, and nobody reads this answer. What it says of the waits is not true any more: it would drop those
+    that were entered since, hand answers to nobody, or accept an image that its worker has thrown away.
+
+    The caller holds the run's row. A sender that doesn't count (0) is always believed.
+    """
+    if nth == 0:
+        return True
+    if nth < run.heard:
+        return Stale(run.lease)
+    if nth > run.heard:
+        await tx.execute("update runs set heard = $2 where id = $1", run.id, nth)
+    return nth > run.heard
+
+
 async def lock_runs_and_waiters(tx: Transaction, run_ids: Iterable[str]) -> tuple[dict[str, Run], list[Waitpoint]]:
     """Lock runs that may end now, the runs that wait for them, and the waitpoints in between."""
     ending = set(run_ids)

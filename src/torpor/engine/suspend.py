@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from torpor.engine import answers, events
-from torpor.engine.locks import lock_leased
+from torpor.engine.locks import in_turn, lock_leased
 from torpor.engine.outcomes import Lease, Stale
 from torpor.engine.states import RunState
 from torpor.store.database import Transaction
@@ -28,11 +28,15 @@ async def suspend(
 
     For the worker that holds the lease, after the image is durable. A crash in between costs an orphan image, which the
     next census finds; the other order would cost the run. The same message twice is Stale, as the first has ended the
-    lease: kill the process, but leave images to the census, since this one may be the run by now.
+    lease: kill the process, but leave images to the census, since this one may be the run by now. So is a copy
+    that comes after the worker, told Awake by another, has gone on without the image.
     """
     run = await lock_leased(tx, lease)
     if isinstance(run, Stale):
         return run
+    is_news = await in_turn(tx, run, report.nth)
+    if isinstance(is_news, Stale):
+        return is_news
     waits = await answers.tied(tx, run.id)
     open_waits = [wait.wait_id for wait in waits if wait.is_open]
     is_answered = any(not wait.is_open and wait.delivered_at is None for wait in waits)

@@ -11,7 +11,7 @@ from datetime import datetime
 from torpor.engine import active, answers, cycles, events, slots
 from torpor.engine.answers import Tied
 from torpor.engine.instants import to_iso
-from torpor.engine.locks import fenced, lock_leased
+from torpor.engine.locks import fenced, in_turn, lock_leased
 from torpor.engine.outcomes import Blocked, Lease, Stale
 from torpor.engine.resume import stand_in_line
 from torpor.engine.states import RunState
@@ -29,13 +29,18 @@ async def block(tx: Transaction, lease: Lease, report: BlockReport, *, now: date
     something is open, and nothing was answered. A wait that could never end, for a run that waits for this one, is
     answered with an error (cycles.py).
 
-    The same report twice ties nothing twice, and answers for the waits it names are given again. Who can't know whether
-    an earlier report arrived, and holds a process with other waits open, calls `collect`, which answers everything.
+    The same report twice ties nothing twice, and answers for the waits it names are given again; only the first counts
+    them as delivered, for nobody may read the answer to a copy. One that comes after a later report is Stale. Who can't
+    know whether an earlier report arrived, and holds a process with other waits open, calls `collect`, which answers
+    everything.
     """
     children = {wait.run_id for wait in report.waits if wait.kind == "run" and wait.run_id}
     run, awaited = await _lock_with_children(tx, lease, children)
     if isinstance(run, Stale):
         return run
+    is_news = await in_turn(tx, run, report.nth)
+    if isinstance(is_news, Stale):
+        return is_news
     await tie(tx, run, report.waits, awaited, now=now)
     if report.dropped:
         await tx.execute(
@@ -53,13 +58,14 @@ async def block(tx: Transaction, lease: Lease, report: BlockReport, *, now: date
     answered = _to_tell(waits, named, is_stuck=report.idle and not open_waits)
     if answered and report.idle and not await _may_go_on(tx, run, now=now):
         return _in_line(waits, now)
-    await answers.mark_delivered(tx, run.id, [wait.wait_id for wait in answered], now=now)
+    if is_news:
+        await answers.mark_delivered(tx, run.id, [wait.wait_id for wait in answered], now=now)
     await _move(tx, run, report, open_waits, is_waiting=report.idle and bool(open_waits) and not answered, now=now)
     return _blocked(answered, open_waits, now)
 
 
 async def collect(
-    tx: Transaction, lease: Lease, open_waits: list[str], *, idle: bool = False, now: datetime
+    tx: Transaction, lease: Lease, open_waits: list[str], *, idle: bool = False, nth: int = 0, now: datetime
 ) -> Blocked | Stale:
     """The process says which waits it has open, and gets every answer there is to them.
 
@@ -73,12 +79,16 @@ async def collect(
     run = await lock_leased(tx, lease)
     if isinstance(run, Stale):
         return run
+    is_news = await in_turn(tx, run, nth)
+    if isinstance(is_news, Stale):
+        return is_news
     await set_open_waits(tx, run.id, open_waits, now=now)
     waits = await answers.tied(tx, run.id)
     answered = [wait for wait in waits if not wait.is_open]
     if answered and not await _may_go_on(tx, run, now=now):
         return _in_line(waits, now)
-    await answers.mark_delivered(tx, run.id, [wait.wait_id for wait in answered], now=now)
+    if is_news:
+        await answers.mark_delivered(tx, run.id, [wait.wait_id for wait in answered], now=now)
     if answered and run.state == RunState.WAITING:
         await tx.execute(
             f"update runs set state = 'executing', ready_at = null, updated_at = $2, {active.begins('$2')} where id = $1",

@@ -162,7 +162,7 @@ async def block(request: Request) -> Response:
 
 async def collect(request: Request) -> Response:
     async def verb(tx: Transaction, lease: engine.Lease, asked: wire.CollectRequest, *, now: datetime) -> object:
-        return await engine.collect(tx, lease, asked.open_waits, idle=asked.idle, now=now)
+        return await engine.collect(tx, lease, asked.open_waits, idle=asked.idle, nth=asked.nth, now=now)
 
     return await _leased(request, _collect_request, verb)
 

@@ -136,6 +136,7 @@ class Run(Row):
     ready_at: datetime | None
     handed_out_at: datetime | None
     handed_out_for: int | None
+    heard: int
     image_worker_id: str | None
     asked: dict[str, Any] | None
     payload_object: str | None

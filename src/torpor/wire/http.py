@@ -172,6 +172,9 @@ class BlockReport(msgspec.Struct):
     dropped: list[str] = []
     idle: bool = False
     blockers: list[str] = []
+    nth: int = (
+        0  # counts what a lease's holder says of its waits; a copy that comes after a later report counts for nothing
+    )
 
 
 class OpenWait(msgspec.Struct, frozen=True):
@@ -192,6 +195,7 @@ class CollectRequest(msgspec.Struct):
     lease: int
     open_waits: list[str]
     idle: bool = False  # nothing but these keeps it
+    nth: int = 0  # as in BlockReport
 
 
 class SuspendReport(msgspec.Struct):
@@ -200,6 +204,7 @@ class SuspendReport(msgspec.Struct):
     lease: int
     checkpoint: StoredCheckpoint
     waiting_at: list[dict[str, Any]] = []  # where each asyncio task stands: file, line, source
+    nth: int = 0  # as in BlockReport
 
 
 class Refusal(msgspec.Struct):

@@ -97,6 +97,7 @@ class LiveRun:
         self._clock = WorkClock(assignment.context.max_duration_s, assignment.active_s)
         self._timers: list[asyncio.TimerHandle] = []
         self._over = False
+        self._reports = 0
         self.gone = asyncio.Event()
 
     # -- from the supervisor ------------------------------------------------------------------------------------------
@@ -261,7 +262,9 @@ class LiveRun:
             await self._settle_report(process)
 
     async def _report_block(self, message: runner.Block) -> http.BlockReply:
-        report = http.BlockReport(self.lease.lease, message.waits, message.dropped, message.idle, message.blockers)
+        report = http.BlockReport(
+            self.lease.lease, message.waits, message.dropped, message.idle, message.blockers, self._next()
+        )
         reply, tries = await self.house.link.send_counting(self._path("block"), report, http.BlockReply)
         if reply.status == "ok" and tries > 1:
             # An earlier answer to this message may have been lost on the way, with answers in it.
@@ -277,9 +280,8 @@ class LiveRun:
         return reply
 
     async def _collect(self, open_waits: list[str]) -> http.BlockReply:
-        return await self._send(
-            "collect", http.CollectRequest(self.lease.lease, open_waits, self._is_idle), http.BlockReply
-        )
+        request = http.CollectRequest(self.lease.lease, open_waits, self._is_idle, self._next())
+        return await self._send("collect", request, http.BlockReply)
 
     def _take(self, process: RunProcess, reply: http.BlockReply) -> None:
         """Act on what the engine says of our waits."""
@@ -383,7 +385,9 @@ class LiveRun:
         if self._over:
             return
         reply = await self._send(
-            "suspend", http.SuspendReport(self.lease.lease, stored, self._waiting_at), http.LeaseReply
+            "suspend",
+            http.SuspendReport(self.lease.lease, stored, self._waiting_at, self._next()),
+            http.LeaseReply,
         )
         self.house.settled.add(checkpoint_id)
         await reach(Fault.ACCEPTED)
@@ -520,6 +524,11 @@ class LiveRun:
             self._report.cancel()
 
     # -- words --------------------------------------------------------------------------------------------------------
+
+    def _next(self) -> int:
+        """The number of a report about the waits: by it the engine knows a copy that comes late. One is under way at a time."""
+        self._reports += 1
+        return self._reports
 
     def _path(self, what: str) -> str:
         return f"runs/{self.lease.run_id}/{what}"

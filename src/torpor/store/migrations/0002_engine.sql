@@ -69,6 +69,7 @@ alter table runs
     add ready_at timestamptz,                  -- waiting in memory, answered, and in line for a slot (grant)
     add handed_out_at timestamptz,             -- dequeued: rescue takes back what doesn't start
     add handed_out_for int,                    -- dequeue: the worker's number of the request that this answered; rescue
+    add heard int not null default 0,          -- block, collect, suspend: the latest report under this lease
     add image_worker_id text,                  -- queued with a checkpoint: the only worker that can restore it; null: any
     add asked jsonb,                           -- trigger: what was said where the task has defaults; release, match_versions
     add payload_object text,                   -- a payload too large for the row: its name in the object store

@@ -1,0 +1,326 @@
+"""One seed, from the first trigger until everything has ended: a storm, then quiet, then the checks."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any
+
+from torpor import engine
+from torpor.engine import Lease, queues
+from torpor.engine.debounce import Debounce
+from torpor.wire.runner import QueueManifest, RetryPolicy, TaskManifest
+
+from . import weather as sky
+from .checks import findings
+from .net import Message, Net, Violation
+from .postgres import Store, ids_from
+from .programs import TASKS, Library
+from .servers import Servers
+from .stage import Stage
+from .users import STORM_S, Users
+from .worker import Worker
+
+EPOCH = datetime(2026, 1, 1, 12, tzinfo=UTC)
+PATIENCE_S = 900.0
+"""After so much quiet, a run that has not ended never will."""
+ROUND_S = 10.0
+HAS_EXPIRE = hasattr(engine, "expire")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of a seed."""
+
+    seed: int
+    failures: list[str]
+    trace: list[str] = field(repr=False)
+    runs: int = 0
+    verbs: int = 0
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256("\n".join(self.trace).encode()).hexdigest()[:16]
+
+
+class World:
+    """Everything that plays in one seed."""
+
+    def __init__(self, seed: int, store: Store) -> None:
+        self.rng = Random(seed)
+        self.store = store
+        self.stage = Stage()
+        self.epoch = EPOCH
+        self.net = Net(self.rng, self.stage, store, sky.draw(self.rng), EPOCH)
+        self.library = Library(self.rng)
+        self.servers = Servers(self)
+        self.users = Users(self)
+        self.workers: dict[str, Worker] = {}
+        self.environment_id = ""
+        self.version = "v1"
+        self.max_rescues = self.rng.choice([0, 2, 5, 5])
+        self.is_storm = True
+        self.limits = (self.rng.choice([None, 1, 2]), 1)
+        self.waits_time_out = True
+        self.has_batches = False
+        self.shared: list[str] = []  # tokens that several runs may wait for
+        self.tokens: list[str] = []
+        self.triggered: list[str] = []
+        self.roots: list[str] = []
+        self.told: list[tuple[str, int, str, str, str]] = []
+
+    # -- what the actors share ----------------------------------------------------------------------------------------
+
+    def request(
+        self,
+        program: int,
+        *,
+        run_id: str,
+        key: str | None = None,
+        delay_s: float = 0.0,
+        parent_lease: Lease | None = None,
+        options: bool = False,
+    ) -> Callable[[datetime], engine.TriggerRequest]:
+        """A trigger of that program, once it is known when."""
+        written = self.library.programs[program]
+        # Inside a run a key is the run's own, as the SDK has it.
+        scoped = f"{parent_lease.run_id if parent_lease else 'global'}/{key}" if key else None
+        given: dict[str, Any] = {}
+        rng = self.rng
+        if rng.random() < 0.3:
+            given["queue"] = rng.choice(["shared", "narrow"])
+        if rng.random() < 0.3:
+            given["concurrency_key"] = rng.choice(["x", "y"])
+        if rng.random() < 0.2:
+            given["priority_s"] = rng.choice([1.0, 20.0])
+        if HAS_EXPIRE and rng.random() < 0.1:
+            given["ttl_s"] = rng.choice([1.0, 30.0])
+        if options and rng.random() < 0.15:
+            mode, most_s = rng.choice(["leading", "trailing"]), rng.choice([None, 10.0])
+            given["debounce"] = Debounce("d", rng.choice([3.0, 20.0]), mode, most_s)
+        if HAS_EXPIRE and rng.random() < 0.05:
+            given["lock_to_version"] = "v1"
+
+        def at(now: datetime) -> engine.TriggerRequest:
+            return engine.TriggerRequest(
+                written.task,
+                payload=str(program),
+                run_id=run_id,
+                idempotency_key=scoped,
+                max_attempts=written.max_attempts,
+                delay_until=now + timedelta(seconds=delay_s) if delay_s else None,
+                parent_lease=parent_lease,
+                **given,
+            )
+
+        return at
+
+    def accepted(self, reply: Any, *, is_root: bool = False) -> None:
+        """The engine has promised that this run ends."""
+        if isinstance(reply, engine.Triggered) and reply.run_id not in self.triggered:
+            self.triggered.append(reply.run_id)
+            if is_root:
+                self.roots.append(reply.run_id)
+
+    def elder(self, run_id: str) -> str:
+        """A root run that began before: waiting for it can't make a circle."""
+        known = self.roots[: self.roots.index(run_id)] if run_id in self.roots else []
+        return self.rng.choice(known) if known else "run_nowhere"
+
+    async def batch(self, run: Any, wait: Any) -> str:
+        raise NotImplementedError
+
+    async def cancel(self, run_id: str) -> None:
+        await self.net.send(
+            Message(
+                "user",
+                "cancel",
+                lambda tx, now: engine.cancel(tx, self.environment_id, run_id, reason="enough", now=now),
+                about=run_id,
+            )
+        )
+
+    def manifests(self, version: str) -> list[TaskManifest]:
+        retry = RetryPolicy(max_attempts=3, min_delay_s=1, factor=3, max_delay_s=20, jitter=True)
+        return [
+            TaskManifest(name, "jobs.py", 1, True, "one", {}, RetryPolicy(max_attempts=1) if name == "beta" else retry)
+            for name in TASKS
+        ]
+
+    def queues(self) -> list[QueueManifest]:
+        return [QueueManifest("shared", self.limits[0]), QueueManifest("narrow", self.limits[1])]
+
+    def found_by_sweep(self, who: str, what: str) -> None:
+        """Whoever was asleep found something to do by looking again: nobody had announced it."""
+        if self.net.weather.is_calm and self.is_storm:
+            raise Violation(f"announcements: there was work, {what}, and {who} was not told")
+
+    # -- the play -----------------------------------------------------------------------------------------------------
+
+    async def prepare(self) -> None:
+        rng = self.rng
+        store = self.store
+
+        async def founded(tx: Any) -> Any:
+            return await engine.ensure_environment(tx, "sim", key_hash=b"k", now=EPOCH)
+
+        environment, _ = await store.do(founded)
+        self.environment_id = environment.id
+        limit = rng.choice([None, None, None, 1, 2, 5])
+        if limit is not None:
+            burst = rng.choice([1.0, 1.0, 1.5, 2.0])
+            await store.do(
+                lambda tx: queues.configure(
+                    tx, self.environment_id, concurrency_limit=limit, burst_factor=burst, now=EPOCH
+                )
+            )
+        for _ in range(3):
+            timeout_s = rng.choice([None, None, 10.0, 60.0])
+            request = engine.TokenRequest(timeout_s=timeout_s)
+            made, _ = await store.do(
+                lambda tx, request=request: engine.create_token(tx, self.environment_id, request, now=EPOCH)
+            )
+            self.shared.append(made.waitpoint_id)
+        for nth in range(rng.choice([1, 1, 2, 3])):
+            worker = Worker(self, f"w{nth}", rng.choice([1, 2, 10]), can_freeze=rng.random() < 0.85)
+            self.workers[worker.id] = worker
+            worker.boot()
+        self.servers.start()
+        self.users.start()
+        self._fates()
+
+    def _fates(self) -> None:
+        """Who dies when, and whose clock jumps."""
+        rng, weather = self.rng, self.net.weather
+        for _ in range(weather.deaths):
+            self.stage.start("fate", self._death(rng.choice([*self.workers]), rng.uniform(0, STORM_S)))
+        for _ in range(weather.cuts):
+            self.stage.start("fate", self._cut(rng.choice([*self.workers]), rng.uniform(0, STORM_S)))
+        for _ in range(weather.jumps):
+            self.stage.start("fate", self._jump(rng.uniform(0, STORM_S)))
+        if rng.random() < 0.2:
+            self.stage.start("fate", self._redeploy(rng.uniform(0, STORM_S)))
+
+    async def _death(self, worker_id: str, hour: float) -> None:
+        await self.stage.sleep(hour)
+        worker = self.workers[worker_id]
+        if not worker.is_alive:
+            return
+        worker.die()
+        await self.stage.sleep(self.rng.choice([0.001, 0.1, 5.0, 45.0, 10 * STORM_S]))
+        if not worker.is_alive and self.is_storm:
+            worker.boot()
+
+    async def _cut(self, worker_id: str, hour: float) -> None:
+        await self.stage.sleep(hour)
+        self.workers[worker_id].cut_until = self.stage.time + self.rng.choice([1.0, 35.0, 60.0])
+        self.net.note(worker_id, "is cut off")
+
+    async def _jump(self, hour: float) -> None:
+        await self.stage.sleep(hour)
+        self.net.jumped_s += self.rng.choice([-2.0, 5.0, 40.0, 3600.0])
+        self.net.note("clock", f"jumps to +{self.net.jumped_s}")
+
+    async def _redeploy(self, hour: float) -> None:
+        await self.stage.sleep(hour)
+        self.version = "v2"
+        for worker in self.workers.values():
+            await self.stage.sleep(self.rng.choice([0.0, 1.0]))
+            if worker.is_alive:
+                worker.redeploy("v2")
+
+    async def play(self) -> None:
+        await self.prepare()
+        await self.stage.play(STORM_S)
+        await self._calm_down()
+        deadline = self.stage.time + PATIENCE_S
+        while self.stage.time < deadline:
+            await self.stage.play(self.stage.time + ROUND_S)
+            if await self._is_over():
+                break
+            await self._help()
+        await self.stage.play(self.stage.time + 6.0)
+
+    async def _calm_down(self) -> None:
+        """From now on everybody is healthy, every answer comes, and nothing is paused."""
+        self.is_storm = False
+        self.net.calm_down()
+        self.net.note("world", "is quiet from now on")
+        for worker in self.workers.values():
+            worker.cut_until = 0.0
+            if not worker.is_alive:
+                worker.boot()
+            elif self.version != "v1":
+                worker.redeploy(self.version)  # a late report may have set another one
+        await self.users.open_all()
+
+    async def _is_over(self) -> bool:
+        return not await self.store.connection.fetchval("select exists (select from runs where finished_at is null)")
+
+    async def _help(self) -> None:
+        """Answer what nobody else would, and let go of what can't come back."""
+        pending = await self.store.connection.fetch(
+            "select id from waitpoints where kind = 'token' and status = 'pending' order by id"
+        )
+        for row in pending:
+            await self.net.deliver(
+                Message(
+                    "user",
+                    "complete",
+                    lambda tx, now, name=row["id"]: engine.complete_waitpoint(tx, name, output="1", now=now),
+                    about=row["id"],
+                )
+            )
+        stranded = await self.store.connection.fetch(
+            """select runs.id, checkpoints.worker_id from runs join checkpoints on checkpoints.id = runs.checkpoint_id
+               where runs.state = 'queued' order by runs.id"""
+        )
+        for row in stranded:
+            if not self.workers[row["worker_id"]].can_freeze:
+                await self.cancel_now(row["id"])
+
+    async def cancel_now(self, run_id: str) -> None:
+        await self.net.deliver(
+            Message(
+                "user", "cancel", lambda tx, now: engine.cancel(tx, self.environment_id, run_id, now=now), about=run_id
+            )
+        )
+
+    async def judge(self) -> list[str]:
+        """What the queries over the database find, now that all should be over."""
+        connection = self.store.connection
+        await connection.execute("delete from checks.told")
+        await connection.copy_records_to_table("told", schema_name="checks", records=self.told)
+        found = [f"{each.rule}: {each.what}" for each in await findings(connection)]
+        missing = await connection.fetch(
+            "select id from unnest($1::text[]) as accepted(id) where not exists (select from runs where runs.id = accepted.id)",
+            self.triggered,
+        )
+        return found + [f"ends: {row['id']} was accepted and is not there" for row in missing]
+
+
+async def play(seed: int, store: Store) -> Report:
+    """One seed on an emptied database."""
+    await store.empty()
+    source = Random(f"ids {seed}")
+    world = World(seed, store)
+    failures: list[str] = []
+    with ids_from(lambda: source.getrandbits(32)):
+        try:
+            await world.play()
+            failures = await world.judge()
+        except Violation as violation:
+            failures = [str(violation)]
+        except Exception as error:  # noqa: BLE001  # whatever the engine raises is this seed's failure
+            failures = [f"{type(error).__name__}: {error}"]
+            world.net.trace.append(_where(error))
+        finally:
+            world.stage.close()
+    return Report(seed, failures, world.net.trace, len(world.triggered), world.net.verbs)
+
+
+def _where(error: BaseException) -> str:
+    import traceback
+
+    return "".join(traceback.format_exception(error))
