@@ -32,6 +32,8 @@ if TYPE_CHECKING:
         WaitTimeout,
     )
     from torpor.sdk import wait
+    from torpor.sdk.any_batch import batch_trigger, batch_trigger_and_wait
+    from torpor.sdk.batch import Batch, BatchItem, BatchResult
     from torpor.sdk.client import AsyncClient, Client
     from torpor.sdk.context import current
     from torpor.sdk.logger import logger
@@ -47,6 +49,9 @@ __all__ = [
     "ApiError",
     "Approval",
     "AsyncClient",
+    "Batch",
+    "BatchItem",
+    "BatchResult",
     "BlockingInLoop",
     "Client",
     "ConfigError",
@@ -66,6 +71,8 @@ __all__ = [
     "TorporError",
     "WaitCycle",
     "WaitTimeout",
+    "batch_trigger",
+    "batch_trigger_and_wait",
     "create_token",
     "current",
     "logger",
@@ -74,6 +81,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "torpor.sdk.any_batch": ("batch_trigger", "batch_trigger_and_wait"),
+    "torpor.sdk.batch": ("Batch", "BatchItem", "BatchResult"),
     "torpor.sdk.client": ("AsyncClient", "Client"),
     "torpor.sdk.context": ("current",),
     "torpor.sdk.logger": ("logger",),

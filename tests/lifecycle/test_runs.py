@@ -311,3 +311,24 @@ def changeable(make_stack: StackMaker, tmp_path: Path) -> tuple[Stack, Path, str
     stack.start()
     assert stack.output(stack.trigger("which")) == 1
     return stack, project / "tasks.py", text
+
+
+@pytest.mark.criu
+def test_a_parent_is_frozen_until_its_batch_has_ended(stack: Stack) -> None:
+    """B4, G3, BB24: it wakes once, with all results in order, whatever became of each."""
+    token = stack.client.create_token()["id"]
+    run_id = stack.trigger("batch_parent", {"journal": str(stack.journal()), "count": 20, "token_id": token})
+    stack.await_event(run_id, "run.suspended")
+    eventually(lambda: stack.process_of(run_id) is None, what="its process is gone")
+    [batch] = stack.events(run_id, "batch.sealed")
+    eventually(
+        lambda: sum(run["isCompleted"] for run in stack.client.runs(batch=batch["batch_id"])) == 20,
+        what="all but one have ended",
+    )
+    assert "run.resuming" not in stack.kinds(run_id)
+    stack.client.complete_token(token, "done")
+    squares = [f"not {number}" if number % 3 == 0 else number * number for number in range(20)]
+    assert stack.output(run_id) == [*squares, "done"]
+    assert stack.kinds(run_id).count("run.resuming") == 1
+    assert stack.client.batch(batch["batch_id"])["status"] == "COMPLETED"
+    stack.assert_nothing_left()

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 from fake_worker import KEY, FakeWorker, Start
 
-from torpor.sdk.client import AsyncClient
+from torpor import BatchItem, task
+from torpor.sdk.client import AsyncClient, Client
 from torpor.server import batches
 from torpor.wire import http as wire
 from torpor.wire.runner import NewWait
@@ -282,3 +283,85 @@ async def test_the_server_aborts_batches_by_itself(
         batch_id = await http.opened(2)
         aborted = await eventually(http, batch_id, "ABORTED")
         assert [one["error"][:20] for one in aborted["processing"]["errors"]] == ["this item never came"] * 2
+
+
+# -- through our own client --------------------------------------------------------------------------------------------
+
+
+@task(id="echo")
+def echo(value: Any) -> Any:
+    return value
+
+
+@pytest.fixture
+def outside(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that triggers, such as a web application."""
+    monkeypatch.setenv("TORPOR_API_URL", url)
+    monkeypatch.setenv("TORPOR_SECRET_KEY", KEY)
+
+
+async def test_a_task_triggers_a_batch_from_outside(outside: None, http: Http, worker: FakeWorker) -> None:
+    """B1, G2, G15: from an async iterator of any length, in two phases, in chunks."""
+
+    async def values() -> AsyncIterator[Any]:
+        for number in range(1200):
+            yield echo.options(delay="soon").item(number) if number == 7 else number
+
+    with pytest.raises(ValueError, match="soon"):
+        await echo.batch_trigger(values())
+
+    async def good_values() -> AsyncIterator[Any]:
+        for number in range(1200):
+            yield BatchItem("ecco") if number == 7 else number
+
+    batch = await echo.batch_trigger(good_values())
+    assert batch.errors == {7: 'Task not found: "ecco"; did you mean echo?'}
+    assert len(batch.run_ids) == 1199
+    told = await batch.retrieve()
+    assert (told["status"], told["runCount"], told["runs"]) == ("PROCESSING", 1200, batch.run_ids)
+
+
+async def test_a_blocking_process_triggers_a_batch(outside: None, worker: FakeWorker, client: AsyncClient) -> None:
+    """G2: and a key that is known gives the same batch."""
+    first = await asyncio.to_thread(lambda: echo.sync.batch_trigger([1, 2], idempotency_key="k"))
+    again = await asyncio.to_thread(lambda: echo.sync.batch_trigger([3], idempotency_key="k"))
+    assert (again.id, again.run_ids, again.is_cached) == (first.id, first.run_ids, True)
+    assert (await echo.batch_trigger([])).run_ids == []
+
+
+async def test_a_client_triggers_and_reads_a_batch(url: str, worker: FakeWorker, client: AsyncClient) -> None:
+    """G2, B3: by the name of the task."""
+
+    def trigger() -> dict[str, Any]:
+        with Client(url, KEY) as blocking:
+            return blocking.batch_trigger("echo", iter([1, {2}, object()]), tags=["t"])
+
+    made = await asyncio.to_thread(trigger)
+    assert [error["index"] for error in made["errors"]] == [2]
+    assert "can't be JSON" in made["errors"][0]["error"]
+    for given in await worker.dequeue(wait_s=5):
+        await worker.start(given)
+        await worker.finish(given, "done")
+    async with asyncio.timeout(10):
+        while (await client.batch(made["id"]))["status"] != "PARTIAL_FAILED":
+            await asyncio.sleep(0.02)
+    results = [result async for result in client.batch_results(made["id"])]
+    assert [(result["index"], result["ok"]) for result in results] == [(0, True), (1, True), (2, False)]
+    run = await client.run(made["runs"][0])
+    assert run["tags"] == ["t"]
+    other = await client.batch_trigger("echo", [1])
+    assert other.keys() == {"id", "isCached", "runs", "errors"}
+
+
+async def test_results_are_paged(
+    http: Http, worker: FakeWorker, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B3: a page ends after some megabytes of outputs."""
+    monkeypatch.setattr(wire, "RESULTS_BYTES", 1000)
+    made = await client.batch_trigger("echo", range(5))
+    for given in await worker.dequeue(wait_s=5):
+        await worker.start(given)
+        await worker.finish(given, "x" * 600)
+    first = (await http.get(f"/api/v1/batches/{made['id']}/results")).json()
+    assert (len(first["items"]), first["pagination"]) == (1, {"next": "0"})
+    assert [one["index"] async for one in client.batch_results(made["id"])] == [0, 1, 2, 3, 4]

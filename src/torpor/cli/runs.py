@@ -18,6 +18,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="As the API has it.")]
 def list_runs(
     status: Annotated[list[str] | None, typer.Option(help="WAITING, COMPLETED, …; may be given several times.")] = None,
     task: Annotated[list[str] | None, typer.Option(help="Of this task; may be given several times.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Of this batch, by its id.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 25,
     as_json: AsJson = False,
 ) -> None:
@@ -34,7 +35,7 @@ def list_runs(
 
     wanted = [name.upper() for name in status or []]
     with client() as api:
-        filters = {"status": wanted or None, "task": task or None, "page_size": min(limit, 100)}
+        filters = {"status": wanted or None, "task": task or None, "batch": batch, "page_size": min(limit, 100)}
         found = list(islice(api.runs(**filters), limit))
     if as_json:
         typer.echo(json.dumps(found, indent=2))

@@ -1,13 +1,16 @@
 """`torpor trigger`: ask for a run, and tell its story if wanted."""
 
 import asyncio
+import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from torpor.cli.payload import parse_payload
-from torpor.errors import Unprocessable
+from torpor.errors import ConfigError, Unprocessable
 
 
 def trigger(
@@ -16,6 +19,9 @@ def trigger(
         list[str] | None, typer.Argument(help="JSON, or key=value words (n=3 is a number).", show_default=False)
     ] = None,
     payload_file: Annotated[Path | None, typer.Option(help="Read the JSON payload from this file; - is stdin.")] = None,
+    batch: Annotated[
+        Path | None, typer.Option(help="A run for each line of this file: a JSON payload; - is stdin.")
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Tell the run as it happens, until it ends.")] = False,
     tag: Annotated[list[str] | None, typer.Option(help="A tag; may be given several times.")] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key means the same run.")] = None,
@@ -25,6 +31,11 @@ def trigger(
     from torpor.cli.connection import client
 
     options: dict[str, Any] = {"tags": tag or None, "idempotency_key": idempotency_key, "delay": delay}
+    if batch is not None:
+        if payload or payload_file or follow:
+            raise typer.BadParameter("with --batch there is neither another payload nor --follow")
+        _trigger_batch(task, batch, options)
+        return
     value = parse_payload(payload or [], payload_file)
     with client() as api:
         try:
@@ -38,6 +49,34 @@ def trigger(
         return
     completed = asyncio.run(_follow(run["id"]))
     raise typer.Exit(0 if completed else 1)
+
+
+def _trigger_batch(task: str, file: Path, options: dict[str, Any]) -> None:
+    """The id of the batch; items that failed on stderr, with their lines."""
+    from torpor.cli.connection import client
+
+    line_of: list[int] = []
+
+    def payloads() -> Iterator[Any]:
+        with sys.stdin if str(file) == "-" else file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    try:
+                        payload = json.loads(line)
+                    except ValueError as error:
+                        raise ConfigError(f"{file}, line {number} is not JSON: {error}") from None
+                    line_of.append(number)
+                    yield payload
+
+    with client() as api:
+        made = api.batch_trigger(task, payloads(), **options)
+    typer.echo(made["id"])
+    for error in made["errors"]:
+        place = f"line {line_of[error['index']]}: " if error["index"] < len(line_of) else ""
+        typer.echo(f"{place}{error['error']}", err=True)
+    typer.echo(f"{len(made['runs'])} runs: torpor runs list --batch {made['id']}", err=True)
+    if made["errors"]:
+        raise typer.Exit(1)
 
 
 def _explained(error: Unprocessable, tasks: list[dict[str, Any]], task: str, value: Any) -> Unprocessable:

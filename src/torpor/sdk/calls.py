@@ -25,6 +25,7 @@ from torpor.errors import (
     Unauthorized,
     Unprocessable,
 )
+from torpor.sdk.batch import BatchItem
 
 if TYPE_CHECKING:
     import httpx2
@@ -47,6 +48,7 @@ class Call:
     query: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
     held_s: float = 0.0  # how long the server may hold it
+    content_type: str = "application/json"
 
 
 def get(path: str, query: Json | None = None, held_s: float = 0.0) -> Call:
@@ -124,15 +126,29 @@ _FILTERS = {
 
 def trigger(task_id: str, payload: Any, options: Json) -> Call:
     body: Json = {} if payload is None else {"payload": payload}
+    if chosen := trigger_options(options):
+        body["options"] = chosen
+    return post(f"/api/v1/tasks/{segment(task_id)}/trigger", body)
+
+
+def trigger_options(options: Json) -> Json:
+    """As the API names and writes them."""
     chosen = {_OPTIONS.get(name, name): value for name, value in options.items() if value is not None}
     for name in ("delay", "ttl", "idempotencyKeyTTL"):
         if name in chosen:
             chosen[name] = _duration(chosen[name])
     if isinstance(queue := chosen.get("queue"), str):
         chosen["queue"] = {"name": queue}
-    if chosen:
-        body["options"] = chosen
-    return post(f"/api/v1/tasks/{segment(task_id)}/trigger", body)
+    return chosen
+
+
+def batch_item(task_id: str, payload: Any, options: Json) -> BatchItem[Any]:
+    """One of a batch's items."""
+    try:
+        written = None if payload is None else msgspec.json.encode(payload, enc_hook=_plain)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        return BatchItem(task_id, error=f"its payload can't be JSON: {error}")
+    return BatchItem(task_id, written, trigger_options(options))
 
 
 def create_token(timeout: Any, tags: Any, idempotency_key: Any, ttl: Any, title: Any, context: Any) -> Call:
@@ -277,7 +293,7 @@ class Target:
         """One request for all attempts at the call, so that a repeated one is known for what it is."""
         headers = {
             "authorization": f"Bearer {self.key}",
-            "content-type": "application/json",
+            "content-type": call.content_type,
             "x-trigger-source": "sdk",
             "x-trigger-api-version": "2025-07-16",
             "x-trigger-request-idempotency-key": os.urandom(16).hex(),

@@ -7,12 +7,12 @@ run never load it.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any
 
-from torpor.sdk import calls
+from torpor.sdk import batch, batch_doors, batch_http, calls
 from torpor.sdk.calls import Json
 
 
@@ -65,7 +65,7 @@ class Client:
                 return attempts.value
             time.sleep(pause)
 
-    def _each(self, pages: calls.Pages | calls.Numbered | calls.Story) -> Iterator[Json]:
+    def _each(self, pages: calls.Pages | calls.Numbered | calls.Story | batch_http.Results) -> Iterator[Json]:
         while call := pages.call:
             yield from pages.read(self._do(call))
 
@@ -116,6 +116,39 @@ class Client:
     def checkpoints(self, run_id: str) -> list[Json]:
         """The images of a run, oldest first, also those that were dropped."""
         return self._do(calls.get(f"/api/v1/runs/{calls.segment(run_id)}/checkpoints"))["data"]
+
+    def batch_trigger(
+        self,
+        task_id: str,
+        payloads: Iterable[Any],
+        *,
+        idempotency_key: str | None = None,
+        idempotency_key_ttl: str | float | timedelta | None = None,
+        **options: Any,
+    ) -> Json:
+        """Ask for a run with each of these payloads: `{"id": "batch_…", "isCached", "runs", "errors"}`.
+
+        Payloads are sent as they come from their iterable. Options are as of `trigger`, the same for all. An item that
+        can't become a run fails by itself: `errors` says why. For items of several tasks, or with options of their own,
+        there is `torpor.batch_trigger`.
+        """
+        upload = batch.Upload(batch.length(payloads), idempotency_key, idempotency_key_ttl)
+        batch_doors.send_blocking(
+            upload, self.ask_batch, payloads, lambda payload: calls.batch_item(task_id, payload, options)
+        )
+        return upload.told()
+
+    def ask_batch(self, call: Any) -> Any:
+        """What `torpor.batch_trigger` asks in the words of the worker protocol, over HTTP."""
+        return batch_http.reply(call, self._do(batch_http.request(call)))
+
+    def batch(self, batch_id: str) -> Json:
+        """One batch: `status`, `runCount`, `runs`, and in `processing` the items that could not become runs."""
+        return self._do(calls.get(f"/api/v2/batches/{calls.segment(batch_id)}"))
+
+    def batch_results(self, batch_id: str) -> Iterator[Json]:
+        """How the items have ended, in their order; those that have not are left out."""
+        return self._each(batch_http.Results(batch_id))
 
     def create_token(
         self,
@@ -227,7 +260,9 @@ class AsyncClient:
                 return attempts.value
             await asyncio.sleep(pause)
 
-    async def _each(self, pages: calls.Pages | calls.Numbered | calls.Story) -> AsyncIterator[Json]:
+    async def _each(
+        self, pages: calls.Pages | calls.Numbered | calls.Story | batch_http.Results
+    ) -> AsyncIterator[Json]:
         while call := pages.call:
             for item in pages.read(await self._do(call)):
                 yield item
@@ -265,6 +300,34 @@ class AsyncClient:
     async def checkpoints(self, run_id: str) -> list[Json]:
         """As `Client.checkpoints`."""
         return (await self._do(calls.get(f"/api/v1/runs/{calls.segment(run_id)}/checkpoints")))["data"]
+
+    async def batch_trigger(
+        self,
+        task_id: str,
+        payloads: Iterable[Any] | AsyncIterable[Any],
+        *,
+        idempotency_key: str | None = None,
+        idempotency_key_ttl: str | float | timedelta | None = None,
+        **options: Any,
+    ) -> Json:
+        """As `Client.batch_trigger`; payloads may also come from an async iterable."""
+        upload = batch.Upload(batch.length(payloads), idempotency_key, idempotency_key_ttl)
+        await batch_doors.send(
+            upload, self.ask_batch, payloads, lambda payload: calls.batch_item(task_id, payload, options)
+        )
+        return upload.told()
+
+    async def ask_batch(self, call: Any) -> Any:
+        """As `Client.ask_batch`."""
+        return batch_http.reply(call, await self._do(batch_http.request(call)))
+
+    async def batch(self, batch_id: str) -> Json:
+        """As `Client.batch`."""
+        return await self._do(calls.get(f"/api/v2/batches/{calls.segment(batch_id)}"))
+
+    def batch_results(self, batch_id: str) -> AsyncIterator[Json]:
+        """As `Client.batch_results`."""
+        return self._each(batch_http.Results(batch_id))
 
     async def create_token(
         self,

@@ -9,13 +9,13 @@ import inspect
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, cast, overload
 
 from torpor import ids
 from torpor.durations import parse_duration
-from torpor.errors import ConfigError, NotYet
+from torpor.errors import ConfigError
 from torpor.sdk import running
-from torpor.sdk.options import Options, Settings, refuse, to_api
+from torpor.sdk.options import Duration, Options, Settings, refuse, to_api
 from torpor.sdk.payload import Signature
 from torpor.sdk.queue import Queue
 from torpor.sdk.retry import Retry
@@ -23,6 +23,9 @@ from torpor.sdk.runs import Run
 from torpor.wire.runner import TaskManifest
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Iterable
+
+    from torpor.sdk.batch import Batch, BatchItem, BatchResult
     from torpor.sdk.waits import Request
 
 P = ParamSpec("P")
@@ -110,13 +113,84 @@ class _Doors(Generic[P, R]):
         """The same for code that does not await: `task.sync.trigger(...)`."""
         return BlockingDoors(self)
 
-    def batch_trigger(self, *_: Any, **__: Any) -> NoReturn:
-        """Not carried out yet."""
-        raise NotYet("batch_trigger() is not carried out yet: call trigger() for each")
+    def item(self, *args: P.args, **kwargs: P.kwargs) -> "BatchItem[R]":
+        """This call as an item of a batch, with the options given before.
 
-    def batch_trigger_and_wait(self, *_: Any, **__: Any) -> NoReturn:
-        """Not carried out yet."""
-        raise NotYet("batch_trigger_and_wait() is not carried out yet: asyncio.gather() the trigger_and_wait() of each")
+        Raises:
+            PayloadError: the arguments don't fit the signature.
+
+        Example:
+            >>> @task
+            ... async def area(width: float, height: float) -> float:
+            ...     return width * height
+            >>> async def areas() -> None:
+            ...     await area.batch_trigger([area.item(3, height=4), area.options(delay="1h").item(5, 6)])
+        """
+        from torpor.sdk.batch import BatchItem
+
+        wanted = self._prepare(args, kwargs)
+        return BatchItem(self._task.id, wanted.payload, wanted.options, task=self._task)
+
+    async def batch_trigger(
+        self,
+        items: "Iterable[Any] | AsyncIterable[Any]",
+        *,
+        idempotency_key: str | None = None,
+        idempotency_key_ttl: Duration | None = None,
+    ) -> "Batch":
+        """Ask for a run of each item, all in one batch. Returns as soon as the server has accepted them.
+
+        Args:
+            items: of a task with one parameter, its values; with several, tuples of arguments or dicts by name; of any
+                task what `task.item(…)` makes. Any iterable or async iterable will do: it is sent as it comes.
+            idempotency_key: the same key gives the same batch; in a run it is the run's own.
+            idempotency_key_ttl: for how long.
+
+        An item that can't become a run doesn't stop the others: `batch.errors` says why.
+
+        Raises:
+            ApiError: the server refused. ConnectionFailed, ConfigError: outside of a run, no server or no key.
+
+        Example:
+            >>> @task
+            ... async def double(number: int) -> int:
+            ...     return 2 * number
+            >>> async def ask() -> list[str]:
+            ...     return (await double.batch_trigger(range(1000))).run_ids
+        """
+        from torpor.sdk import batch_doors
+
+        return await batch_doors.trigger(self._task, self._options, items, idempotency_key, idempotency_key_ttl)
+
+    async def batch_trigger_and_wait(
+        self,
+        items: "Iterable[Any] | AsyncIterable[Any]",
+        *,
+        idempotency_key: str | None = None,
+        idempotency_key_ttl: Duration | None = None,
+    ) -> "list[BatchResult[R]]":
+        """As `batch_trigger`, and wait until the last run has ended. The waiting run leaves memory, and wakes once.
+
+        Returns:
+            A result for each item, in their order. One failure doesn't hide the others.
+
+        Raises:
+            NotInRun: called outside a run.
+            ApiError: the server refused.
+
+        Example:
+            >>> @task
+            ... async def double(number: int) -> int:
+            ...     return 2 * number
+            >>> @task
+            ... async def total(numbers: list[int]) -> int:
+            ...     return sum(result.unwrap() for result in await double.batch_trigger_and_wait(numbers))
+        """
+        from torpor.sdk import batch_doors
+
+        return await batch_doors.trigger_and_wait(
+            self._task, self._options, items, idempotency_key, idempotency_key_ttl
+        )
 
     # -- built and read once, for both doors --
 
@@ -320,6 +394,42 @@ class BlockingDoors(Generic[P, R]):
         run = doors._reply(session.call_blocking("trigger", doors._call(doors._prepare(args, kwargs))))
         request = doors._wait_for(run)
         return request.read(session.wait_blocking(request.new))
+
+    def batch_trigger(
+        self,
+        items: "Iterable[Any]",
+        *,
+        idempotency_key: str | None = None,
+        idempotency_key_ttl: Duration | None = None,
+    ) -> "Batch":
+        """As `Task.batch_trigger`, blocking.
+
+        Raises:
+            BlockingInLoop: called in a running event loop.
+        """
+        from torpor.sdk import batch_doors
+
+        doors = self._doors
+        return batch_doors.trigger_blocking(doors._task, doors._options, items, idempotency_key, idempotency_key_ttl)
+
+    def batch_trigger_and_wait(
+        self,
+        items: "Iterable[Any]",
+        *,
+        idempotency_key: str | None = None,
+        idempotency_key_ttl: Duration | None = None,
+    ) -> "list[BatchResult[R]]":
+        """As `Task.batch_trigger_and_wait`, blocking.
+
+        Raises:
+            BlockingInLoop: called in a running event loop.
+        """
+        from torpor.sdk import batch_doors
+
+        doors = self._doors
+        return batch_doors.trigger_and_wait_blocking(
+            doors._task, doors._options, items, idempotency_key, idempotency_key_ttl
+        )
 
 
 # -- the decorator ----------------------------------------------------------------------------------------------------

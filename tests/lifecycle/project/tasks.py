@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from torpor import AbortRun, Retry, TokenTimeout, create_token, current, task, wait
+from torpor import AbortRun, Retry, TokenTimeout, batch_trigger_and_wait, create_token, current, task, wait
 from torpor import sync as blocking
 
 
@@ -238,3 +238,22 @@ def mounts_and_dies() -> None:
     subprocess.run(["mount", "-t", "tmpfs", "none", "a b"], check=True)
     os.mkdir("a b/inner")
     subprocess.run(["mount", "-t", "tmpfs", "none", "a b/inner"], check=True)
+
+
+@task(retry=Retry(max_attempts=1))
+async def picky(number: int) -> int:
+    """Every third one fails."""
+    if number % 3 == 0:
+        raise ValueError(f"not {number}")
+    return number * number
+
+
+@task
+async def batch_parent(journal: str, count: int, token_id: str) -> list[object]:
+    """Waits for a batch that ends when a token does: one of its children waits for that."""
+    note(journal, "before")
+    results = await batch_trigger_and_wait(
+        [*(picky.item(number) for number in range(count)), waits_for_token.item(journal, token_id)]
+    )
+    note(journal, "after")
+    return [result.output if result.ok else result.error and result.error["message"] for result in results]
