@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SRC = ROOT / "src"
 
-FLOOR = {"clock", "config", "durations", "errors", "ids"}
+FLOOR = {"clock", "config", "cron", "durations", "errors", "ids"}
 """Modules directly below the package that everybody may use. They use each other at most."""
 
 MAY_IMPORT = {

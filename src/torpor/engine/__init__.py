@@ -27,6 +27,8 @@
     13. stranded.py     tell_stranded: why nobody can take a queued run
         repair.py       find_faults, repair: what must not be is put right
         prune.py        prune_runs and others: what has been over for long is deleted, in small steps
+        schedule.py     create_schedule, update_schedule, delete_schedule, activate_schedule, deactivate_schedule,
+                        declare_schedules; fire_schedules (due_schedules, next_tick): the clock triggers a task
     14. events.py       record, tell: the story.  logs.py: append.  checkpoints.py: keep
     15. read.py         for API and dashboard; writes nothing (read_batch.py: batches and their results)
 
@@ -36,11 +38,11 @@ lease, checks the state, writes everything that belongs together, and answers wi
 **The lease is the fence.** Its number moves on at each hand-out and each end (suspend, finish, cancel, rescue, refuse).
 A message with another number is Stale and changes nothing, however late or doubled. Ends are final.
 
-**Lock order**: the worker's row; the environment's turn; runs by id; waitpoints by id; batches by id (locks.py says how a
-completion finds the runs it must lock before). A run's row also guards its waits, attempts and checkpoints. Who locks runs
-with SKIP LOCKED (dequeue, grant, the release of delayed runs) waits for nobody and so may take them in any order. A
-deadlock is left only where runs wait for each other in a circle through a shared idempotency key: Postgres ends one
-transaction, and the message is repeated.
+**Lock order**: the worker's row; schedules by id; the environment's turn; runs by id; waitpoints by id; batches by id
+(locks.py says how a completion finds the runs it must lock before). A run's row also guards its waits, attempts and
+checkpoints. Who locks runs or schedules with SKIP LOCKED (dequeue, grant, the release of delayed runs, fire_schedules)
+waits for nobody and so may take them in any order. A deadlock is left only where runs wait for each other in a circle
+through a shared idempotency key: Postgres ends one transaction, and the message is repeated.
 """
 
 from torpor.engine import queues, read, read_batch
@@ -100,6 +102,21 @@ from torpor.engine.reschedule import NotDelayed, Rescheduled, reschedule
 from torpor.engine.rescue import rescue, take_back_lost
 from torpor.engine.resume import resume, wake
 from torpor.engine.room import QueueFull
+from torpor.engine.schedule import (
+    DeclaredInCode,
+    Scheduled,
+    ScheduleMisfit,
+    ScheduleRequest,
+    activate_schedule,
+    create_schedule,
+    deactivate_schedule,
+    declare_schedules,
+    delete_schedule,
+    due_schedules,
+    fire_schedules,
+    next_tick,
+    update_schedule,
+)
 from torpor.engine.states import EDGES, ENDS, LEASED, STATUS, RunState
 from torpor.engine.stranded import tell_stranded
 from torpor.engine.suspend import Awake, Suspended, suspend
@@ -124,6 +141,7 @@ __all__ = [
     "Canceled",
     "Completed",
     "Debounce",
+    "DeclaredInCode",
     "Fault",
     "FaultKind",
     "Finished",
@@ -145,6 +163,9 @@ __all__ = [
     "Rescheduled",
     "RunFilter",
     "RunState",
+    "ScheduleMisfit",
+    "ScheduleRequest",
+    "Scheduled",
     "Stale",
     "Suspended",
     "TokenCreated",
@@ -159,6 +180,7 @@ __all__ = [
     "UnknownVersion",
     "Unstorable",
     "abort_batches",
+    "activate_schedule",
     "add_items",
     "append",
     "block",
@@ -167,20 +189,27 @@ __all__ = [
     "collect",
     "complete_waitpoint",
     "create_batch",
+    "create_schedule",
     "create_token",
+    "deactivate_schedule",
+    "declare_schedules",
+    "delete_schedule",
     "dequeue",
     "due",
+    "due_schedules",
     "ensure_environment",
     "expire",
     "find_faults",
     "finish",
     "fire_due",
+    "fire_schedules",
     "grant",
     "heartbeat",
     "holds",
     "keep",
     "match_versions",
     "next_due",
+    "next_tick",
     "prune_batches",
     "prune_keys",
     "prune_logs",
@@ -209,5 +238,6 @@ __all__ = [
     "tell_stranded",
     "trigger",
     "trigger_all",
+    "update_schedule",
     "wake",
 ]

@@ -8,6 +8,7 @@ from torpor import ids
 from torpor.engine import queues
 from torpor.engine.instants import after
 from torpor.engine.rescue import take_back
+from torpor.engine.schedule import declare_schedules
 from torpor.engine.versions import match_versions
 from torpor.store.database import Transaction
 from torpor.store.records import Environment
@@ -98,6 +99,7 @@ async def register_version(tx: Transaction, environment_id: str, report: Version
     """
     # The worker's row first: the lock order. Its held request for work, made before the import, may start runs of it now.
     await tx.execute("update workers set version = $2 where id = $1", report.worker_id, report.version)
+    await declare_schedules(tx, environment_id, report, now=now)
     await tx.execute("update environments set current_version = $2 where id = $1", environment_id, report.version)
     await tx.execute(
         "delete from tasks where environment_id = $1 and version = $2 and not id = any($3::text[])",

@@ -16,6 +16,7 @@ from torpor.store.records import (
     LogLine,
     Queue,
     Run,
+    Schedule,
     Task,
     Waitpoint,
     Worker,
@@ -43,6 +44,8 @@ __all__ = [
     "queues",
     "run",
     "runs",
+    "schedule",
+    "schedules",
     "story",
     "task",
     "tasks",
@@ -95,6 +98,7 @@ class RunFilter:
     tags: list[str] | None = None  # any of
     is_test: bool | None = None
     batch_id: str | None = None  # also runs that an item of the batch has joined
+    schedule_ids: list[str] | None = None
     created_from: datetime | None = None
     created_to: datetime | None = None
 
@@ -217,6 +221,7 @@ async def runs(
     conditions.add_if("tags && {}::text[]", where.tags)
     conditions.add_if("is_test = {}", where.is_test)
     conditions.add_if("id in (select run_id from batch_items where batch_id = {})", where.batch_id)
+    conditions.add_if("schedule_id = any({}::text[])", where.schedule_ids)
     conditions.add_if("created_at >= {}", where.created_from)
     conditions.add_if("created_at <= {}", where.created_to)
     return await _page(tx, "runs", conditions, page, Run.of)
@@ -316,6 +321,26 @@ async def task(tx: Transaction, environment_id: str, task_id: str) -> Task | Non
         task_id,
     )
     return Task.of(row) if row else None
+
+
+async def schedule(tx: Transaction, environment_id: str, schedule_id: str) -> Schedule | None:
+    """One schedule."""
+    row = await tx.fetchrow(
+        "select * from schedules where id = $1 and environment_id = $2", schedule_id, environment_id
+    )
+    return Schedule.of(row) if row else None
+
+
+async def schedules(tx: Transaction, environment_id: str, page: int = 1, size: int = 20) -> Numbered[Schedule]:
+    """Schedules, newest first."""
+    count = await tx.fetchval("select count(*) from schedules where environment_id = $1", environment_id)
+    rows = await tx.fetch(
+        """select * from schedules where environment_id = $1 order by created_at desc, id desc limit $2 offset $3""",
+        environment_id,
+        size,
+        (page - 1) * size,
+    )
+    return Numbered([Schedule.of(row) for row in rows], page, size, count or 0)
 
 
 class _Conditions:

@@ -116,6 +116,7 @@ _FILTERS = {
     "tags": "filter[tags]",
     "is_test": "filter[isTest]",
     "batch": "filter[batch]",
+    "schedule": "filter[schedule]",
     "idempotency_key": "filter[idempotencyKey]",
     "since": "filter[createdAt][from]",
     "until": "filter[createdAt][to]",
@@ -194,6 +195,23 @@ def environment(changes: Json) -> Call:
     if not changes:
         return get("/api/v1/environment", {})
     return post("/api/v1/environment", {_ENVIRONMENT[name]: value for name, value in changes.items()})
+
+
+def schedule(method: str, path: str, fields: Json) -> Call:
+    """Make (POST) or change (PUT) a schedule."""
+    names = {
+        "deduplication_key": "deduplicationKey",
+        "external_id": "externalId",
+        "tz": "timezone",
+        "catch_up": "catchUp",
+    }
+    body = {names.get(name, name): value for name, value in fields.items() if value is not None}
+    body["window"] = _duration(body.get("window"))
+    return Call(method, path, body=msgspec.json.encode(body))
+
+
+def schedule_path(schedule_id: str) -> str:
+    return f"/api/v1/schedules/{segment(schedule_id)}"
 
 
 def segment(text: str) -> str:

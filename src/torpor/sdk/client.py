@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from torpor.sdk import batch, batch_doors, batch_http, calls
 from torpor.sdk.calls import Json
@@ -83,7 +83,8 @@ class Client:
         return self._do(calls.get(f"/api/v3/runs/{calls.segment(run_id)}"))
 
     def runs(self, **filters: Any) -> Iterator[Json]:
-        """Runs that fit, newest first: `status`, `task`, `tag`, `version`, `is_test`, `since`, `until`, `period`."""
+        """Runs that fit, newest first: `status`, `task`, `tag`, `version`, `is_test`, `schedule`, `since`, `until`,
+        `period`."""
         return self._each(calls.Pages("/api/v1/runs", filters))
 
     def cancel(self, run_id: str, *, at_once: bool = False) -> Json:
@@ -180,6 +181,75 @@ class Client:
     ) -> Json:
         """Answer a `wait.for_approval`."""
         return self._do(calls.complete(token_id, calls.approval(approved, by, comment)))
+
+    def create_schedule(
+        self,
+        task_id: str,
+        cron: str,
+        *,
+        deduplication_key: str,
+        tz: str | None = None,
+        external_id: str | None = None,
+        window: str | float | timedelta | None = None,
+        catch_up: Literal["none", "last", "all"] | None = None,
+    ) -> Json:
+        """Let the clock trigger a task. The same deduplication key changes the schedule that has it.
+
+        Args:
+            task_id: a task that takes a `ScheduleTick`, or nothing.
+            cron: five fields, or six with seconds first.
+            deduplication_key: the schedule's name, so that making it again makes no second one.
+            tz: an IANA zone; default: UTC.
+            external_id: given to the task with each tick, such as whose schedule it is.
+            window: spread ticks over this much time, `"30m"` or `"10%"` of the time between them; default: exact.
+            catch_up: what becomes of ticks that came while no server was there: `"none"`, `"last"` (the default) or `"all"`.
+
+        Raises:
+            Unprocessable: a field is wrong, or there is no such task; `error.message` says which and why.
+        """
+        fields = {"task": task_id, "cron": cron, "deduplication_key": deduplication_key, "tz": tz}
+        fields |= {"external_id": external_id, "window": window, "catch_up": catch_up}
+        return self._do(calls.schedule("POST", "/api/v1/schedules", fields))
+
+    def update_schedule(
+        self,
+        schedule_id: str,
+        task_id: str,
+        cron: str,
+        *,
+        tz: str | None = None,
+        external_id: str | None = None,
+        window: str | float | timedelta | None = None,
+        catch_up: Literal["none", "last", "all"] | None = None,
+    ) -> Json:
+        """Change a schedule. What is left out is reset, as in `create_schedule`."""
+        fields = {"task": task_id, "cron": cron, "tz": tz}
+        fields |= {"external_id": external_id, "window": window, "catch_up": catch_up}
+        return self._do(calls.schedule("PUT", calls.schedule_path(schedule_id), fields))
+
+    def schedule(self, schedule_id: str) -> Json:
+        """One schedule, with its next five ticks."""
+        return self._do(calls.get(calls.schedule_path(schedule_id)))
+
+    def schedules(self) -> Iterator[Json]:
+        """All schedules, newest first; also those that are declared in code."""
+        return self._each(calls.Numbered("/api/v1/schedules"))
+
+    def delete_schedule(self, schedule_id: str) -> Json:
+        """Remove a schedule; its runs stay."""
+        return self._do(calls.Call("DELETE", calls.schedule_path(schedule_id)))
+
+    def activate_schedule(self, schedule_id: str) -> Json:
+        """Let a schedule tick again, from now on."""
+        return self._do(calls.post(calls.schedule_path(schedule_id) + "/activate"))
+
+    def deactivate_schedule(self, schedule_id: str) -> Json:
+        """Put a schedule to rest until it is activated."""
+        return self._do(calls.post(calls.schedule_path(schedule_id) + "/deactivate"))
+
+    def timezones(self) -> list[str]:
+        """The IANA zones that the server knows."""
+        return self._do(calls.get("/api/v1/timezones"))["timezones"]
 
     def tasks(self) -> list[Json]:
         """The tasks of the current version."""
@@ -359,6 +429,62 @@ class AsyncClient:
     ) -> Json:
         """As `Client.approve`."""
         return await self._do(calls.complete(token_id, calls.approval(approved, by, comment)))
+
+    async def create_schedule(
+        self,
+        task_id: str,
+        cron: str,
+        *,
+        deduplication_key: str,
+        tz: str | None = None,
+        external_id: str | None = None,
+        window: str | float | timedelta | None = None,
+        catch_up: Literal["none", "last", "all"] | None = None,
+    ) -> Json:
+        """As `Client.create_schedule`."""
+        fields = {"task": task_id, "cron": cron, "deduplication_key": deduplication_key, "tz": tz}
+        fields |= {"external_id": external_id, "window": window, "catch_up": catch_up}
+        return await self._do(calls.schedule("POST", "/api/v1/schedules", fields))
+
+    async def update_schedule(
+        self,
+        schedule_id: str,
+        task_id: str,
+        cron: str,
+        *,
+        tz: str | None = None,
+        external_id: str | None = None,
+        window: str | float | timedelta | None = None,
+        catch_up: Literal["none", "last", "all"] | None = None,
+    ) -> Json:
+        """As `Client.update_schedule`."""
+        fields = {"task": task_id, "cron": cron, "tz": tz}
+        fields |= {"external_id": external_id, "window": window, "catch_up": catch_up}
+        return await self._do(calls.schedule("PUT", calls.schedule_path(schedule_id), fields))
+
+    async def schedule(self, schedule_id: str) -> Json:
+        """As `Client.schedule`."""
+        return await self._do(calls.get(calls.schedule_path(schedule_id)))
+
+    def schedules(self) -> AsyncIterator[Json]:
+        """As `Client.schedules`."""
+        return self._each(calls.Numbered("/api/v1/schedules"))
+
+    async def delete_schedule(self, schedule_id: str) -> Json:
+        """As `Client.delete_schedule`."""
+        return await self._do(calls.Call("DELETE", calls.schedule_path(schedule_id)))
+
+    async def activate_schedule(self, schedule_id: str) -> Json:
+        """As `Client.activate_schedule`."""
+        return await self._do(calls.post(calls.schedule_path(schedule_id) + "/activate"))
+
+    async def deactivate_schedule(self, schedule_id: str) -> Json:
+        """As `Client.deactivate_schedule`."""
+        return await self._do(calls.post(calls.schedule_path(schedule_id) + "/deactivate"))
+
+    async def timezones(self) -> list[str]:
+        """As `Client.timezones`."""
+        return (await self._do(calls.get("/api/v1/timezones")))["timezones"]
 
     async def tasks(self) -> list[Json]:
         """As `Client.tasks`."""

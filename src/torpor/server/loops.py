@@ -45,6 +45,7 @@ async def run_all(here: Hub) -> None:
     async with asyncio.TaskGroup() as duties:
         duties.create_task(fire_timers(here), name="fire timers")
         duties.create_task(grant_slots(here), name="grant slots")
+        duties.create_task(fire_schedules(here), name="fire schedules")
         duties.create_task(every(RESCUE_INTERVAL_S, lambda: rescue(here, reach)), name="rescue")
         duties.create_task(every(CASCADE_INTERVAL_S, lambda: cascade(here)), name="cascade")
         duties.create_task(every(STRANDED_INTERVAL_S, lambda: tell_stranded(here, reach)), name="tell stranded")
@@ -77,11 +78,17 @@ async def _try(step: Callable[[], Awaitable[object]]) -> bool:
 
 
 async def fire_timers(here: Hub) -> None:
-    """Fire waits, token timeouts and delayed runs within milliseconds of their time.
+    """Fire waits, token timeouts and delayed runs within milliseconds of their time."""
+    await _keep_firing(here, Timers(here))
 
-    It sleeps until the next one is due. A wait made meanwhile may be due sooner, so each new one pokes it.
-    """
-    timers = Timers(here)
+
+async def fire_schedules(here: Hub) -> None:
+    """Trigger what is scheduled within milliseconds of its time. In a loop of its own: a crowd of waits delays no tick."""
+    await _keep_firing(here, Timers(here, engine.fire_schedules, engine.due_schedules))
+
+
+async def _keep_firing(here: Hub, timers: Timers) -> None:
+    """Sleep until the next one is due, and fire. One made meanwhile may be due sooner, so each new one pokes the sleeper."""
     next_due: datetime | None = None
 
     async def step() -> None:

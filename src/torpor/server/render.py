@@ -10,12 +10,13 @@ from typing import Any
 
 import msgspec
 
+from torpor.cron import Pattern
 from torpor.engine.read import TokenView
 from torpor.engine.read_batch import ItemResult
 from torpor.engine.states import ENDS, STATUS, RunState
 from torpor.server.auth import callback_hash
 from torpor.server.hub import Hub
-from torpor.store.records import Batch, BatchItem, Checkpoint, Environment, Event, LogLine, Run, Task, Worker
+from torpor.store.records import Batch, BatchItem, Checkpoint, Environment, Event, LogLine, Run, Schedule, Task, Worker
 
 Json = dict[str, Any]
 
@@ -84,7 +85,15 @@ def run_in_list(run: Run, environment: Environment, now: datetime) -> Json:
     return {**summary, "env": {"id": environment.id, "name": environment.slug}}
 
 
-def run_whole(run: Run, *, root: Run | None, parent: Run | None, children: Sequence[Run], now: datetime) -> Json:
+def run_whole(
+    run: Run,
+    *,
+    root: Run | None,
+    parent: Run | None,
+    children: Sequence[Run],
+    schedule: Schedule | None,
+    now: datetime,
+) -> Json:
     """A run with what it was given, what came of it, and its relatives."""
     related = {
         "root": run_summary(root, now) if root else None,
@@ -97,6 +106,7 @@ def run_whole(run: Run, *, root: Run | None, parent: Run | None, children: Seque
         "error": _run_error(run.error),
         "relatedRuns": _present(related),
         "attemptCount": run.attempt,
+        "schedule": schedule_of_run(schedule) if schedule else None,
     }
     return run_summary(run, now) | _present(whole)
 
@@ -262,6 +272,62 @@ def token_whole(here: Hub, view: TokenView) -> Json:
         case _:
             output = token.output or "null"
             return item | {"output": output, "outputType": "application/json", "outputIsError": False}
+
+
+# -- schedules --------------------------------------------------------------------------------------------------------
+
+ENVIRONMENT_TYPE = {"dev": "DEVELOPMENT", "stg": "STAGING", "prod": "PRODUCTION", "preview": "PREVIEW"}
+
+
+def _generator(schedule: Schedule) -> Json:
+    pattern = _pattern(schedule)
+    return {"type": "CRON", "expression": schedule.cron, "description": pattern.explain() if pattern else ""}
+
+
+def _pattern(schedule: Schedule) -> Pattern | None:
+    """None for one that can't be read; its `problem` says so."""
+    try:
+        return Pattern.read(schedule.cron, schedule.timezone)
+    except ValueError:
+        return None
+
+
+def schedule_of_run(schedule: Schedule) -> Json:
+    """The schedule that triggered a run, as the run shows it."""
+    return _present(
+        {
+            "id": schedule.id,
+            "externalId": schedule.external_id,
+            "deduplicationKey": schedule.deduplication_key,
+            "generator": _generator(schedule),
+        }
+    )
+
+
+def schedule(schedule: Schedule, environment: Environment, now: datetime) -> Json:
+    """A schedule. `nextRun` is what the pattern names, `nextRunEffectiveAt` the same moved within the window."""
+    pattern = _pattern(schedule)
+    return _present(
+        {
+            **schedule_of_run(schedule),
+            "type": "DECLARATIVE" if schedule.kind == "declared" else "IMPERATIVE",
+            "task": schedule.task_id,
+            "active": schedule.is_active,
+            "timezone": schedule.timezone,
+            "window": schedule.window_text,
+            "catchUp": schedule.catch_up,
+            "nextRun": schedule.next_tick_at,
+            "nextRunEffectiveAt": schedule.next_fire_at,
+            "upcoming": pattern.upcoming(now) if pattern and schedule.is_active else [],
+            "lastTimestamp": schedule.last_tick_at,
+            "lastRunId": schedule.last_run_id,
+            "problem": schedule.problem,
+            "problemAt": schedule.problem_at,
+            "environments": [
+                {"id": environment.id, "type": ENVIRONMENT_TYPE.get(environment.slug, environment.slug.upper())}
+            ],
+        }
+    )
 
 
 # -- what there is ----------------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from torpor import ids
 from torpor.server.errors import Refused
 
 HEADER = "x-trigger-request-idempotency-key"
-_ALPHABET = "0123456789abcdefghijklmnopqrstuv"
 
 
 def id_for(request: Request, kind: str, *scope: str) -> str:
@@ -24,5 +23,4 @@ def id_for(request: Request, kind: str, *scope: str) -> str:
     if len(key) > 2048:
         raise Refused(400, f"{HEADER}: at most 2048 characters")
     digest = hashlib.sha256("\0".join((kind, *scope, key)).encode()).digest()
-    number = int.from_bytes(digest[:15], "big")
-    return kind + "_" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(0, 120, 5))
+    return ids.made_of(kind, digest)

@@ -134,7 +134,9 @@ async def retrieve(request: Request, run_id: str, environment: Keyed) -> Respons
         root = await read.run(tx, environment.id, run.root_run_id) if run.root_run_id else None
         parent = await read.run(tx, environment.id, run.parent_run_id) if run.parent_run_id else None
         children = await read.children(tx, environment.id, run.id)
-    return reply(render.run_whole(run, root=root, parent=parent, children=children, now=here.clock.now()))
+        schedule = await read.schedule(tx, environment.id, run.schedule_id) if run.schedule_id else None
+    related = {"root": root, "parent": parent, "children": children, "schedule": schedule}
+    return reply(render.run_whole(run, **related, now=here.clock.now()))
 
 
 @router.get("/api/v1/runs/{run_id}/result")
@@ -163,6 +165,7 @@ _LIST_FILTERS = frozenset(
         "tag",
         "isTest",
         "batch",
+        "schedule",
         "createdAt][from",
         "createdAt][to",
         "createdAt][period",
@@ -183,6 +186,7 @@ async def listing(request: Request, environment: Keyed) -> Response:
         tags=paging.several(query, "filter[tag]"),
         is_test=paging.flag(query, "filter[isTest]"),
         batch_id=query.get("filter[batch]") or None,
+        schedule_ids=paging.several(query, "filter[schedule]"),
         created_from=since,
         created_to=until,
     )

@@ -1,6 +1,7 @@
 """Fires what the clock decides, and lets nothing that can't be fired hold up the rest."""
 
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -23,15 +24,20 @@ class SetAside:
     again_at: datetime
 
 
+Fire = Callable[..., Awaitable[engine.FiredTimers]]
+Due = Callable[..., Awaitable[list[str]]]
+
+
 class Timers:
-    """Waits, token timeouts and delayed runs that come due.
+    """What comes due: waits, token timeouts and delayed runs, or with verbs of their own (`fire`, `due`) schedules.
 
     They are fired in batches. When a batch fails, each of it is fired in a transaction of its own; the one that fails
     then is set aside for a while, longer each time.
     """
 
-    def __init__(self, here: Hub) -> None:
+    def __init__(self, here: Hub, fire: Fire = engine.fire_due, due: Due = engine.due) -> None:
         self._here = here
+        self._fire_due, self._due = fire, due
         self._aside: dict[str, SetAside] = {}
 
     async def fire(self) -> datetime | None:
@@ -46,7 +52,7 @@ class Timers:
             skip = [timer_id for timer_id, aside in self._aside.items() if aside.again_at > now]
             try:
                 async with self._here.database.transaction() as tx:
-                    fired = await engine.fire_due(tx, skip=skip, now=now)
+                    fired = await self._fire_due(tx, skip=skip, now=now)
             except DatabaseDown:
                 raise
             except Exception as error:  # noqa: BLE001  # looked at one by one, and raised again if it is nobody's
@@ -59,13 +65,13 @@ class Timers:
 
     async def _fire_one_by_one(self, skip: list[str], failure: Exception, now: datetime) -> None:
         async with self._here.database.transaction() as tx:
-            due = await engine.due(tx, skip=skip, now=now)
+            due = await self._due(tx, skip=skip, now=now)
         if not due:
             raise failure
         for timer_id in due:
             try:
                 async with self._here.database.transaction() as tx:
-                    await engine.fire_due(tx, only=[timer_id], now=now)
+                    await self._fire_due(tx, only=[timer_id], now=now)
             except DatabaseDown:
                 raise
             except Exception as error:  # noqa: BLE001  # whatever it is, it is not the others' fault

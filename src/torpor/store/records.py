@@ -235,7 +235,6 @@ class Schedule(Row):
     external_id: str | None
     cron: str
     timezone: str
-    window_s: float
     window_text: str | None
     catch_up: str
     is_active: bool
@@ -243,6 +242,8 @@ class Schedule(Row):
     next_fire_at: datetime | None
     last_tick_at: datetime | None
     last_run_id: str | None
+    problem: str | None
+    problem_at: datetime | None
     created_at: datetime
     updated_at: datetime
 

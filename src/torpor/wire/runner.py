@@ -57,7 +57,7 @@ class ScheduleManifest(msgspec.Struct, frozen=True):
 
     cron: str
     timezone: str = "UTC"
-    window_s: float = 0.0
+    window: str | None = None  # "30m", "10%"; None: exactly on time
     catch_up: str = "last"  # none | last | all
 
 

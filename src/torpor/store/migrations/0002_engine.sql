@@ -228,14 +228,15 @@ create table schedules (
     external_id text,
     cron text not null,
     timezone text not null,
-    window_s double precision not null default 0,   -- ticks are spread over this much time, each schedule at its own place
-    window_text text,                          -- as it was given
+    window_text text,                          -- each tick is moved within this much time ('30m', '10%'); null: exact
     catch_up text not null default 'last',     -- what is done about ticks that nobody was there for
     is_active boolean not null default true,
     next_tick_at timestamptz,                  -- the instant that the pattern names
     next_fire_at timestamptz,                  -- the same, moved within the window
     last_tick_at timestamptz,
     last_run_id text,
+    problem text,                              -- why the newest tick that made no run made none, or there are no more
+    problem_at timestamptz,
     created_at timestamptz not null,
     updated_at timestamptz not null,
     constraint schedules_kind check (kind in ('declared', 'imperative')),
@@ -247,7 +248,9 @@ create table schedules (
 create unique index schedules_declared on schedules (environment_id, task_id) where kind = 'declared';
 create unique index schedules_deduplicated on schedules (environment_id, deduplication_key)
     where deduplication_key is not null;
--- fire_schedules, next_due.
+-- fire_schedules, next_tick.
 create index schedules_due on schedules (next_fire_at) where is_active and next_fire_at is not null;
+-- fire_schedules: those that a clock had run ahead with.
+create index schedules_ahead on schedules (last_tick_at) where is_active and last_tick_at is not null;
 -- read.schedules: newest first.
 create index schedules_newest on schedules (environment_id, created_at desc, id desc);
