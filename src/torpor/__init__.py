@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from torpor.sdk.queue import Queue
     from torpor.sdk.retry import Retry
     from torpor.sdk.runs import Run
+    from torpor.sdk.schedule import ScheduleTick, schedule
     from torpor.sdk.task import Task, task
     from torpor.sdk.wait import create_token
     from torpor.sdk.waits import Approval, Token
@@ -65,6 +66,7 @@ __all__ = [
     "Run",
     "RunCanceled",
     "RunFailed",
+    "ScheduleTick",
     "Task",
     "Token",
     "TokenTimeout",
@@ -76,6 +78,7 @@ __all__ = [
     "create_token",
     "current",
     "logger",
+    "schedule",
     "task",
     "wait",
 ]
@@ -89,6 +92,7 @@ _HOMES = {
     "torpor.sdk.queue": ("Queue",),
     "torpor.sdk.retry": ("Retry",),
     "torpor.sdk.runs": ("Run",),
+    "torpor.sdk.schedule": ("ScheduleTick", "schedule"),
     "torpor.sdk.task": ("Task", "task"),
     "torpor.sdk.wait": ("create_token",),
     "torpor.sdk.waits": ("Approval", "Token"),

@@ -30,11 +30,23 @@ def test_help_loads_nothing_that_only_some_commands_need(tmp_path: Path) -> None
 
 def test_help_shows_every_command(tmp_path: Path) -> None:
     shown = torpor("--help", cwd=tmp_path).stdout
-    for command in ["init", "dev", "server", "worker", "trigger", "runs", "approve", "tokens", "doctor", "db"]:
+    for command in [
+        "init",
+        "dev",
+        "server",
+        "worker",
+        "trigger",
+        "runs",
+        "approve",
+        "tokens",
+        "schedules",
+        "doctor",
+        "db",
+    ]:
         assert command in shown
 
 
-@pytest.mark.parametrize("command", ["runs", "tokens", "db"])
+@pytest.mark.parametrize("command", ["runs", "tokens", "schedules", "db"])
 def test_a_group_without_a_command_shows_its_commands(command: str, tmp_path: Path) -> None:
     done = torpor(command, cwd=tmp_path)
     assert "Commands" in done.stdout + done.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-MODULES = ["context", "idle", "logger", "outcome", "retry", "runs", "sync_wait", "task", "wait", "waits"]
+MODULES = ["context", "idle", "logger", "outcome", "retry", "runs", "schedule", "sync_wait", "task", "wait", "waits"]
 
 
 @pytest.mark.parametrize("name", [*(f"torpor.sdk.{name}" for name in MODULES), "torpor.sync"])
@@ -21,14 +21,19 @@ def test_examples_in_docstrings_run(name: str) -> None:
 
 TYPED = """
 import asyncio
-from torpor import task, wait, Retry
+from datetime import datetime
+from torpor import ScheduleTick, schedule, task, wait, Retry
 
 @task
 async def a(number: int, text: str = "") -> list[str]: ...
 @task(retry=Retry(max_attempts=2))
 def b(number: int) -> float: ...
+@schedule("@daily")
+@task
+async def c(tick: ScheduleTick) -> int: ...
 
 async def main() -> None:
+    reveal_type(await c.trigger_and_wait(ScheduleTick(datetime.now())))
     reveal_type(await a(1))
     reveal_type(b(1))
     reveal_type(await a.trigger_and_wait(1, text="x"))
@@ -55,7 +60,7 @@ def test_authors_see_the_types_of_their_own_functions(tmp_path: Path) -> None:
         for one in told["generalDiagnostics"]
         if one["severity"] == "information"
     ]
-    assert revealed == ["list[str]", "float", "list[str]", "float", "float", "str", "str | None"]
+    assert revealed == ["int", "list[str]", "float", "list[str]", "float", "float", "str", "str | None"]
     errors = [one for one in told["generalDiagnostics"] if one["severity"] == "error"]
     assert [TYPED.splitlines()[one["range"]["start"]["line"]].strip() for one in errors] == [
         'await a.trigger("wrong")',

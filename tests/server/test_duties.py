@@ -258,6 +258,23 @@ async def test_what_fails_with_nothing_due_is_the_callers(
         await Timers(here).fire()
 
 
+async def test_a_schedule_that_always_fails_holds_up_no_other(here: Hub, hands: Hands) -> None:
+    """C6: it is set aside and tried again; the others tick."""
+    environment = await environment_id(here)
+    made: list[str] = []
+    for key in ("bad", "good"):
+        asked = engine.ScheduleRequest("echo", "* * * * *", deduplication_key=key)
+        done = await do(here, engine.create_schedule, environment, asked)
+        made.append(done.schedule.id)
+    await sabotage(here, "schedules", made[0])
+    hands.move(60)
+    again_at = await Timers(here, engine.fire_schedules, engine.due_schedules).fire()
+    assert again_at == hands.at + timedelta(seconds=1)
+    async with here.database.transaction() as tx:
+        runs = await engine.read.runs(tx, environment)
+    assert [run.schedule_id for run in runs.items] == [made[1]]
+
+
 # -- stranded runs ----------------------------------------------------------------------------------------------------
 
 

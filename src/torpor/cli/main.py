@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from torpor.cli import approve, db, dev, doctor, init, queues, runs, server, tokens, trigger, worker
+from torpor.cli import approve, db, dev, doctor, init, queues, runs, schedules, server, tokens, trigger, worker
 from torpor.errors import ConfigError, TorporError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command(rich_help_panel=USE)(trigger.trigger)
 app.add_typer(runs.app, name="runs", rich_help_panel=USE)
 app.command(rich_help_panel=USE)(approve.approve)
 app.add_typer(tokens.app, name="tokens", rich_help_panel=USE)
+app.add_typer(schedules.app, name="schedules", rich_help_panel=USE)
 app.add_typer(queues.app, name="queues", rich_help_panel=USE)
 app.command(rich_help_panel=KEEP)(queues.environment)
 app.command(rich_help_panel=KEEP)(doctor.doctor)

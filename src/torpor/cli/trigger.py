@@ -3,7 +3,8 @@
 import asyncio
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,7 +42,10 @@ def trigger(
         try:
             run = api.trigger(task, value, **options)
         except Unprocessable as error:
-            raise _explained(error, api.tasks(), task, value) from error
+            tasks = api.tasks()
+            if value is not None or not _takes_a_tick(tasks, task):
+                raise _explained(error, tasks, task, value) from error
+            run = api.trigger(task, _made_up_tick(api.schedules(), task), **options)
     if not follow:
         typer.echo(run["id"])
         if run.get("isCached"):
@@ -86,6 +90,23 @@ def _explained(error: Unprocessable, tasks: list[dict[str, Any]], task: str, val
         return error
     hint = f"{task} has one parameter, so its payload is that value itself: torpor trigger {task} '\"text\"'"
     return Unprocessable(error.status, f"{error.message}\n{hint}", error.body)
+
+
+def _takes_a_tick(tasks: list[dict[str, Any]], task: str) -> bool:
+    schemas = [one["payloadSchema"] for one in tasks if one["id"] == task]
+    return bool(schemas) and schemas[0].get("$ref") == "#/$defs/ScheduleTick"
+
+
+def _made_up_tick(schedules: Iterable[dict[str, Any]], task: str) -> dict[str, Any]:
+    """A tick of now, for a scheduled task that is triggered by hand; in its schedule's zone, if it has one."""
+    found = next((schedule for schedule in schedules if schedule["task"] == task), {})
+    return {
+        "type": found.get("type", "IMPERATIVE"),
+        "timestamp": datetime.now(UTC).isoformat(),
+        "timezone": found.get("timezone", "UTC"),
+        "scheduleId": found.get("id", "sched_1234"),
+        "upcoming": found.get("upcoming", []),
+    }
 
 
 async def _follow(run_id: str) -> bool:

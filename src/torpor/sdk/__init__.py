@@ -4,7 +4,7 @@
 `retry.py`    Retry                                             `options.py`    what a trigger may say besides
 `wait.py`     wait.for_ and its kin, awaited                    `sync_wait.py`  the same, blocking
 `context.py`  current                                           `logger.py`     log lines with fields
-`payload.py`  from a call to JSON and back
+`payload.py`  from a call to JSON and back                      `schedule.py`   @schedule, ScheduleTick
 `client.py`   the HTTP API, for everything outside of runs      `kept_client.py`  the one that triggers share
 
 Beneath, only inside a run:

@@ -20,7 +20,7 @@ from torpor.sdk.payload import Signature
 from torpor.sdk.queue import Queue
 from torpor.sdk.retry import Retry
 from torpor.sdk.runs import Run
-from torpor.wire.runner import TaskManifest
+from torpor.wire.runner import ScheduleManifest, TaskManifest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable
@@ -256,6 +256,7 @@ class Task(_Doors[P, R]):
         self.ttl_s = _seconds("ttl", settings.get("ttl"))
         self.max_duration_s = _seconds("max_duration", settings.get("max_duration"))
         self.signature = Signature(function, f"task {self.id!r}")
+        self.schedule: ScheduleManifest | None = None  # by @schedule
         self._task, self._options = self, {}
         _register(self)
 
@@ -287,11 +288,15 @@ class Task(_Doors[P, R]):
         """What the platform should know of this task.
 
         Raises:
-            TypeError: an annotation can't be used for JSON.
+            TypeError: an annotation can't be used for JSON, or the clock can't trigger it.
         """
         file, line = self.place
         doc = inspect.getdoc(self.function)
         schema, policy = self.signature.schema(), self.retry.policy
+        if self.schedule:
+            from torpor.sdk.schedule import check_signature
+
+            check_signature(self)
         return TaskManifest(
             self.id,
             file,
@@ -304,6 +309,7 @@ class Task(_Doors[P, R]):
             queue=self.queue.manifest if self.queue else None,
             ttl_s=self.ttl_s,
             max_duration_s=self.max_duration_s,
+            schedule=self.schedule,
         )
 
     @property

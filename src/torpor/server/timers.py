@@ -35,9 +35,9 @@ class Timers:
     then is set aside for a while, longer each time.
     """
 
-    def __init__(self, here: Hub, fire: Fire = engine.fire_due, due: Due = engine.due) -> None:
+    def __init__(self, here: Hub, fire: Fire | None = None, due: Due | None = None) -> None:
         self._here = here
-        self._fire_due, self._due = fire, due
+        self._fire_due, self._due = fire or engine.fire_due, due or engine.due
         self._aside: dict[str, SetAside] = {}
 
     async def fire(self) -> datetime | None:
