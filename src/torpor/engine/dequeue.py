@@ -80,14 +80,16 @@ async def dequeue(
     # What the request names, and what its worker may have imported while the request was held.
     at_hand = {*versions, known.pop("imported")} - {None}
     environment = Environment.of(known)
-    if not await _may_have_work(tx, environment, worker_id):
+    work = await _look(tx, environment, worker_id)
+    if not (work.has_fresh or (work.has_resumed and can_restore)):
         return []
     turn = await slots.my_turn(tx, environment.id)
     room = await slots.room(tx, environment)
-    room -= await grant_ready(tx, environment.id, room, now=now)
+    if work.has_ready:
+        room -= await grant_ready(tx, environment.id, room, now=now)
     holder = _Holder(worker_id, instance_id, number, after(now, lease_s))
     handed: list[_HandOut] = []
-    if can_restore:
+    if work.has_resumed and can_restore:
         runs = await next_resumed(tx, environment, worker_id, turn, min(free, room))
         handed = await _hand_out(tx, runs, environment, holder, now)
     # After those are written: they hold slots now.
@@ -96,17 +98,31 @@ async def dequeue(
     return [await _assignment(tx, each, environment, worker_id, lease_s, now) for each in handed]
 
 
-async def _may_have_work(tx: Transaction, environment: Environment, worker_id: str) -> bool:
-    """A look without a lock: most requests of idle workers end here."""
-    return bool(
-        await tx.fetchval(
-            """select exists (select from runs where environment_id = $1 and state = 'queued' and checkpoint_id is null)
-                   or exists (select from runs where environment_id = $1 and state = 'queued'
-                              and checkpoint_id is not null and image_worker_id = $2)""",
-            environment.id,
-            worker_id,
-        )
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What there seems to be, before anything is locked."""
+
+    has_ready: bool
+    has_resumed: bool
+    has_fresh: bool
+
+
+async def _look(tx: Transaction, environment: Environment, worker_id: str) -> _Work:
+    """A look without a lock: most requests of idle workers end here. What comes after it brings a note of its own."""
+    row = await tx.fetchrow(
+        # In the order of the indexes, else a planner that sees many queued runs reads the table.
+        """select
+               (select true from runs where environment_id = $1 and ready_at is not null order by ready_at, id limit 1),
+               (select true from runs where environment_id = $1 and state = 'queued' and checkpoint_id is not null
+                    and image_worker_id = $2
+                order by queue, concurrency_key, available_at, id limit 1),
+               (select true from runs where environment_id = $1 and state = 'queued' and checkpoint_id is null
+                order by queue, concurrency_key, available_at, id limit 1)""",
+        environment.id,
+        worker_id,
     )
+    assert row is not None
+    return _Work(*(bool(seen) for seen in row.values()))
 
 
 async def _hand_out(

@@ -56,10 +56,12 @@ def _query(which: str, takeable: str) -> str:
                           select count(*) from (
                               select from runs where environment_id = $1 and queue = line.queue
                                   and concurrency_key = line.key and state in ('dequeued', 'executing')
-                              limit line.slots) as held)) end as slots) as free
+                              limit line.slots) as held)) end as slots) as free,
+             -- Not `exists`: that becomes a join with all that is queued.
+             lateral (select from runs where {in_line} and runs.queue = line.queue
+                      and runs.concurrency_key = line.key and {takeable}
+                      order by runs.available_at, runs.id limit 1) as head
         where not line.is_paused and free.slots > 0
-          and exists (select from runs where {in_line} and runs.queue = line.queue
-                      and runs.concurrency_key = line.key and {takeable})
         limit $4
     ),
     picked as (

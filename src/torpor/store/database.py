@@ -104,9 +104,16 @@ class Database:
             DatabaseDown: nobody answers at that URL.
         """
         with told_as_down():
-            # min_size=0: a pool that keeps a floor complains in the log, at length, while a database restarts.
             pool = await asyncpg.create_pool(
-                url, min_size=0, max_size=pool_size, init=_prepare, timeout=ACQUIRE_TIMEOUT_S
+                url,
+                # A pool that keeps a floor complains in the log, at length, while a database restarts.
+                min_size=0,
+                max_size=pool_size,
+                init=_prepare,
+                timeout=ACQUIRE_TIMEOUT_S,
+                # Our statements are few and want the same plan whatever their values; planning some of them anew each
+                # time would take longer than they do.
+                server_settings={"plan_cache_mode": "force_generic_plan"},
             )
             async with pool.acquire(timeout=ACQUIRE_TIMEOUT_S):
                 pass  # a wrong URL is heard of here, not at the first request
