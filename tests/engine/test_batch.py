@@ -1,9 +1,12 @@
 """Many runs, one end: whatever happens in whatever order, the batch is complete when all its runs have ended."""
 
+import asyncio
 import itertools
 from datetime import timedelta
+from random import Random
 from typing import Any
 
+import asyncpg
 import msgspec
 import pytest
 
@@ -442,3 +445,48 @@ async def test_results_come_in_pages_in_the_order_of_the_items(world: World):
             page, after = await results(tx, batch_id, after=after, max_bytes=1100)
             pages.append([one.item.index for one in page])
     assert pages == [[0, 1], [2, 3, 4]] or pages == [[0, 1], [2, 3], [4]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_batches_that_share_runs_all_end_whatever_happens_at_the_same_time(world: World, seed: int):
+    """BB24: items of four batches come in, twice, while the runs that they share end and begin anew."""
+    rng = Random(seed)
+    keys = [None, *(f"k{number}" for number in range(12))]
+    batches = [await open_batch(world, 40 if nth % 2 else None) for nth in range(4)]
+
+    async def fill(batch_id: str) -> None:
+        items = [
+            item(index, rng.choice(["hello"] * 9 + ["unknown"]), idempotency_key=rng.choice(keys))
+            for index in range(40)
+        ]
+        chunks = [items[start : start + 8] for start in range(0, 40, 8)] * 2
+        rng.shuffle(chunks)
+        for chunk in chunks:
+            await again_after_deadlocks(lambda chunk=chunk: add(world, batch_id, *chunk))
+        assert (await again_after_deadlocks(lambda: add(world, batch_id, seal=True))).is_sealed
+
+    async def end_some() -> None:
+        for _ in range(25):
+            async with world.db.transaction() as tx:
+                rows = await tx.fetch("select id, idempotency_key from runs where finished_at is null order by id")
+            for row in rng.sample(rows, min(len(rows), 4)):
+                await again_after_deadlocks(lambda row=row: world.do(engine.cancel, world.environment_id, row["id"]))
+            await world.do(engine.fire_due)
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(*map(fill, batches), end_some(), end_some())
+    async with world.db.transaction() as tx:
+        left = await tx.fetch("select id from runs where finished_at is null")
+    for row in left:
+        await end(world, row["id"])
+    assert [await settled(world, batch_id) for batch_id in batches] == [True] * 4
+    assert [(await look(world, batch_id)).pending for batch_id in batches] == [0] * 4
+
+
+async def again_after_deadlocks(do: Any) -> Any:
+    """As the server has its callers do: a message that collided is said again."""
+    while True:
+        try:
+            return await do()
+        except asyncpg.DeadlockDetectedError:
+            continue
