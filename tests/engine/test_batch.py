@@ -412,6 +412,15 @@ async def test_a_batch_that_is_never_sealed_is_aborted(world: World):
     assert [one.item.error is None for one in page] == [False, True, False]
 
 
+async def test_an_aborted_batch_gives_its_key_back(world: World):
+    """B2: an attempt that comes again makes its batch anew."""
+    first = await open_batch(world, 2, idempotency_key="k")
+    assert await open_batch(world, 2, idempotency_key="k") == first
+    world.later(31 * 60)
+    assert await world.do(engine.abort_batches) == [first]
+    assert await open_batch(world, 2, idempotency_key="k") != first
+
+
 async def test_a_batch_without_any_item_is_aborted_and_complete(world: World):
     """B2: counted or not."""
     batches = [await open_batch(world, None), await open_batch(world, 2)]

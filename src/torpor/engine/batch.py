@@ -108,7 +108,10 @@ class Misplaced:
 async def create_batch(
     tx: Transaction, environment_id: str, request: BatchRequest, *, now: datetime
 ) -> BatchCreated | Stale:
-    """Open a batch. For the API, and for user code through its worker (`parent_lease`; Stale: that process is void)."""
+    """Open a batch. For the API, and for user code through its worker (`parent_lease`; Stale: that process is void).
+
+    A batch that was aborted gives its idempotency key back: the caller may try again.
+    """
     lease = request.parent_lease
     if lease is not None:
         parent = fenced((await share_runs(tx, [lease.run_id])).get(lease.run_id), lease)
@@ -117,7 +120,7 @@ async def create_batch(
     if request.idempotency_key:
         await tx.execute(
             """update batches set idempotency_key = null
-               where environment_id = $1 and idempotency_key = $2 and idempotency_key_expires_at <= $3""",
+               where environment_id = $1 and idempotency_key = $2 and (idempotency_key_expires_at <= $3 or is_aborted)""",
             environment_id,
             request.idempotency_key,
             now,
