@@ -60,6 +60,10 @@ class Settings:
     """Runs, batches and tokens that ended longer ago are deleted, with all that belongs to them; 0 keeps them for ever."""
     logs_retention_days: int = 14
     """What runs that ended longer ago have said is deleted; 0 keeps it as long as the run."""
+    object_store: str | None = None
+    """Where large payloads and outputs go: s3://bucket/prefix, gs://…, az://…, file:///…; else into the data directory."""
+    offload_bytes: int = 524288
+    """A payload or output with more bytes of JSON than this goes to the object store instead of the database."""
     criu: str | None = None
     """The criu to use; else one that passes a real dump and restore is looked for."""
     freeze: bool = True

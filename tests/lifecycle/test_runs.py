@@ -167,6 +167,18 @@ def test_abort_ends_without_another_attempt(stack: Stack) -> None:
     assert "session.py" not in run["error"]["stackTrace"]
 
 
+@pytest.mark.criu
+def test_large_values_go_through_the_object_store(stack: Stack) -> None:
+    """G14: a payload, an output, and the answer to a run that was frozen."""
+    text = "x" * 700_000
+    assert stack.output(stack.trigger("doubles", text)) == text * 2
+    token = stack.client.create_token()["id"]
+    run_id = stack.trigger("waits_for_token", {"journal": str(stack.journal()), "token_id": token})
+    stack.await_event(run_id, "run.suspended")
+    stack.client.complete_token(token, text)
+    assert stack.output(run_id) == text
+
+
 def test_an_output_that_is_too_large_is_the_tasks_error(stack: Stack) -> None:
     run = stack.await_end(stack.trigger("large_output", 40))
     assert (run["status"], run["attemptCount"], run["error"]["name"]) == ("FAILED", 1, "OutputError")

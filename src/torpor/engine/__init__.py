@@ -93,6 +93,7 @@ from torpor.engine.prune import (
     prune_tokens,
     prune_versions,
     prune_workers,
+    unused_objects,
 )
 from torpor.engine.read import Listing, Page, RunFilter, TokenFilter, TokenView
 from torpor.engine.refuse import refuse
@@ -238,6 +239,7 @@ __all__ = [
     "tell_stranded",
     "trigger",
     "trigger_all",
+    "unused_objects",
     "update_schedule",
     "wake",
 ]

@@ -25,6 +25,7 @@ class Tied:
     due_at: datetime | None
     awaited_run_id: str | None
     output: str | None
+    output_object: str | None
     error: dict[str, Any] | None
     run_status: str | None
     completed_at: datetime | None
@@ -50,6 +51,7 @@ class Tied:
             run_id=self.awaited_run_id,
             run_status=self.run_status,
             completed_at=to_iso(self.completed_at),
+            output_object=self.output_object,
         )
 
     def open_wait(self, now: datetime) -> OpenWait:
@@ -61,8 +63,8 @@ async def tied(tx: Transaction, run_id: str) -> list[Tied]:
     """The waits that a run has not dropped, in the order of their making."""
     rows = await tx.fetch(
         """select waits.wait_id, waits.delivered_at, waits.times_out_at, waits.timed_out_at, waitpoints.kind,
-                  waitpoints.status, waitpoints.due_at, waitpoints.awaited_run_id, waitpoints.output, waitpoints.error,
-                  waitpoints.run_status, waitpoints.completed_at
+                  waitpoints.status, waitpoints.due_at, waitpoints.awaited_run_id, waitpoints.output, waitpoints.output_object,
+                  waitpoints.error, waitpoints.run_status, waitpoints.completed_at
            from waits join waitpoints on waitpoints.id = waits.waitpoint_id
            where waits.run_id = $1 and waits.detached_at is null
            order by waits.created_at, waits.wait_id""",

@@ -46,11 +46,14 @@ async def complete_waitpoint(
     waitpoint_id: str,
     *,
     output: str,
+    output_object: str | None = None,
     output_is_error: bool = False,
     by: str | None = None,
     now: datetime,
 ) -> Completed | AlreadyCompleted | Unknown:
     """Answer a token with JSON text. For whoever holds the token: API, callback, approval, another run.
+
+    `output_object`: where the text is kept instead, since it is too large for a row.
 
     Times and runs can't be completed from outside: to those who ask, they don't exist.
     """
@@ -63,7 +66,11 @@ async def complete_waitpoint(
     if output_is_error:
         error = msgspec.to_builtins(TaskError(name="TokenFailed", message=output))
         return Completed(await settle(tx, waitpoint, runs, status="failed", error=error, by=by, now=now))
-    return Completed(await settle(tx, waitpoint, runs, status="completed", output=output, by=by, now=now))
+    kept = None if output_object else output
+    woken = await settle(
+        tx, waitpoint, runs, status="completed", output=kept, output_object=output_object, by=by, now=now
+    )
+    return Completed(woken)
 
 
 async def settle(
@@ -73,6 +80,7 @@ async def settle(
     *,
     status: str,
     output: str | None = None,
+    output_object: str | None = None,
     error: dict[str, Any] | None = None,
     run_status: str | None = None,
     by: str | None = None,
@@ -81,7 +89,7 @@ async def settle(
     """Write a waitpoint's answer and wake those tied to it. The caller has locked it, and them (`runs`)."""
     await tx.execute(
         """update waitpoints set status = $2, output = $3, error = $4, run_status = $5, completed_by = $6,
-                                 completed_at = $7 where id = $1""",
+                                 completed_at = $7, output_object = $8 where id = $1""",
         waitpoint.id,
         status,
         output,
@@ -89,6 +97,7 @@ async def settle(
         run_status,
         by,
         now,
+        output_object,
     )
     answered = replace(waitpoint, status=status, completed_by=by, completed_at=now)
     if waitpoint.kind == "token" and status != "timed_out":

@@ -225,6 +225,7 @@ async def _assignment(
         version=given.version,
         context=_context(run, environment, given, worker_id),
         payload=msgspec.Raw((run.payload or "null").encode()),
+        payload_is_large=run.payload_object is not None and checkpoint is None,
         checkpoint=_stored(checkpoint) if checkpoint else None,
         answers=await _answers(tx, run, checkpoint, now) if checkpoint else [],
         due_at=to_iso(run.due_at) if checkpoint and run.due_at else None,
@@ -236,7 +237,9 @@ async def _answers(tx: Transaction, run: Run, checkpoint: Checkpoint, now: datet
     """The answers to what the frozen process waits for, whatever a later process, now dead, was told or had dropped."""
     await set_open_waits(tx, run.id, checkpoint.open_waits, now=now)
     await tx.execute("update waits set delivered_at = null where run_id = $1 and detached_at is null", run.id)
-    return [wait.answer() for wait in await answers.tied(tx, run.id) if not wait.is_open]
+    told = [wait.answer() for wait in await answers.tied(tx, run.id) if not wait.is_open]
+    # A large one is collected once the process is there: only then it can be asked for again, should the store fail.
+    return [answer for answer in told if answer.output_object is None]
 
 
 def _stored(checkpoint: Checkpoint) -> StoredCheckpoint:

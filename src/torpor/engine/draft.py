@@ -51,7 +51,9 @@ class TriggerRequest:
     batch_index: int | None = None
     schedule_id: str | None = None
     replayed_from: str | None = None
-    payload_object: str | None = None  # where a payload is that is too large for a row; it was checked before
+    payload_object: str | None = (
+        None  # where the payload is kept, too large for a row; without a payload: checked before
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,7 @@ async def plan(
         missing = f"no version has the task {request.task_id} yet"
         if request.lock_to_version:
             missing = f"version {request.lock_to_version} with the task {request.task_id} is not here yet"
-    elif request.payload_object is None:
+    elif request.payload is not None or request.payload_object is None:
         payload = fit(task, request.payload)
         if isinstance(payload, PayloadMisfit):
             return payload
@@ -199,7 +201,7 @@ async def plan(
         "environment_id": scene.environment_id,
         "task_id": request.task_id,
         "state": state,
-        "payload": payload,
+        "payload": None if request.payload_object else payload,
         "max_attempts": max(request.max_attempts or (task.retry.get("max_attempts", 1) if task else 1), 1),
         # The head start counts from when it is queued: of a delayed run the release takes it off.
         "available_at": (until or now - timedelta(seconds=request.priority_s)) + place,

@@ -19,6 +19,7 @@ async def end(
     around: tuple[dict[str, Run], list[Waitpoint]],
     *,
     output: str | None = None,
+    output_object: str | None = None,
     error: dict[str, Any] | None = None,
     data: dict[str, Any] | None = None,
     now: datetime,
@@ -31,13 +32,14 @@ async def end(
     await tx.execute(
         f"""update runs set state = $2, output = $3, error = $4, finished_at = $5, updated_at = $5, lease = lease + 1,
                 lease_expires_at = null, worker_id = null, instance_id = null, checkpoint_id = null, ready_at = null,
-                rescues = 0, {active.ends("$5")}
+                rescues = 0, output_object = $6, {active.ends("$5")}
             where id = $1""",
         run.id,
         state,
         output,
         error,
         now,
+        output_object,
     )
     await slots.released(tx, run)
     await close_attempt(tx, run, str(state), error=error, now=now)
@@ -54,6 +56,7 @@ async def end(
                 runs,
                 status="completed" if state == RunState.COMPLETED else "failed",
                 output=output,
+                output_object=output_object,
                 error=error,
                 run_status=STATUS[state],
                 now=now,

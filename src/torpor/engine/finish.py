@@ -31,7 +31,13 @@ _STATE_AFTER = {"failed": RunState.FAILED, "crashed": RunState.CRASHED, "timed_o
 
 
 async def finish(
-    tx: Transaction, lease: Lease, report: FinishReport, *, jitter: Callable[[], float], now: datetime
+    tx: Transaction,
+    lease: Lease,
+    report: FinishReport,
+    *,
+    jitter: Callable[[], float],
+    output_object: str | None = None,
+    now: datetime,
 ) -> Finished | Stale:
     """The attempt completed, failed (an exception), crashed (the process died), was canceled or worked for too long. For
     the worker that holds the lease.
@@ -41,6 +47,7 @@ async def finish(
     there is one. Timed out: over, for another attempt would take as long. Canceled: over, and so is a run that was asked
     to end, whatever its process made of it. Whoever waits for a run that is over is answered. Stale: this came before, or
     the run was taken away; the outcome counts for nothing, and the worker forgets it. `jitter()` is between 0 and 1.
+    `output_object`: where the output is kept instead, since it is too large for a row.
     """
     around = await lock_runs_and_waiters(tx, [lease.run_id])
     run = fenced(around[0].get(lease.run_id), lease)
@@ -53,7 +60,8 @@ async def finish(
         await end(tx, run, RunState.CANCELED, around, data=data, now=now)
         return Finished(RunState.CANCELED)
     if report.outcome == "completed":
-        await end(tx, run, RunState.COMPLETED, around, output=bytes(report.output).decode(), now=now)
+        output = None if output_object else bytes(report.output).decode()
+        await end(tx, run, RunState.COMPLETED, around, output=output, output_object=output_object, now=now)
         return Finished(RunState.COMPLETED)
     state = _STATE_AFTER[report.outcome]
     error = msgspec.to_builtins(report.error or TaskError(state.name.title(), "no error was told"))

@@ -271,6 +271,22 @@ async def prune_workers(tx: Transaction, *, now: datetime) -> Pruned:
     return Pruned(_count(deleted))
 
 
+async def unused_objects(tx: Transaction, names: list[str], *, now: datetime) -> list[str]:
+    """Of these objects those that no row names: what a crash between an object and its row has left. Changes nothing.
+
+    For a sweep of what was put a good while ago: a row is written within moments of its object.
+    """
+    del now
+    rows = await tx.fetch(
+        """select name from unnest($1::text[]) as name
+           where not exists (select from runs where payload_object = name)
+             and not exists (select from runs where output_object = name)
+             and not exists (select from waitpoints where output_object = name)""",
+        names,
+    )
+    return [row["name"] for row in rows]
+
+
 def _count(status: str) -> int:
     """How many rows a statement has deleted, from its `DELETE 5`."""
     return int(status.rpartition(" ")[2])

@@ -46,7 +46,8 @@ async def results(
     Also the `after` of the next page; None: there is no more.
     """
     sizes = await tx.fetch(
-        """select batch_items.*, coalesce(octet_length(runs.output), 0) + coalesce(octet_length(runs.error::text), 0) as size
+        """select batch_items.*, coalesce(octet_length(runs.output), 0) + coalesce(octet_length(runs.error::text), 0)
+                  + coalesce(split_part(runs.output_object, '-', 4)::bigint, 0) as size
            from batch_items left join runs on runs.id = batch_items.run_id
            where batch_items.batch_id = $1 and batch_items.index > $2 order by batch_items.index limit $3""",
         batch_id,

@@ -193,6 +193,7 @@ async def _answer(tx: Transaction, fault: Fault, now: datetime) -> bool:
                 runs,
                 status="completed" if ended.state == RunState.COMPLETED else "failed",
                 output=ended.output,
+                output_object=ended.output_object,
                 error=ended.error,
                 run_status=STATUS[RunState(ended.state)],
                 now=now,

@@ -119,8 +119,8 @@ async def _run_waitpoints(
         is_good = child.state == RunState.COMPLETED
         await tx.execute(
             """insert into waitpoints (id, environment_id, kind, status, awaited_run_id, output, error, run_status,
-                                       created_at, completed_at)
-               values ($1, $2, 'run', $3, $4, $5, $6, $7, $8, $9)
+                                       created_at, completed_at, output_object)
+               values ($1, $2, 'run', $3, $4, $5, $6, $7, $8, $9, $10)
                on conflict (awaited_run_id) where awaited_run_id is not null do nothing""",
             ids.new("waitpoint"),
             run.environment_id,
@@ -131,6 +131,7 @@ async def _run_waitpoints(
             STATUS[RunState(child.state)] if has_ended else None,
             now,
             child.finished_at,
+            child.output_object,
         )
     rows = await tx.fetch("select id, awaited_run_id from waitpoints where awaited_run_id = any($1::text[])", wanted)
     return {row["awaited_run_id"]: row["id"] for row in rows}

@@ -20,7 +20,7 @@ from torpor.durations import parse_duration
 from torpor.engine import read_batch
 from torpor.engine.batch import MAX_ANNOUNCED
 from torpor.engine.states import STATUS, RunState
-from torpor.server import auth, render
+from torpor.server import auth, offload, render
 from torpor.server.auth import Keyed
 from torpor.server.bodies import PUBLIC_LIMIT, decode, read_body, reply
 from torpor.server.errors import Refused, not_found, stale
@@ -139,6 +139,7 @@ async def items(request: Request) -> Response:
 async def _add(
     here: Hub, environment_id: str, batch_id: str, chunk: list[engine.NewItem], *, seal: bool = False
 ) -> engine.ItemsAdded:
+    chunk = await offload.stow_items(here, environment_id, chunk)
     async with here.database.transaction() as tx:
         outcome = await engine.add_items(tx, environment_id, batch_id, chunk, seal=seal, why=why, now=here.clock.now())
     return added(outcome)
@@ -282,6 +283,7 @@ async def results(request: Request, batch_id: str, environment: Keyed) -> Respon
         if await read_batch.batch(tx, environment.id, batch_id) is None:
             raise not_found()
         page, following = await read_batch.results(tx, batch_id, after=int(after), max_bytes=wire.RESULTS_BYTES)
+    page = await offload.whole_results(hub(request), page)
     shown = [item for one in page if (item := render.batch_result(one)) is not None]
     pagination = {} if following is None else {"next": str(following)}
     return reply({"id": batch_id, "items": shown, "pagination": pagination})

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from torpor.store.database import DatabaseDown
+from torpor.store.objects import ObjectMissing, ObjectsDown
 
 log = logging.getLogger("torpor.server")
 
@@ -45,6 +46,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(DatabaseDown, _database_down)
+    app.add_exception_handler(ObjectsDown, _objects_down)
+    app.add_exception_handler(ObjectMissing, _object_missing)
     app.add_exception_handler(asyncpg.TransactionRollbackError, _collided)
     app.add_exception_handler(asyncpg.DataError, _unstorable)
     app.add_exception_handler(UnicodeDecodeError, _not_text)
@@ -88,6 +91,19 @@ async def _database_down(request: Request, error: Exception) -> Response:
     response = _answer(503, "the database can't be reached; try again in a moment")
     response.headers["retry-after"] = "1"
     return response
+
+
+async def _objects_down(request: Request, error: Exception) -> Response:
+    log.warning("%s: %s", _asked(request), error)
+    response = _answer(503, "the object store does not answer; try again in a moment")
+    response.headers["retry-after"] = "1"
+    return response
+
+
+async def _object_missing(request: Request, error: Exception) -> Response:
+    """Its row says that it was put. Trying again won't bring it back, so it is no 5xx."""
+    log.error("%s: %s", _asked(request), error)
+    return _answer(410, f"a large payload or output is not in this server's object store: {error}")
 
 
 async def _collided(request: Request, error: Exception) -> Response:

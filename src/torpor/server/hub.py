@@ -1,6 +1,8 @@
 """What all handlers of one server share: settings, database, clock, wake-ups and the keys seen lately."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
 
 from starlette.requests import Request
 
@@ -8,6 +10,7 @@ from torpor.clock import Clock
 from torpor.config import Settings
 from torpor.server.wakeups import Wakeups
 from torpor.store.database import Database
+from torpor.store.objects import Objects, open_objects
 from torpor.store.records import Environment
 
 KEY_MEMORY_S = 5.0
@@ -22,6 +25,13 @@ class Hub:
     wakeups: Wakeups = field(default_factory=Wakeups)
     keys: dict[bytes, tuple[float, Environment]] = field(default_factory=dict)
     """sha256 of a secret key -> when (monotonic) it was looked up, and whose it is. Never the key itself."""
+
+    swept_at: datetime | None = None
+    """When this server last looked for objects that no row names."""
+
+    @cached_property
+    def objects(self) -> Objects:
+        return open_objects(self.settings.object_store, self.settings.data_dir.resolve() / "objects")
 
     @property
     def public_url(self) -> str:

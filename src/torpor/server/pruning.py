@@ -10,6 +10,7 @@ from datetime import timedelta
 
 from torpor import engine
 from torpor.engine import Place, Pruned
+from torpor.server import offload
 from torpor.server.hub import Hub
 from torpor.store.database import Transaction
 
@@ -17,6 +18,8 @@ log = logging.getLogger("torpor.server")
 
 PAUSE_S = 0.05
 """After each step: pruning may take at most about a fifth of one connection, and leaves the disk to others."""
+
+SWEEP_INTERVAL = timedelta(days=1)
 
 Step = Callable[[Transaction, Place | None], Awaitable[Pruned]]
 
@@ -39,6 +42,9 @@ async def prune(here: Hub, *, pause_s: float = PAUSE_S) -> int:
         deleted += await _until_nothing_is_left(here, versions, pause_s)
     async with here.database.transaction() as tx:
         deleted += (await engine.prune_workers(tx, now=now)).rows
+    if here.swept_at is None or now - here.swept_at >= SWEEP_INTERVAL:
+        await offload.sweep(here)
+        here.swept_at = now
     if deleted:
         log.info("pruned %d rows that were over for long", deleted)
     return deleted
@@ -51,6 +57,8 @@ async def _walk(here: Hub, step: Step, pause_s: float) -> int:
     while True:
         async with here.database.transaction() as tx:
             done = await step(tx, place)
+        # After their rows: else a crash in between would leave rows that name what isn't there.
+        await offload.forget(here, done.objects)
         deleted += done.rows
         place = done.place
         if place is None:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from torpor import engine
 from torpor.engine import read
 from torpor.engine.states import ENDS, STATUS, RunState
-from torpor.server import auth, paging, render
+from torpor.server import auth, offload, paging, render
 from torpor.server.auth import Keyed
 from torpor.server.bodies import decode, read_body, reply
 from torpor.server.errors import Refused, not_found, stale
@@ -58,6 +58,7 @@ async def trigger(request: Request) -> Response:
         read_options(task_id, given, now=now),
         run_id=id_for(request, "run", environment.id, task_id),
     )
+    asked = await offload.stow_payload(here, environment.id, asked)
     async with here.database.transaction() as tx:
         outcome = await engine.trigger(tx, environment.id, asked, now=now)
     done = triggered(task_id, outcome)
@@ -135,6 +136,7 @@ async def retrieve(request: Request, run_id: str, environment: Keyed) -> Respons
         parent = await read.run(tx, environment.id, run.parent_run_id) if run.parent_run_id else None
         children = await read.children(tx, environment.id, run.id)
         schedule = await read.schedule(tx, environment.id, run.schedule_id) if run.schedule_id else None
+    run = await offload.whole(here, run)
     related = {"root": root, "parent": parent, "children": children, "schedule": schedule}
     return reply(render.run_whole(run, **related, now=here.clock.now()))
 
@@ -142,11 +144,12 @@ async def retrieve(request: Request, run_id: str, environment: Keyed) -> Respons
 @router.get("/api/v1/runs/{run_id}/result")
 async def result(request: Request, run_id: str, environment: Keyed) -> Response:
     """404 until the run has ended; who waits asks again."""
-    async with hub(request).database.transaction() as tx:
+    here = hub(request)
+    async with here.database.transaction() as tx:
         run = await _known(tx, environment, run_id)
     if RunState(run.state) not in ENDS:
         raise Refused(404, "Run either doesn't exist or is not finished")
-    return reply(render.run_result(run))
+    return reply(render.run_result(await offload.with_output(here, run)))
 
 
 async def _known(tx: Transaction, environment: Environment, run_id: str) -> Run:

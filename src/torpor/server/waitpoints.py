@@ -4,6 +4,7 @@ An approval is a token with a title and a context; its answer is the token's val
 """
 
 import hmac
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from starlette.responses import Response
 from torpor import engine
 from torpor.durations import parse_duration, parse_when
 from torpor.engine import read
-from torpor.server import paging, render
+from torpor.server import offload, paging, render
 from torpor.server.auth import Keyed, callback_hash
 from torpor.server.bodies import decode, read_body, reply
 from torpor.server.errors import Refused, not_found
@@ -101,6 +102,7 @@ async def retrieve(request: Request, token_id: str, environment: Keyed) -> Respo
         view = await read.token(tx, environment.id, token_id)
     if view is None:
         raise not_found()
+    view = replace(view, token=await offload.whole_token(here, view.token))
     return reply(render.token_whole(here, view))
 
 
@@ -133,9 +135,14 @@ async def callback(request: Request, token_id: str, given_hash: str) -> Response
 
 async def complete_with(here: Hub, token_id: str, data: bytes) -> Response:
     """Complete a token whose right to be completed has been checked."""
+    name = None
+    if len(data) > here.settings.offload_bytes:
+        async with here.database.transaction() as tx:
+            environment_id = await tx.fetchval("select environment_id from waitpoints where id = $1", token_id)
+        name = await offload.stow(here, environment_id, token_id, "output", data) if environment_id else None
     async with here.database.transaction() as tx:
         outcome = await engine.complete_waitpoint(
-            tx, token_id, output=data.decode(), by=_answerer(data), now=here.clock.now()
+            tx, token_id, output=data.decode(), output_object=name, by=_answerer(data), now=here.clock.now()
         )
     if isinstance(outcome, engine.Unknown):
         raise not_found()

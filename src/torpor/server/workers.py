@@ -6,6 +6,7 @@ Each handler checks the worker token, decodes, lets one verb act in one transact
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ from starlette.routing import Route
 from torpor import engine
 from torpor.durations import parse_instant
 from torpor.engine import read
-from torpor.server import auth, batches, render
+from torpor.server import auth, batches, offload, render
 from torpor.server.bodies import WORKER_LIMIT, decode, read_body, reply
 from torpor.server.errors import Refused, not_found, stale
 from torpor.server.hub import Hub, hub
@@ -152,6 +153,19 @@ async def checkpoints(request: Request) -> Response:
 # -- a run that it holds ----------------------------------------------------------------------------------------------
 
 
+async def payload(request: Request) -> Response:
+    """A large payload, for the worker that has its run. 410 when it is not there; the store down is a 503 to be repeated."""
+    await auth.worker_environment(request)
+    here, call = hub(request), await _message(request, _payload_call)
+    lease = _lease(request, call)
+    async with here.database.transaction() as tx:
+        if not await engine.holds(tx, lease):
+            raise stale()
+        name = await tx.fetchval("select payload_object from runs where id = $1", lease.run_id)
+    text = await offload.text_of(here, name) if name else "null"
+    return reply(msgspec.Raw(text.encode()))
+
+
 async def start(request: Request) -> Response:
     return await _leased(request, _start_report, engine.start)
 
@@ -182,7 +196,15 @@ async def refuse(request: Request) -> Response:
 
 
 async def finish(request: Request) -> Response:
-    return await _leased(request, _finish_report, partial(engine.finish, jitter=random.random))
+    environment = await auth.worker_environment(request)
+    here = hub(request)
+
+    async def verb(tx: Transaction, lease: engine.Lease, report: wire.FinishReport, *, now: datetime) -> object:
+        return await engine.finish(tx, lease, report, jitter=random.random, output_object=name, now=now)
+
+    report = await _message(request, _finish_report)
+    name = await offload.stow(here, environment.id, request.path_params["run_id"], "output", bytes(report.output))
+    return await _leased(request, report, verb)
 
 
 async def events(request: Request) -> Response:
@@ -190,13 +212,16 @@ async def events(request: Request) -> Response:
 
 
 async def _leased(
-    request: Request, decoder: msgspec.json.Decoder[MessageT], verb: Callable[..., Awaitable[object]]
+    request: Request, expected: msgspec.json.Decoder[MessageT] | MessageT, verb: Callable[..., Awaitable[object]]
 ) -> Response:
     """One message about a run, to the verb of that name; its outcome in the wire's words."""
     await auth.worker_environment(request)
-    here, message = hub(request), await _message(request, decoder)
+    here = hub(request)
+    message = await _message(request, expected) if isinstance(expected, msgspec.json.Decoder) else expected
     async with here.database.transaction() as tx:
         outcome = await verb(tx, _lease(request, message), message, now=here.clock.now())
+    if isinstance(outcome, engine.Blocked):
+        outcome = replace(outcome, answers=await offload.whole_answers(here, outcome.answers))
     return reply(_told(outcome))
 
 
@@ -244,6 +269,7 @@ async def trigger(request: Request) -> Response:
         parent_lease=_lease(request, call),
         trigger_function="triggerAndWait" if waits else "trigger",
     )
+    asked = await offload.stow_payload(here, environment.id, asked)
     async with here.database.transaction() as tx:
         outcome = await engine.trigger(tx, environment.id, asked, now=now)
     done = triggered(call.task_id, outcome)
@@ -276,6 +302,7 @@ async def batch_items(request: Request) -> Response:
     lease, now = _lease(request, call), here.clock.now()
     function = "batchTriggerAndWait" if call.waits else "batchTrigger"
     items = [batches.new_item(item, parent_lease=lease, trigger_function=function, now=now) for item in call.items]
+    items = await offload.stow_items(here, environment.id, items)
     async with here.database.transaction() as tx:
         outcome = await engine.add_items(
             tx, environment.id, call.batch_id, items, seal=call.seal, lease=lease, why=batches.why, now=now
@@ -294,6 +321,7 @@ async def batch_results(request: Request) -> Response:
         if await engine.read_batch.batch(tx, environment.id, call.batch_id) is None:
             raise not_found()
         page, after = await engine.read_batch.results(tx, call.batch_id, after=call.after, max_bytes=wire.RESULTS_BYTES)
+    page = await offload.whole_results(here, page)
     return reply(wire.BatchResultsReply([batches.result(one) for one in page], after))
 
 
@@ -351,6 +379,7 @@ _version_report = msgspec.json.Decoder(wire.VersionReport)
 _dequeue_request = msgspec.json.Decoder(wire.DequeueRequest)
 _heartbeat_request = msgspec.json.Decoder(wire.HeartbeatRequest)
 _census = msgspec.json.Decoder(wire.CheckpointCensus)
+_payload_call = msgspec.json.Decoder(wire.PayloadCall)
 _start_report = msgspec.json.Decoder(wire.StartReport)
 _block_report = msgspec.json.Decoder(wire.BlockReport)
 _collect_request = msgspec.json.Decoder(wire.CollectRequest)
@@ -373,6 +402,7 @@ routes = [
     Route("/worker/v1/news", news, methods=["GET"]),
     Route("/worker/v1/heartbeat", heartbeat, methods=["POST"]),
     Route("/worker/v1/checkpoints", checkpoints, methods=["POST"]),
+    Route("/worker/v1/runs/{run_id}/payload", payload, methods=["POST"]),
     Route("/worker/v1/runs/{run_id}/start", start, methods=["POST"]),
     Route("/worker/v1/runs/{run_id}/block", block, methods=["POST"]),
     Route("/worker/v1/runs/{run_id}/collect", collect, methods=["POST"]),

@@ -6,6 +6,7 @@
     GET  /worker/v1/news?worker_id=&instance_id=   a long-lived stream, one News as JSON per line, "\\n" as keep-alive
     POST /worker/v1/heartbeat                HeartbeatRequest  -> HeartbeatReply
     POST /worker/v1/checkpoints              CheckpointCensus  -> CheckpointCensus  (which of these to keep)
+    POST /worker/v1/runs/{run_id}/payload    PayloadCall       -> the payload, as JSON
     POST /worker/v1/runs/{run_id}/start      StartReport       -> LeaseReply
     POST /worker/v1/runs/{run_id}/block      BlockReport       -> BlockReply
     POST /worker/v1/runs/{run_id}/collect    CollectRequest    -> BlockReply
@@ -111,11 +112,18 @@ class Assignment(msgspec.Struct):
         None  # with a checkpoint: when the wait that woke it was answered (for the story and the bench)
     )
     hook: HookCall | None = None  # perform this hook instead of the task
+    payload_is_large: bool = False  # ask for it: runs/{run_id}/payload
     active_s: float = 0.0  # how long the attempt has worked already: counts towards context.max_duration_s
 
 
 class DequeueReply(msgspec.Struct):
     assignments: list[Assignment]
+
+
+class PayloadCall(msgspec.Struct):
+    """The payload that its assignment left out, as it is too large to be handed out on spec."""
+
+    lease: int
 
 
 class HeldLease(msgspec.Struct, frozen=True):

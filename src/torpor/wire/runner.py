@@ -100,6 +100,7 @@ class Answer(msgspec.Struct, frozen=True):
     run_id: str | None = None  # the child, when the wait was for a run
     run_status: str | None = None  # its final public status: COMPLETED, FAILED, CANCELED, …
     completed_at: str | None = None  # ISO instant
+    output_object: str | None = None  # from the engine to the server, which puts the output in its place
 
 
 class NewWait(msgspec.Struct, frozen=True):

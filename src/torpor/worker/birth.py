@@ -9,7 +9,9 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from torpor.errors import CriuError, TorporError
+import msgspec
+
+from torpor.errors import ApiError, CriuError, TorporError
 from torpor.wire import http, runner
 from torpor.worker import restore
 from torpor.worker.faults import Fault, reach
@@ -46,12 +48,23 @@ async def begin(house: House, assignment: http.Assignment) -> Born:
     version = house.version(assignment.version)
     if version is None:
         raise NotHere(f"version {assignment.version} is not loaded here")
+    payload = await _large_payload(house, assignment) if assignment.payload_is_large else assignment.payload
     await reach(Fault.BEFORE_FORK)
     process = await version.runner()
-    process.say(runner.Begin(assignment.context, assignment.payload))
+    process.say(runner.Begin(assignment.context, payload))
     version.fork_ahead()
     report = http.StartReport(assignment.lease, pid=process.pid, start_ms=_ms_since(began))
     return Born(process, Output(process.directory / "output.log"), report)
+
+
+async def _large_payload(house: House, assignment: http.Assignment) -> msgspec.Raw:
+    """From the server, which has it from the object store: asked for until it answers."""
+    try:
+        return await house.link.send(
+            f"runs/{assignment.run_id}/payload", http.PayloadCall(assignment.lease), msgspec.Raw
+        )
+    except ApiError as refused:
+        raise NotHere(f"the payload can't be had: {refused.message}") from None
 
 
 async def thaw(house: House, assignment: http.Assignment) -> Born:

@@ -183,6 +183,11 @@ async def waits_with_io_uring(token_id: str) -> object:
 
 
 @task
+async def doubles(text: str) -> str:
+    return text * 2
+
+
+@task
 async def large_output(megabytes: int) -> str:
     return "x" * (megabytes << 20)
 
