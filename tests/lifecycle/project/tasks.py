@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from torpor import AbortRun, Retry, TokenTimeout, batch_trigger_and_wait, create_token, current, task, wait
+from torpor import AbortRun, Queue, Retry, TokenTimeout, batch_trigger_and_wait, create_token, current, task, wait
 from torpor import sync as blocking
 
 
@@ -262,3 +262,23 @@ async def batch_parent(journal: str, count: int, token_id: str) -> list[object]:
     )
     note(journal, "after")
     return [result.output if result.ok else result.error and result.error["message"] for result in results]
+
+
+narrow = Queue("narrow", concurrency_limit=1)
+
+
+@task(queue=narrow)
+async def nested(depth: int, token: str | None = None) -> int:
+    """Each run waits for one of its own queue, which lets one work at a time. The innermost waits for a token."""
+    if depth:
+        return 1 + await nested.trigger_and_wait(depth - 1, token)
+    if token is not None:
+        await wait.for_token(token)
+    return 0
+
+
+@task(queue=narrow)
+async def one_at_a_time(journal: str, name: str) -> None:
+    note(journal, f"begin {name}")
+    await asyncio.sleep(0.3)
+    note(journal, f"end {name}")
