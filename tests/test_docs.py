@@ -199,11 +199,16 @@ from torpor import Retry, task, wait
 @task(retry=Retry(max_attempts=1))
 async def claims(port: int) -> dict[str, object]:
     connection = socket.create_connection(("127.0.0.1", port))
-    async with asyncio.timeout(1.5):  # stands still while the run is frozen
-        await wait.for_(seconds=3)
+    timed_out = False
+    try:
+        async with asyncio.timeout(1.5):  # counts wall time, also while the run is frozen
+            await wait.for_(seconds=30)
+    except TimeoutError:
+        timed_out = True
     os.kill(os.getpid(), signal.SIGKILL)  # ignored: it is process 1
     return {
         "the connection ended": connection.recv(1) == b"",
+        "timed out": timed_out,
         "pid": os.getpid(),
         "our variables": [name for name in os.environ if name.startswith(("TORPOR_", "TRIGGER_"))],
         "files": os.listdir("."),
@@ -265,6 +270,7 @@ def test_what_a_freeze_does_beside_is_as_the_pages_say(documented: Stack) -> Non
             assert peer.recv(1) == b"", "the peer sees the end"
             assert documented.output(run_id) == {
                 "the connection ended": True,
+                "timed out": True,
                 "pid": 1,
                 "our variables": [],
                 "files": [],

@@ -136,6 +136,74 @@ def test_one_freeze_covers_parallel_waits(stack: Stack) -> None:
     assert stack.output(stack.trigger("gathers", 1.0)) == [3, 7, None]
 
 
+@pytest.mark.criu
+def test_a_limit_of_asyncio_counts_while_the_run_is_frozen(stack: Stack) -> None:
+    """BB3: asyncio.timeout around a wait."""
+    token = stack.client.create_token()["id"]
+    run_id = stack.trigger("limited", {"token_id": token, "seconds": 3.0})
+    stack.await_event(run_id, "run.suspended")
+    output = stack.output(run_id)
+    assert output["answer"] == "timed out"
+    assert 3 <= output["loop"] <= output["wall"] + 0.1
+    assert "run.resumed" in stack.kinds(run_id)
+    stack.assert_nothing_left()
+
+
+@pytest.mark.criu
+def test_an_answer_that_comes_before_the_limit_counts(stack: Stack) -> None:
+    """BB3: first of token or time-out."""
+    token = stack.client.create_token()["id"]
+    run_id = stack.trigger("limited", {"token_id": token, "seconds": 3600.0})
+    stack.await_event(run_id, "run.suspended")
+    stack.client.complete_token(token, "in time")
+    assert stack.output(run_id)["answer"] == "in time"
+
+
+@pytest.mark.criu
+def test_waits_have_deadlines_of_their_own(stack: Stack) -> None:
+    """BB3: timeouts on each wait; what was waited for goes on."""
+    token = stack.client.create_token()["id"]
+    other = stack.trigger("waits_for_token", {"journal": str(stack.journal()), "token_id": token})
+    run_id = stack.trigger("waits_with_limits", {"token_id": token, "run_id": other})
+    assert stack.output(run_id) == ["TokenTimeout", "WaitTimeout"]
+    assert stack.kinds(run_id).count("run.resumed") == 2
+    stack.client.complete_token(token, "late")
+    assert stack.output(other) == "late"
+
+
+@pytest.mark.criu
+@pytest.mark.parametrize("task", ["waits_in_threads", "pool_of_waits"])
+def test_waits_in_threads_are_frozen_and_frozen_again(stack: Stack, task: str) -> None:
+    """BB3: to_thread, a pool and a plain thread."""
+    first, second = (stack.client.create_token()["id"] for _ in range(2))
+    run_id = stack.trigger(task, {"first": first, "second": second})
+    stack.await_event(run_id, "run.suspended")
+    stack.client.complete_token(first, 1)
+    stack.await_event(run_id, "run.suspended", count=2)
+    stack.client.complete_token(second, 2)
+    assert stack.output(run_id) == ([1, 2] if task == "waits_in_threads" else ["1", "1", "2"])
+    stack.assert_nothing_left()
+
+
+@pytest.mark.criu
+def test_runs_that_wait_for_each_other_are_told(stack: Stack) -> None:
+    """BB12: the one that closes the circle; the other gets its output."""
+    runs = [stack.trigger("waits_for_run", str(stack.journal(name))) for name in ("first", "second")]
+    stack.journal("first").write_text(runs[1])
+    stack.await_event(runs[0], "run.waiting")
+    stack.journal("second").write_text(runs[0])
+    told = stack.output(runs[1])
+    assert told.startswith(f"told: {runs[1]} waits for {runs[0]}, which waits for {runs[1]}")
+    assert stack.output(runs[0]) == told
+
+
+def test_another_attempt_does_not_wait_again(stack: Stack) -> None:
+    """W6: a time wait with an idempotency key."""
+    run_id = stack.trigger("waits_once", str(stack.journal()))
+    assert stack.output(run_id) < 1.5
+    assert stack.lines() == ["attempt 1", "attempt 2"]
+
+
 def test_an_approval_is_given_by_a_person(stack: Stack) -> None:
     run_id = stack.trigger("approval")
     [token] = eventually(

@@ -28,6 +28,7 @@ from torpor.wire.runner import (
     Finished,
     Finishing,
     Hello,
+    NewWait,
     Result,
     Resumed,
     RunContext,
@@ -175,6 +176,24 @@ class Supervisor:
             dropped += block.dropped
             if block.idle:
                 return Block(waits, dropped, True, [])
+
+    def expect_idle_with(self, count: int) -> list[NewWait]:
+        """Waits told until the run is idle with so many new ones."""
+        waits: list[NewWait] = []
+        while True:
+            block = self.expect(Block)
+            waits += block.waits
+            if block.idle and len(waits) == count:
+                return waits
+
+    def reply_to_trigger(self, run_id: str) -> None:
+        """Answer the next trigger, past what is told of waits meanwhile, which is not lost."""
+        told: list[RunnerMessage] = []
+        while not isinstance(message := self.receive(), Call):
+            told.append(message)
+        self._inbox[:0] = told
+        assert message.kind == "trigger"
+        self.send(Result(message.call_id, True, json({"run_id": run_id})))
 
     def answer(self, wait_id: str, output: Any = None, **more: Any) -> None:
         self.send(Answers([Answer(wait_id, more.pop("status", "completed"), json(output), **more)]))

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import queue
 import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import anyio
@@ -40,6 +41,9 @@ def look(program: Program, after_s: float = 0.05) -> Verdict:
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
+        for thread in threading.enumerate():
+            if thread.name.startswith("AnyIO"):
+                thread.join()
 
 
 # -- idle -------------------------------------------------------------------------------------------------------------
@@ -345,12 +349,107 @@ def test_a_task_that_is_about_to_run_is_not_idle_but_nothing_to_tell() -> None:
     assert look(spins) == Verdict(False, [])
 
 
-def test_a_thread_that_nobody_awaits_does_not_keep_a_run_awake() -> None:
-    stop = threading.Event()
-    thread = threading.Thread(target=stop.wait, args=(5,))
+@contextlib.contextmanager
+def another_thread(target: Callable[..., Any], *args: Any, daemon: bool = False) -> Iterator[threading.Thread]:
+    thread = threading.Thread(target=target, args=args, daemon=daemon, name="the other")
     thread.start()
-    try:
-        assert look(answered).is_idle
-    finally:
+    yield thread
+    thread.join()
+
+
+def asleep_in(what: str, stop: threading.Event) -> None:
+    """Until `stop` is set by another thread, in one of Python's ways to wait for one."""
+    lock, simple, queued = threading.Lock(), queue.SimpleQueue[int](), queue.Queue[int]()
+    lock.acquire()
+    condition, future = threading.Condition(), Future[int]()
+
+    def wake() -> None:
+        stop.wait()
+        lock.release()
+        simple.put(1)
+        queued.put(1)
+        future.set_result(1)
+        with condition:
+            condition.notify_all()
+
+    waker = threading.Thread(target=wake, daemon=True)
+    waker.start()
+    match what:
+        case "a lock":
+            lock.acquire()
+        case "a with":
+            with lock:
+                pass
+        case "a simple queue":
+            simple.get()
+        case "a queue":
+            queued.get()
+        case "a condition":
+            with condition:
+                condition.wait()
+        case "a future":
+            future.result()
+        case _:
+            waker.join()
+
+
+@pytest.mark.parametrize(
+    "what", ["a lock", "a with", "a simple queue", "a queue", "a condition", "a future", "another thread"]
+)
+def test_a_thread_that_only_another_can_wake_is_asleep(what: str) -> None:
+    stop = threading.Event()
+    with another_thread(asleep_in, what, stop):
+        assert look(answered) == Verdict(True, [])
         stop.set()
-        thread.join()
+
+
+def spin(stop: threading.Event) -> None:
+    while not stop.is_set():
+        pass
+
+
+def nap(stop: threading.Event) -> None:
+    while not stop.is_set():
+        time.sleep(0.2)
+
+
+def wait_with_a_timeout(stop: threading.Event) -> None:
+    stop.wait(20)
+
+
+@pytest.mark.parametrize("work", [spin, nap, wait_with_a_timeout])
+def test_a_thread_at_work_keeps_a_run_awake_and_is_named(work: Callable[..., Any]) -> None:
+    stop = threading.Event()
+    with another_thread(work, stop):
+        verdict = look(answered)
+        stop.set()
+    assert not verdict.is_idle
+    assert verdict.is_up_to_threads
+    (blocker,) = verdict.blockers
+    assert blocker.startswith("thread 'the other' is at work at test_idle.py:")
+
+
+def test_a_daemon_thread_does_not_keep_a_run_awake() -> None:
+    stop = threading.Event()
+    with another_thread(nap, stop, daemon=True):
+        assert look(answered).is_idle
+        stop.set()
+
+
+def test_threads_of_an_executor_that_are_idle_or_asleep_do_not_keep_a_run_awake() -> None:
+    stop = threading.Event()
+
+    async def in_threads() -> None:
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(2) as executor:
+            await asyncio.gather(*[loop.run_in_executor(executor, stop.wait) for _ in range(4)])
+
+    loop = asyncio.new_event_loop()
+    with ThreadPoolExecutor(1) as idling:
+        idling.submit(int).result()
+        task = loop.create_task(in_threads())
+        loop.run_until_complete(asyncio.sleep(0.1))
+        assert idle.look(loop) == Verdict(True, []), "two run and sleep, two are in line for them"
+        stop.set()
+        loop.run_until_complete(task)
+    loop.close()

@@ -1,12 +1,15 @@
 import asyncio
 import os
-from datetime import UTC, datetime
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from fake_supervisor import Supervisor
 
-from torpor import RunFailed, TokenTimeout, current, task, wait
-from torpor.wire.runner import Answer, Block, Finished, StayingAwake, Suspend, TaskError
+import torpor.sdk.loop as loop_door
+from torpor import RunFailed, TokenTimeout, WaitCycle, WaitTimeout, current, task, wait
+from torpor.wire.runner import Answer, Block, Finished, NewWait, StayingAwake, Suspend, TaskError
 
 
 def test_a_task_without_waits_returns_its_output(supervisor: Supervisor) -> None:
@@ -285,7 +288,8 @@ def test_current_tells_the_run(supervisor: Supervisor) -> None:
     assert supervisor.output_of_run() == ["run_test", 2, ["a"], "2026-01-02T03:04:05Z", "run_p"]
 
 
-def test_blocking_code_in_a_thread_of_an_async_task_may_wait(supervisor: Supervisor) -> None:
+def test_blocking_code_in_a_thread_of_an_async_task_may_wait_and_is_frozen(supervisor: Supervisor) -> None:
+    """BB3: a wait inside of asyncio.to_thread."""
     from torpor import sync
 
     @task
@@ -294,11 +298,333 @@ def test_blocking_code_in_a_thread_of_an_async_task_may_wait(supervisor: Supervi
         return "done"
 
     supervisor.start(threaded)
+    (new,) = supervisor.expect_idle().waits
+    supervisor.suspend()
+    supervisor.wake(Answer(new.wait_id, "completed"))
+    assert supervisor.output_of_run() == "done"
+
+
+def test_more_blocking_waits_than_threads_are_frozen_together(supervisor: Supervisor) -> None:
+    """BB3: run_in_executor, with some in line for a thread."""
+    from torpor import sync
+
+    @task
+    async def threaded() -> int:
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(2) as executor:
+            await asyncio.gather(*[loop.run_in_executor(executor, sync.wait.for_, f"{n}h") for n in (1, 2, 3)])
+        return 3
+
+    supervisor.start(threaded)
+    one_by_one(supervisor, [2, 1, 3])
+    assert supervisor.output_of_run() == 3
+
+
+def test_a_thread_at_work_keeps_the_run_awake_until_it_waits_as_well(supervisor: Supervisor) -> None:
+    """BB3: a wait inside of a thread, beside one that works."""
+    from torpor import sync
+
+    @task
+    async def threaded() -> None:
+        def work() -> None:
+            time.sleep(0.5)
+            sync.wait.for_("2h")
+
+        await asyncio.gather(wait.for_("1h"), asyncio.to_thread(work))
+
+    supervisor.start(threaded)
     block = supervisor.expect(Block)
     assert not block.idle
-    assert "asyncio.to_thread that runs for_" in block.blockers[0]
+    assert "awaits a thread of asyncio.to_thread that runs test_a_thread_at_work" in block.blockers[0]
+    (second,) = supervisor.expect_idle().waits
+    supervisor.suspend()
+    supervisor.wake(Answer(second.wait_id, "completed"))
+    while supervisor.expect(Block).blockers:
+        pass  # its thread goes on for a moment
     supervisor.answer(block.waits[0].wait_id)
-    assert supervisor.output_of_run() == "done"
+    assert supervisor.finished().ok
+
+
+# -- timers of the event loop -----------------------------------------------------------------------------------------
+
+
+class LateClock:
+    """Time as the loop's door knows it, on a day when a file says that it is late: as after a long freeze."""
+
+    monotonic = staticmethod(time.monotonic)
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+
+    def time(self) -> float:
+        return time.time() + (2 * 3600 if os.path.exists(self.file) else 0)
+
+
+def alarm_of(block: Block) -> NewWait:
+    (alarm,) = [new for new in block.waits if new.wait_id.startswith("alarm_")]
+    assert alarm.kind == "time"
+    return alarm
+
+
+def test_a_timeout_around_a_wait_counts_the_time_asleep(supervisor: Supervisor) -> None:
+    """BB3: asyncio.timeout around a wait fires when it is due, also in a frozen run."""
+
+    @task
+    async def limited(late: str) -> list[object]:
+        loop_door.time = LateClock(late)  # pyright: ignore[reportAttributeAccessIssue]
+        before = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(3600):
+                await wait.for_token("waitpoint_1")
+        except TimeoutError:
+            return ["timed out", asyncio.get_running_loop().time() - before > 7199]
+        return ["answered"]
+
+    late = supervisor.directory / "late"
+    supervisor.start(limited, str(late))
+    block = supervisor.expect(Block)
+    assert block.idle
+    assert len(block.waits) == 2
+    alarm = alarm_of(block)
+    assert 3590 < (alarm.duration_s or 0) <= 3600
+    supervisor.suspend()
+    late.touch()
+    assert set(supervisor.wake(Answer(alarm.wait_id, "completed")).open_waits) == {new.wait_id for new in block.waits}
+    assert supervisor.output_of_run() == ["timed out", True]
+
+
+def test_whichever_comes_first_of_an_answer_and_a_timeout(supervisor: Supervisor) -> None:
+    """BB3: wait_for around waits; the alarm goes with the last of them."""
+
+    @task
+    async def first() -> list[object]:
+        got = [await asyncio.wait_for(wait.for_token("waitpoint_1"), 3600)]
+        got.append(await wait.for_token("waitpoint_2"))
+        return got
+
+    supervisor.start(first)
+    block = supervisor.expect_idle()
+    alarm = alarm_of(block)
+    supervisor.answer(next(new.wait_id for new in block.waits if new is not alarm), "in time")
+    block = supervisor.expect(Block)
+    assert (block.idle, block.dropped) == (True, [alarm.wait_id])
+    (second,) = block.waits
+    supervisor.answer(second.wait_id, "no limit")
+    assert supervisor.output_of_run() == ["in time", "no limit"]
+
+
+def test_the_alarm_follows_the_earliest_timer_and_a_timer_in_memory_fires_by_itself(supervisor: Supervisor) -> None:
+    """BB3: call_later, and nested time-outs."""
+
+    @task
+    async def nested() -> str:
+        rung = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.3, rung.set)
+        async with asyncio.timeout(500):
+            await asyncio.wait(
+                [asyncio.create_task(rung.wait()), asyncio.create_task(wait.for_("1h"))],
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            async with asyncio.timeout(100):
+                await wait.for_("2h")
+        return "not before"
+
+    supervisor.start(nested)
+    short = alarm_of(supervisor.expect(Block))
+    assert (short.duration_s or 0) < 0.31
+    block = supervisor.expect(Block)
+    assert block.dropped == [short.wait_id]
+    assert 90 < (alarm_of(block).duration_s or 0) <= 100
+
+
+def test_an_alarm_alone_keeps_nothing_waiting(supervisor: Supervisor) -> None:
+    @task
+    async def naps() -> str:
+        async with asyncio.timeout(100):
+            await asyncio.sleep(0.2)
+        return "done"
+
+    supervisor.start(naps)
+    assert isinstance(supervisor.receive(), Finished)
+
+
+# -- shapes of parallel waits, each frozen and thawed ------------------------------------------------------------------
+
+
+def one_by_one(supervisor: Supervisor, order: list[float]) -> None:
+    """Answer the waits of a run in this order (by their hours), with a freeze before each answer."""
+    waits: dict[float, str] = {}
+    for hours in order:
+        waits |= {(new.duration_s or 0) / 3600: new.wait_id for new in supervisor.expect_idle().waits}
+        supervisor.suspend()
+        supervisor.wake(Answer(waits[hours], "completed"))
+
+
+async def hours(count: float) -> float:
+    await wait.for_(hours=count)
+    return count
+
+
+def test_gathered_waits_are_frozen_again_for_the_others(supervisor: Supervisor) -> None:
+    """BB3: gather."""
+
+    @task
+    async def gathers() -> list[object]:
+        return list(await asyncio.gather(hours(1), asyncio.gather(hours(2)), hours(3)))
+
+    supervisor.start(gathers)
+    one_by_one(supervisor, [2, 3, 1])
+    assert supervisor.output_of_run() == [1, [2], 3]
+
+
+def test_a_task_group_with_waits_is_frozen(supervisor: Supervisor) -> None:
+    """BB3: TaskGroup, nested in helper functions."""
+
+    async def helper(group: asyncio.TaskGroup) -> list[asyncio.Task[float]]:
+        return [group.create_task(hours(1)), group.create_task(hours(2))]
+
+    @task
+    async def groups() -> list[float]:
+        async with asyncio.TaskGroup() as group:
+            tasks = await helper(group)
+            first = await hours(3)
+        return [first, *(each.result() for each in tasks)]
+
+    supervisor.start(groups)
+    one_by_one(supervisor, [1, 3, 2])
+    assert supervisor.output_of_run() == [3, 1, 2]
+
+
+def test_the_first_of_several_waits_is_enough(supervisor: Supervisor) -> None:
+    """BB3: FIRST_COMPLETED; the other is canceled and its wait dropped."""
+
+    @task
+    async def races() -> float:
+        done, pending = await asyncio.wait(
+            [asyncio.create_task(hours(1)), asyncio.create_task(hours(2))], return_when=asyncio.FIRST_COMPLETED
+        )
+        for each in pending:
+            each.cancel()
+        await hours(3)
+        return done.pop().result()
+
+    supervisor.start(races)
+    one_by_one(supervisor, [2])
+    block = supervisor.expect_idle()
+    assert len(block.dropped) == 1
+    supervisor.answer(block.waits[0].wait_id)
+    assert supervisor.output_of_run() == 2
+
+
+def test_waits_as_they_are_completed(supervisor: Supervisor) -> None:
+    """BB3: as_completed."""
+
+    @task
+    async def collects() -> list[float]:
+        return [await each for each in asyncio.as_completed([hours(1), hours(2), hours(3)])]
+
+    supervisor.start(collects)
+    one_by_one(supervisor, [3, 1, 2])
+    assert supervisor.output_of_run() == [3, 1, 2]
+
+
+def test_a_shielded_wait_outlives_who_waited_for_it(supervisor: Supervisor) -> None:
+    """BB3: shield; and a time-out around it."""
+
+    @task
+    async def shields() -> list[object]:
+        kept = asyncio.create_task(hours(1))
+        try:
+            async with asyncio.timeout(0.2):
+                await asyncio.shield(kept)
+        except TimeoutError:
+            return ["kept", await kept]
+        return []
+
+    supervisor.start(shields)
+    block = supervisor.expect_idle()
+    alarm = alarm_of(block)
+    (kept,) = [new for new in block.waits if new is not alarm]
+    block = supervisor.expect_idle()
+    assert block.dropped == [alarm.wait_id]
+    supervisor.suspend()
+    assert supervisor.wake(Answer(kept.wait_id, "completed")).open_waits == [kept.wait_id]
+    assert supervisor.output_of_run() == ["kept", 1]
+
+
+# -- deadlines, keys, circles -----------------------------------------------------------------------------------------
+
+
+def test_a_wait_for_a_run_or_a_token_may_time_out(supervisor: Supervisor) -> None:
+    """BB3: timeouts on each."""
+
+    @task
+    async def child(number: int) -> timedelta:
+        return timedelta(seconds=number)
+
+    @task
+    async def limited() -> list[str]:
+        told: list[str] = []
+        run = await child.trigger(1)
+        for waiting in (wait.for_run(run, timeout="1m"), wait.for_token("waitpoint_1", timeout=5)):
+            try:
+                await waiting
+            except WaitTimeout as error:
+                told.append(f"{type(error).__name__}: {error}")
+        return [*told, type(await wait.for_run(run)).__name__, await wait.for_run("run_other")]
+
+    supervisor.start(limited)
+    supervisor.reply("trigger", {"run_id": "run_child"})
+    for kind, timeout_s in (("run", 60.0), ("token", 5.0)):
+        (new,) = supervisor.expect_idle().waits
+        assert (new.kind, new.timeout_s) == (kind, timeout_s)
+        supervisor.answer(new.wait_id, status="timed_out")
+    supervisor.answer(supervisor.expect_idle().waits[0].wait_id, "PT1S")
+    supervisor.answer(supervisor.expect_idle().waits[0].wait_id, "plain")
+    assert supervisor.output_of_run() == [
+        "WaitTimeout: the wait for run run_child timed out",
+        "TokenTimeout: wait token waitpoint_1 was not completed in time",
+        "timedelta",
+        "plain",
+    ]
+
+
+def test_a_key_of_a_wait_is_the_runs_own(supervisor: Supervisor) -> None:
+    """W6: idempotency keys for waits, with a time to live."""
+
+    @task
+    async def keyed() -> None:
+        await wait.for_("1h", idempotency_key="k", idempotency_key_ttl="1d")
+        await wait.until(datetime(2030, 1, 1, tzinfo=UTC), idempotency_key="k")
+        await wait.for_approval("Go?", idempotency_key="k")
+
+    keys: list[str | None] = []
+    supervisor.start(keyed)
+    for _ in range(2):
+        (new,) = supervisor.expect_idle().waits
+        keys.append(new.idempotency_key)
+        assert new.idempotency_key_ttl_s == (86400 if len(keys) == 1 else None)
+        supervisor.answer(new.wait_id)
+    asked = supervisor.reply("create_token", {"waitpoint_id": "waitpoint_1", "url": "http://x"})
+    assert keys[0] == keys[1] != asked["idempotency_key"]
+    assert all(key and key != "k" and len(key) == 64 for key in [*keys, asked["idempotency_key"]])
+
+
+def test_a_wait_that_would_close_a_circle_raises(supervisor: Supervisor) -> None:
+    """BB12: where it was written, with the circle's names."""
+
+    @task
+    async def circular() -> str:
+        try:
+            await wait.for_run("run_b")
+        except WaitCycle as error:
+            return str(error)
+        return ""
+
+    supervisor.start(circular)
+    (new,) = supervisor.expect_idle().waits
+    supervisor.answer(new.wait_id, status="failed", error=TaskError("WaitCycle", "a waits for b, which waits for a"))
+    assert supervisor.output_of_run() == "a waits for b, which waits for a"
 
 
 def test_a_blocking_wait_in_the_event_loop_is_refused(supervisor: Supervisor) -> None:

@@ -2,11 +2,12 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
-from fake_supervisor import Supervisor
+from fake_supervisor import Supervisor, json
 
-from torpor import task
+from torpor import TokenTimeout, task
 from torpor.sync import create_token, wait
 from torpor.wire.runner import Answer, Block, Call, Result, StayingAwake, Suspend
 
@@ -85,14 +86,12 @@ def test_threads_of_a_blocking_task_may_wait_side_by_side(supervisor: Supervisor
     (main,) = supervisor.expect_idle().waits
     supervisor.suspend()
     supervisor.wake(Answer(other.wait_id, "completed"))
-    while not (waits := supervisor.expect_idle().waits):
-        pass  # a thread that is at work doesn't keep the run awake while main waits
-    (again,) = waits
+    (again,) = supervisor.expect_idle().waits
     supervisor.suspend()
     supervisor.wake(Answer(main.wait_id, "completed"))
-    while not supervisor.says_nothing():
-        supervisor.expect(Block)
-    supervisor.answer(again.wait_id)
+    supervisor.expect_idle()  # it joins the other, which alone can end that
+    supervisor.suspend()
+    supervisor.wake(Answer(again.wait_id, "completed"))
     assert supervisor.output_of_run() == ["other", "main", "other again"]
 
 
@@ -142,3 +141,92 @@ def test_a_wait_thrown_out_of_by_a_signal_handler_is_dropped(supervisor: Supervi
     assert block.dropped == [first.wait_id]
     supervisor.answer((block.waits or supervisor.expect_idle().waits)[0].wait_id)
     assert supervisor.output_of_run() == "rung"
+
+
+def test_a_pool_of_threads_that_wait_is_frozen_as_a_whole(supervisor: Supervisor) -> None:
+    """BB3: ThreadPoolExecutor.map over child runs, in a blocking task, more than it has threads."""
+
+    @task
+    def child(number: int) -> int:
+        return number
+
+    @task
+    def maps() -> list[int]:
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(child.sync.trigger_and_wait, [1, 2, 3]))
+
+    supervisor.start(maps)
+    for nth in range(2):
+        supervisor.reply_to_trigger(f"run_{nth}")
+    opened = supervisor.expect_idle_with(2)
+    supervisor.suspend()
+    supervisor.wake(Answer(opened[0].wait_id, "completed", json(10)))
+    supervisor.reply_to_trigger("run_2")
+    (third,) = supervisor.expect_idle_with(1)
+    supervisor.suspend()
+    supervisor.wake(Answer(opened[1].wait_id, "completed", json(20)), Answer(third.wait_id, "completed", json(30)))
+    assert sorted(supervisor.output_of_run()) == [10, 20, 30]
+
+
+def test_a_thread_at_work_is_named_and_the_run_is_frozen_when_it_is_done(supervisor: Supervisor) -> None:
+    """BB3: a wait in the main thread, while a plain thread works."""
+
+    @task
+    def threaded() -> str:
+        def crunch() -> None:
+            end = time.monotonic() + 0.6
+            while time.monotonic() < end:
+                pass
+
+        threading.Thread(target=crunch, name="cruncher").start()
+        wait.for_(hours=1)
+        return "done"
+
+    supervisor.start(threaded)
+    block = supervisor.expect(Block)
+    assert not block.idle
+    assert block.blockers[0].startswith("thread 'cruncher' is at work at test_session_sync.py:")
+    assert supervisor.expect_idle().waits == []
+    supervisor.suspend()
+    supervisor.wake(Answer(block.waits[0].wait_id, "completed"))
+    assert supervisor.output_of_run() == "done"
+
+
+def test_a_daemon_thread_is_frozen_along(supervisor: Supervisor) -> None:
+    @task
+    def threaded() -> str:
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+        wait.for_(hours=1)
+        return "done"
+
+    supervisor.start(threaded)
+    block = supervisor.expect(Block)
+    assert block.idle
+    supervisor.suspend()
+    supervisor.wake(Answer(block.waits[0].wait_id, "completed"))
+    assert supervisor.output_of_run() == "done"
+
+
+def test_blocking_waits_have_deadlines_and_keys_as_well(supervisor: Supervisor) -> None:
+    """W6, BB3: the blocking twins."""
+
+    @task
+    def limited() -> str:
+        wait.for_("1h", idempotency_key="k")
+        try:
+            wait.for_token("waitpoint_1", timeout="1m")
+        except TokenTimeout:
+            return str(wait.for_run("run_1", timeout="2m"))
+        return ""
+
+    supervisor.start(limited)
+    (new,) = supervisor.expect_idle().waits
+    assert new.idempotency_key
+    supervisor.answer(new.wait_id)
+    (new,) = supervisor.expect_idle().waits
+    assert new.timeout_s == 60
+    supervisor.answer(new.wait_id, status="timed_out")
+    (new,) = supervisor.expect_idle().waits
+    assert (new.kind, new.timeout_s) == ("run", 120)
+    supervisor.answer(new.wait_id, 7)
+    assert supervisor.output_of_run() == "7"

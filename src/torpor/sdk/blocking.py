@@ -3,19 +3,17 @@
 There is no loop and no thread of ours to read for everybody. So among the threads that wait for something, one at a
 time is the reader: it hands out what comes, and when it has its own answer another one takes over.
 
-The run is idle when its main thread is blocked in a wait. Other threads that are at work then are frozen along, and go
-on after it: they are part of what the process holds.
+The run is idle when every thread is blocked in a wait, or asleep until another one wakes it (threads.py). A thread that is
+at work keeps the run in memory: frozen, it would work on nothing until the wait ends. Only daemon threads are frozen along.
 """
 
-import sys
 import threading
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import msgspec
 
-from torpor.sdk import idle
+from torpor.sdk import idle, threads
 from torpor.sdk.canceling import Cancellation
 from torpor.sdk.channel import Channel
 from torpor.sdk.ledger import Ledger
@@ -68,7 +66,8 @@ class BlockingDoor:
         self._cancellation = cancellation
         self._turn = threading.Condition()  # guards all below, and writing to the channel
         self._has_reader = False
-        self._waiting: set[int] = set()  # threads that are blocked in a wait
+        self._waiting: dict[int, _Box] = {}  # threads that are blocked in a wait
+        self._pace = threads.Pace()
 
     def wait(self, new: NewWait) -> Answer:
         """Block this thread until the wait is answered.
@@ -81,12 +80,12 @@ class BlockingDoor:
         try:
             with self._turn:
                 self._ledger.enter(new, box)
-                self._waiting.add(thread)
+                self._waiting[thread] = box
                 try:
                     self._tell()
                     self._read_until(box, is_wait=True)
                 finally:
-                    self._waiting.discard(thread)
+                    self._waiting.pop(thread, None)
                     self._ledger.leave(new.wait_id)  # a signal handler of user code may have thrown us out
                     self._tell()
         finally:
@@ -119,7 +118,7 @@ class BlockingDoor:
     def _read_until(self, box: _Box, *, is_wait: bool) -> None:
         while not box.done():
             if is_wait:
-                self._cancellation.check()
+                self._cancellation.check(once_heard=True)  # a message that was signaled is read here
             if self._has_reader:
                 self._turn.wait()
                 continue
@@ -127,35 +126,42 @@ class BlockingDoor:
             try:
                 self._turn.release()
                 try:
-                    message = self._channel.receive()
+                    # No thread tells us when it falls asleep.
+                    message = self._channel.receive() if self._has_news() else None
                 finally:
                     self._turn.acquire()
-                self._dispatch([message, *self._channel.left_over()])
+                if message is None:
+                    self._tell()
+                else:
+                    self._dispatch([message, *self._channel.left_over()])
             finally:
                 self._has_reader = False
                 self._turn.notify_all()
 
+    def _has_news(self) -> bool:
+        pause_s = self._pace.pause_s
+        return pause_s is None or self._channel.has_news(pause_s)
+
     def _look(self) -> idle.Verdict:
-        main = threading.main_thread().ident
-        if main in self._waiting:
-            return idle.Verdict(not self._ledger.is_calling, [])
-        frame = self._users_frame()
-        where = f" at {idle.short_path(frame.f_code.co_filename)}:{frame.f_lineno}" if frame else ""
-        return idle.Verdict(False, [f"the main thread is at work{where}"])
+        if self._ledger.is_calling or any(box.done() for box in self._waiting.values()):
+            return idle.Verdict(False, [])
+        busy = threads.at_work(self._waiting)
+        if threading.get_ident() not in self._waiting:
+            busy.append(threading.current_thread())
+        return idle.Verdict(not busy, sorted(map(idle.thread_told, busy)), is_up_to_threads=bool(busy))
 
     def _standing(self) -> list[dict[str, Any]]:
-        frame = self._users_frame()
-        return [idle.place("main thread", frame)] if frame else []
-
-    def _users_frame(self) -> FrameType | None:
-        """Where the author's code stands in the main thread."""
-        frame = sys._current_frames().get(threading.main_thread().ident or 0)
-        while frame is not None and not idle.is_users(frame.f_code.co_filename):
-            frame = frame.f_back
-        return frame
+        """Where the author's code stands, in the main thread first."""
+        main = threading.main_thread()
+        places: list[dict[str, Any]] = []
+        for thread in sorted(threading.enumerate(), key=lambda each: (each is not main, each.name)):
+            if (frame := idle.users_frame(threads.frame_of(thread))) is not None:
+                places.append(idle.place("main thread" if thread is main else thread.name, frame))
+        return places
 
     def _tell(self) -> None:
         verdict = self._look()
+        self._pace.looked(verdict.is_up_to_threads)
         if block := self._ledger.tell(verdict.is_idle, verdict.blockers):
             self._channel.send(block)
 
@@ -164,8 +170,10 @@ class BlockingDoor:
             match messages.pop(0):
                 case Answers(answers):
                     self._ledger.answer(answers)
+                    self._pace.moved()  # another thread may go on now, and fall asleep in something else
                 case Result() as result:
                     self._ledger.reply(result)
+                    self._pace.moved()
                 case Suspend():
                     messages += self._suspend()
                 case Cancel(reason):
@@ -181,5 +189,6 @@ class BlockingDoor:
             self._ledger.tell_again()
         elif awoken := self._freeze(self._standing()):
             self._ledger.answer(awoken.answers)
+            self._pace.moved()
             return self._channel.left_over()
         return []

@@ -27,6 +27,7 @@ class Cancellation:
         """User code's main thread or task has been told: whatever it does now, the run is canceled."""
         self.is_async = False
         self._is_asked = False
+        self._is_heard = False  # the message was read, not only the signal seen that comes with it
         self._is_open = False
         self._depth = 0
         self._told_threads: set[int] = set()
@@ -38,7 +39,7 @@ class Cancellation:
 
     def ask(self, reason: str | None) -> None:
         """The message has come. Twice is once."""
-        self._is_asked = True
+        self._is_asked = self._is_heard = True
         self.reason = self.reason or reason
 
     def take(self) -> bool:
@@ -67,12 +68,14 @@ class Cancellation:
         if threading.current_thread() is threading.main_thread():
             self._depth -= 1
 
-    def check(self) -> None:
-        """Tell this thread if it has not been told yet.
+    def check(self, *, once_heard: bool = False) -> None:
+        """Tell this thread if it has not been told yet; `once_heard`: not before the message, which has the reason.
 
         Raises:
             RunCanceled: it is to end.
         """
+        if once_heard and not self._is_heard:
+            return
         if threading.current_thread() is threading.main_thread():
             if self.take():
                 raise self._error()

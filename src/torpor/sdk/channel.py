@@ -65,13 +65,13 @@ class Channel:
         self._inbox.clear()
         return messages
 
-    def has_news(self) -> bool:
-        """Whether something waits to be read."""
+    def has_news(self, within_s: float = 0.0) -> bool:
+        """Whether something waits to be read, or comes within that time."""
         if self._inbox:
             return True
         poll = select.poll()  # select.select() can't look at descriptors above 1023
         poll.register(self._socket, select.POLLIN)
-        return bool(poll.poll(0))
+        return bool(poll.poll(within_s * 1000))
 
     def close(self) -> None:
         """Let go of the socket. What the supervisor sent meanwhile is told again after `Resumed`."""

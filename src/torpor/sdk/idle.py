@@ -7,15 +7,17 @@ its waits could make it go on. For each task we look at the future that it await
     another task, or a gather/shield/asyncio.wait of     asleep, if that one is (it is looked at as well)
     such things; a TaskGroup; Lock, Event, Condition,
     Semaphore, Barrier, Queue: only tasks wake these
-    asyncio.sleep, a thread of an executor, a socket,    awake: a blocker, told in words
-    stream or subprocess, and any future that we don't
-    know
+    a thread of an executor                              asleep, if the thread is: blocked in a Torpor wait, or until
+                                                         another thread wakes it (threads.py)
+    asyncio.sleep, a socket, stream or subprocess, and   awake: a blocker, told in words
+    any future that we don't know
 
 What a future is, is told by the innermost frames of the coroutine chain and by the callbacks that asyncio hangs on it;
 both are the same from 3.11 to 3.14, and what can't be recognised counts as awake. That errs on the safe side.
 
-Timers that no task sleeps on (`asyncio.timeout`, `wait_for`, `call_later`) don't keep a run awake: they stand still while
-it is frozen and go on with what was left of them. The same goes for threads that no task awaits.
+Timers that no task sleeps on (`asyncio.timeout`, `wait_for`, `call_later`) don't keep a run awake: the engine is told when
+the first is due, and wakes the run (loop.py). A thread that no task awaits keeps it awake while it is at work, unless it is
+a daemon.
 """
 
 import asyncio
@@ -23,11 +25,13 @@ import gc
 import linecache
 import os
 import sys
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import Any
 
+from torpor.sdk import threads
 from torpor.wire.runner import Answer, Result
 
 _TORPOR = str(Path(__file__).resolve().parent.parent) + os.sep
@@ -51,12 +55,23 @@ class Verdict:
 
     is_idle: bool
     blockers: list[str]
+    is_up_to_threads: bool = False  # look again in a while: nobody tells when they fall asleep
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """What a look is at."""
+
+    loop: asyncio.AbstractEventLoop
+    busy: list[threading.Thread]  # at work
+    told: set[threading.Thread] = field(default_factory=set[threading.Thread])  # of those, by whoever awaits them
 
 
 def look(loop: asyncio.AbstractEventLoop) -> Verdict:
     """Whether the run may be frozen. To be asked when the loop has nothing left to do."""
     blockers: list[str] = []
     is_idle = True
+    scene = _Scene(loop, threads.at_work())
     for task in asyncio.all_tasks(loop):
         future = getattr(task, "_fut_waiter", None)
         if isinstance(future, WaitFuture):
@@ -65,10 +80,11 @@ def look(loop: asyncio.AbstractEventLoop) -> Verdict:
             is_idle = False  # it is about to run, or calls the server
             continue
         frames = _frames(task.get_coro())
-        if why := _why_awake(future, frames, loop):
+        if why := _why_awake(future, frames, scene):
             is_idle = False
             blockers.append(f"task '{task.get_name()}' {why}{_where(frames)}")
-    return Verdict(is_idle, sorted(blockers))
+    blockers += [thread_told(thread) for thread in scene.busy if thread not in scene.told]
+    return Verdict(is_idle and not scene.busy, sorted(blockers), bool(scene.busy))
 
 
 def standing(loop: asyncio.AbstractEventLoop) -> list[dict[str, Any]]:
@@ -90,28 +106,28 @@ def place(name: str, frame: FrameType) -> dict[str, Any]:
 # -- one future -------------------------------------------------------------------------------------------------------
 
 
-def _why_awake(future: Any, frames: list[FrameType], loop: asyncio.AbstractEventLoop) -> str | None:
+def _why_awake(future: Any, frames: list[FrameType], scene: _Scene) -> str | None:
     """None if only answers can bring this future about."""
     if isinstance(future, WaitFuture) or future.done():
         return None
     if isinstance(future, asyncio.Task):
         # The loop's tasks are all looked at on their own.
-        return None if future.get_loop() is loop else f"awaits task '{future.get_name()}' of another event loop"
+        return None if future.get_loop() is scene.loop else f"awaits task '{future.get_name()}' of another event loop"
     if (children := getattr(future, "_children", None)) is not None:  # asyncio.gather
-        return _any_awake(children, loop)
+        return _any_awake(children, scene)
     held = _callback_variables(future)
     if "inner" in held:  # asyncio.shield
-        return _why_awake(held["inner"], [], loop)
+        return _why_awake(held["inner"], [], scene)
     if "source" in held:  # an executor's future, wrapped
-        return _executor(frames)
-    return _by_frame(frames, loop)
+        return _executor(held["source"], frames, scene)
+    return _by_frame(frames, scene)
 
 
-def _any_awake(futures: Any, loop: asyncio.AbstractEventLoop) -> str | None:
-    return next((why for future in futures if (why := _why_awake(future, [], loop))), None)
+def _any_awake(futures: Any, scene: _Scene) -> str | None:
+    return next((why for future in futures if (why := _why_awake(future, [], scene))), None)
 
 
-def _by_frame(frames: list[FrameType], loop: asyncio.AbstractEventLoop) -> str | None:
+def _by_frame(frames: list[FrameType], scene: _Scene) -> str | None:
     """Judge by the function that awaits the future."""
     if not frames:
         return "awaits a future that only code outside of tasks can complete"
@@ -120,11 +136,17 @@ def _by_frame(frames: list[FrameType], loop: asyncio.AbstractEventLoop) -> str |
     if module == "asyncio.tasks":
         variables = frame.f_locals
         if name == "_wait":  # asyncio.wait
-            return _any_awake(list(variables["fs"]), loop)
+            return _any_awake(list(variables["fs"]), scene)
         if name in ("wait_for", "_cancel_and_wait"):
-            return _why_awake(variables["fut"], [], loop)
+            return _why_awake(variables["fut"], [], scene)
     if module == "asyncio.queues" and (completing := _as_completed(frames)) is not None:
-        return _any_awake(completing, loop)
+        return _any_awake(completing, scene)
+    if name.endswith("run_sync_in_worker_thread") and isinstance(
+        worker := frame.f_locals.get("worker"), threading.Thread
+    ):
+        if worker not in scene.busy:  # anyio.to_thread
+            return None
+        scene.told.add(worker)
     if module in _WOKEN_BY_TASKS or (module == "anyio._backends._asyncio" and name in _WOKEN_BY_TASKS_IN_ANYIO):
         return None
     return _awaits(frames)
@@ -159,12 +181,35 @@ def _callback_variables(future: Any) -> dict[str, Any]:
 # -- in words ---------------------------------------------------------------------------------------------------------
 
 
-def _executor(frames: list[FrameType]) -> str:
+def _executor(source: Any, frames: list[FrameType], scene: _Scene) -> str | None:
+    """A future of concurrent.futures: asleep if the thread that performs it is, or if it is in line for such threads."""
+    thread = threads.performer(source)
+    if thread is not None and thread not in scene.busy:
+        return None
+    if thread is None and not source.done() and not threads.has_process_pool() and not scene.busy:
+        return None
+    if thread is not None:
+        scene.told.add(thread)
     for frame in frames:
         if frame.f_globals.get("__name__") == "asyncio.threads" and frame.f_code.co_name == "to_thread":
             function = frame.f_locals.get("func")
             return f"awaits a thread of asyncio.to_thread that runs {getattr(function, '__qualname__', repr(function))}"
     return "awaits a thread or process of an executor"
+
+
+def thread_told(thread: threading.Thread) -> str:
+    """A thread that is at work, and where."""
+    frame = users_frame(threads.frame_of(thread))
+    where = f" at {short_path(frame.f_code.co_filename)}:{frame.f_lineno}" if frame else ""
+    name = "the main thread" if thread is threading.main_thread() else f"thread '{thread.name}'"
+    return f"{name} is at work{where}"
+
+
+def users_frame(frame: FrameType | None) -> FrameType | None:
+    """The innermost frame of the author's, from this one outwards."""
+    while frame is not None and not is_users(frame.f_code.co_filename):
+        frame = frame.f_back
+    return frame
 
 
 def _awaits(frames: list[FrameType]) -> str:

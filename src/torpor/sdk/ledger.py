@@ -21,16 +21,23 @@ class Ledger:
         self._last_call = 0
         self._new: dict[str, NewWait] = {}
         self._dropped: list[str] = []
+        self._alarm: str | None = None
         self._told: tuple[bool, tuple[str, ...]] = (False, ())
 
     @property
     def open_waits(self) -> list[str]:
-        """Ids of the waits that have no answer yet."""
+        """Ids of the waits that have no answer yet, the alarm among them."""
         return list(self._waits)
 
     @property
     def has_waits(self) -> bool:
-        return bool(self._waits)
+        """Whether user code waits for anything; the alarm doesn't count."""
+        return len(self._waits) > self.has_alarm
+
+    @property
+    def has_alarm(self) -> bool:
+        """Whether the alarm was set and has not gone off."""
+        return self._alarm in self._waits
 
     @property
     def is_calling(self) -> bool:
@@ -50,6 +57,15 @@ class Ledger:
         """Nobody waits for it any more. Nothing happens to a wait that has its answer."""
         if self._waits.pop(wait_id, None) is not None and self._new.pop(wait_id, None) is None:
             self._dropped.append(wait_id)
+
+    def set_alarm(self, new: NewWait | None) -> None:
+        """A wait of our own beside those of user code: it is only to wake the run. Takes the place of the one before."""
+        if self._alarm is not None:
+            self.leave(self._alarm)
+        self._alarm = None
+        if new is not None:
+            self._alarm = new.wait_id
+            self.enter(new, _Nobody())
 
     def answer(self, answers: list[Answer]) -> None:
         """Hand out answers. One for a wait that was left meanwhile is of no use to anyone.
@@ -90,6 +106,15 @@ class Ledger:
     def tell_again(self) -> None:
         """The supervisor takes the run for awake: tell it when it is idle, even if that was told before."""
         self._told = (False, ())
+
+
+class _Nobody:
+    """Takes no answer."""
+
+    def done(self) -> bool:
+        return True
+
+    def set_result(self, result: Any, /) -> None: ...
 
 
 def _put(slot: Slot, result: Any) -> None:

@@ -2,6 +2,11 @@
 
 That moment is the one where a run may be idle: every callback has run, and nothing happens until a descriptor or a timer
 does something. asyncio has no hook for it, but it asks its selector then, and the selector may be ours.
+
+Timers of the loop count wall time, also that in which the run was frozen: `time()` is moved on by it after each restore.
+And when the run is idle the engine is told when the first timer is due, the *alarm*, a wait of our own: so a run that is
+frozen in `asyncio.timeout(3600)` comes back after an hour. The alarm is told anew when it changes, and dropped with the
+last wait.
 """
 
 import asyncio
@@ -12,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from torpor.sdk import idle
+from torpor.sdk import idle, threads, waits
 from torpor.sdk.channel import Channel
 from torpor.sdk.idle import CallFuture, WaitFuture
 from torpor.sdk.ledger import Ledger
@@ -48,17 +53,19 @@ class LoopDoor:
         freeze: Callable[[list[dict[str, Any]]], Awoken | None],
         cancel: Callable[[Cancel], None],
     ) -> None:
-        self.loop: asyncio.AbstractEventLoop | None = None
+        self.loop: _Loop | None = None
         self._channel = channel
         self._ledger = ledger
         self._freeze = freeze
         self._cancel = cancel
         self._should_suspend = False
         self._look_again_at = 0.0
+        self._alarm_at = 0.0  # by the loop's time
+        self._pace = threads.Pace()
 
     def make_loop(self) -> asyncio.AbstractEventLoop:
         """The run's event loop. Not uvloop: its io_uring can't be in an image."""
-        self.loop = asyncio.SelectorEventLoop(_SettlingSelector(self))
+        self.loop = _Loop(_SettlingSelector(self))
         self._listen()
         return self.loop
 
@@ -88,17 +95,24 @@ class LoopDoor:
         if self._should_suspend:
             self._should_suspend = False
             return self._suspend(timeout)
-        if not self._ledger.has_waits and not self._ledger.has_moved:
-            return timeout
+        if not self._ledger.has_waits:
+            if self._ledger.has_alarm:
+                self._ledger.set_alarm(None)
+            if not self._ledger.has_moved:
+                return timeout
         now = time.monotonic()
         if now < self._look_again_at:
             rest = self._look_again_at - now
             return rest if timeout is None else min(timeout, rest)
         verdict = self._look()
+        if verdict.is_idle and self._ledger.has_waits:
+            self._set_alarm()
         if block := self._ledger.tell(verdict.is_idle, verdict.blockers):
             self._channel.send(block)
         self._look_again_at = 0.0 if verdict.is_idle else now + LOOK_SHARE * (time.monotonic() - now)
-        return timeout
+        self._pace.looked(verdict.is_up_to_threads)
+        pauses = [pause for pause in (timeout, self._pace.pause_s) if pause is not None]
+        return min(pauses, default=None)
 
     def is_busy(self) -> None:
         """The loop goes on without blocking."""
@@ -112,6 +126,16 @@ class LoopDoor:
         assert self.loop is not None
         return idle.look(self.loop)
 
+    def _set_alarm(self) -> None:
+        """Tell the engine of the loop's first timer, unless it knows."""
+        assert self.loop is not None
+        first = self.loop.first_timer()
+        if first is None:
+            self._ledger.set_alarm(None)
+        elif not self._ledger.has_alarm or first != self._alarm_at:
+            self._alarm_at = first
+            self._ledger.set_alarm(waits.alarm(max(first - self.loop.time(), 0.0)))
+
     def _suspend(self, timeout: float | None) -> float | None:
         verdict = self._look()
         if not verdict.is_idle or self._ledger.has_moved or not self._ledger.has_waits:
@@ -119,7 +143,10 @@ class LoopDoor:
             return 0
         assert self.loop is not None
         self.loop.remove_reader(self._channel.fileno())
+        wall, counted = time.time(), time.monotonic()
         awoken = self._freeze(idle.standing(self.loop))
+        if awoken is not None and awoken.restored:
+            self.loop.was_asleep((time.time() - wall) - (time.monotonic() - counted))
         self._listen()
         if awoken is None:
             return timeout
@@ -148,6 +175,26 @@ class LoopDoor:
                     self._cancel(message)
                 case _:
                     pass  # not for a run that works
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """A loop whose time goes on while the run is frozen."""
+
+    def __init__(self, selector: selectors.BaseSelector) -> None:
+        self._asleep_s = 0.0
+        super().__init__(selector)
+
+    def time(self) -> float:
+        return super().time() + self._asleep_s
+
+    def was_asleep(self, seconds: float) -> None:
+        """The process's own clock stood still for so long. A wall clock that was set back counts for nothing."""
+        self._asleep_s += max(seconds, 0.0)
+
+    def first_timer(self) -> float | None:
+        """When the first timer is due, by `time()`."""
+        scheduled: list[asyncio.TimerHandle] = getattr(self, "_scheduled", [])
+        return min((timer.when() for timer in scheduled if not timer.cancelled()), default=None)
 
 
 class _SettlingSelector(selectors.DefaultSelector):

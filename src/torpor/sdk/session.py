@@ -30,7 +30,7 @@ from torpor.errors import (
     Unauthorized,
     Unprocessable,
 )
-from torpor.sdk import freeze, logger, outcome, running
+from torpor.sdk import freeze, logger, outcome, running, waits
 from torpor.sdk.blocking import BlockingDoor
 from torpor.sdk.canceling import Cancellation
 from torpor.sdk.channel import Channel
@@ -147,10 +147,14 @@ class Session:
     # -- what the SDK asks of the run: each once awaited and once blocking --
 
     async def wait(self, new: NewWait) -> Answer:
-        """Block until the engine has an answer."""
+        """Block until the engine has an answer.
+
+        Raises:
+            WaitCycle: there will never be one.
+        """
         match self._door:
             case LoopDoor() as door if door.loop is asyncio.get_running_loop():
-                return await door.wait(new)
+                return waits.checked(await door.wait(new))
             case LoopDoor(loop=asyncio.AbstractEventLoop() as loop):  # user code's own loop, in a thread of its own
                 return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.wait(new), loop))
             case _:
@@ -173,7 +177,7 @@ class Session:
     def wait_blocking(self, new: NewWait) -> Answer:
         """As `wait`, for code that does not await."""
         if isinstance(self._door, BlockingDoor):
-            return self._door.wait(new)
+            return waits.checked(self._door.wait(new))
         return self._from_thread(self.wait(new))
 
     def call_blocking(self, kind: str, body: msgspec.Struct) -> msgspec.Raw:

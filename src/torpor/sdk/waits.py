@@ -3,16 +3,19 @@
 Each `Request` says what to tell the engine and how to read its answer, so that both doors are one line each.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from torpor import ids
 from torpor.durations import parse_duration, parse_instant
-from torpor.errors import RunFailed, TokenTimeout, TorporError
+from torpor.errors import RunFailed, TokenTimeout, TorporError, WaitCycle, WaitTimeout
+from torpor.sdk import running
+from torpor.sdk.runs import Run
 from torpor.wire.http import TokenCall, TokenReply
 from torpor.wire.runner import Answer, NewWait
 
@@ -78,8 +81,39 @@ class Approval:
         return self.approved
 
 
+@dataclass(frozen=True)
+class Key:
+    """An idempotency key as it was given, and for how long it stands."""
+
+    key: str | None = None
+    ttl: Duration | None = None
+
+    def hashed(self, kind: str) -> str | None:
+        """What the engine goes by. In a run a key is the run's own; the same text for another kind of wait is another."""
+        if self.key is None:
+            if self.ttl is not None:
+                raise TypeError("idempotency_key_ttl= without idempotency_key= means nothing")
+            return None
+        if not isinstance(self.key, str) or not self.key:
+            raise TypeError(f"idempotency_key={self.key!r}: text is needed")
+        if running.session is None:
+            return self.key
+        text = msgspec.json.encode([kind, self.key, running.session.context.run_id])
+        return hashlib.sha256(text).hexdigest()
+
+    @property
+    def ttl_s(self) -> float | None:
+        return None if self.ttl is None else parse_duration(self.ttl).total_seconds()
+
+
 def for_(
-    duration: Duration | None, weeks: float, days: float, hours: float, minutes: float, seconds: float
+    duration: Duration | None,
+    weeks: float,
+    days: float,
+    hours: float,
+    minutes: float,
+    seconds: float,
+    key: Key,
 ) -> Request[None]:
     named = timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
     if duration is not None and named:
@@ -87,16 +121,26 @@ def for_(
     if duration is None and not any((weeks, days, hours, minutes, seconds)):
         raise TypeError("wait.for_() needs a duration: wait.for_('6h') or wait.for_(hours=6)")
     length = parse_duration(named if duration is None else duration)
-    return Request(NewWait(ids.new("wait"), "time", duration_s=length.total_seconds()), _nothing)
+    return Request(_time(key, duration_s=length.total_seconds()), _nothing)
 
 
-def until(instant: datetime) -> Request[None]:
+def until(instant: datetime, key: Key) -> Request[None]:
     if not isinstance(instant, datetime):
         raise TypeError(f"wait.until() takes a datetime, not {instant!r}; for a duration there is wait.for_()")
-    return Request(NewWait(ids.new("wait"), "time", until=aware(instant, "wait.until()").isoformat()), _nothing)
+    return Request(_time(key, until=aware(instant, "wait.until()").isoformat()), _nothing)
 
 
-def for_token(token: Token | str) -> Request[Any]:
+def _time(key: Key, **when: Any) -> NewWait:
+    hashed = key.hashed("time")
+    return NewWait(ids.new("wait"), "time", **when, idempotency_key=hashed, idempotency_key_ttl_s=key.ttl_s)
+
+
+def alarm(seconds: float) -> NewWait:
+    """A wait of our own: the event loop has a timer that is due then."""
+    return NewWait(ids.new("alarm"), "time", duration_s=seconds)
+
+
+def for_token(token: Token | str, timeout: Duration | datetime | None = None) -> Request[Any]:
     token_id = token.id if isinstance(token, Token) else token
     if not isinstance(token_id, str) or not token_id:
         raise TypeError(f"wait.for_token() takes a Token or its id, not {token!r}")
@@ -111,7 +155,7 @@ def for_token(token: Token | str) -> Request[Any]:
                 told = f"{answer.error.name}: {answer.error.message}" if answer.error else "no reason was recorded"
                 raise TorporError(f"wait token {token_id} can't be completed ({told})")
 
-    return Request(NewWait(ids.new("wait"), "token", waitpoint_id=token_id), read)
+    return Request(NewWait(ids.new("wait"), "token", waitpoint_id=token_id, timeout_s=_seconds(timeout)), read)
 
 
 def for_approval(token: Token) -> Request[Approval]:
@@ -134,10 +178,12 @@ def for_approval(token: Token) -> Request[Approval]:
     return Request(NewWait(ids.new("wait"), "token", waitpoint_id=token.id), read)
 
 
-def for_run(run_id: str, read_output: Callable[[bytes], T]) -> Request[T]:
+def for_run(run_id: str, read_output: Callable[[bytes], T], timeout: Duration | datetime | None = None) -> Request[T]:
     def read(answer: Answer) -> T:
         if answer.status == "completed":
             return read_output(bytes(answer.output))
+        if answer.status == "timed_out":
+            raise WaitTimeout(f"run {run_id}")
         error = answer.error and {
             "name": answer.error.name,
             "message": answer.error.message,
@@ -145,17 +191,47 @@ def for_run(run_id: str, read_output: Callable[[bytes], T]) -> Request[T]:
         }
         raise RunFailed(answer.run_id or run_id, answer.run_status or "FAILED", error)
 
-    return Request(NewWait(ids.new("wait"), "run", run_id=run_id), read)
+    return Request(NewWait(ids.new("wait"), "run", run_id=run_id, timeout_s=_seconds(timeout)), read)
+
+
+def for_any_run(run: Run | str, timeout: Duration | datetime | None) -> Request[Any]:
+    """A run of a task that this process knows gives what the task returns; any other gives plain JSON."""
+    from torpor.sdk.task import registry
+
+    run_id = run.id if isinstance(run, Run) else run
+    if not isinstance(run_id, str) or not run_id:
+        raise TypeError(f"wait.for_run() takes a Run or its id, not {run!r}")
+    task = registry().get(run.task_id) if isinstance(run, Run) else None
+    return for_run(run_id, task.signature.read_output if task else msgspec.json.decode, timeout)
+
+
+def checked(answer: Answer) -> Answer:
+    """An answer of the engine, unless it is that nobody could ever give one.
+
+    Raises:
+        WaitCycle: the runs would wait for each other for ever.
+    """
+    # A run that failed with such an error of its own has a status.
+    if answer.error is not None and answer.error.name == "WaitCycle" and answer.run_status is None:
+        raise WaitCycle(answer.error.message)
+    return answer
+
+
+def _seconds(timeout: Duration | datetime | None) -> float | None:
+    if isinstance(timeout, datetime):
+        return max((aware(timeout, "timeout=") - datetime.now(UTC)).total_seconds(), 0.0)
+    return None if timeout is None else parse_duration(timeout).total_seconds()
 
 
 def token_call(
     timeout: Duration | datetime | None,
     tags: str | Sequence[str] | None,
-    idempotency_key: str | None,
+    key: Key,
     approval: dict[str, Any] | None = None,
 ) -> TokenCall:
     """A request to make a token."""
-    call = TokenCall(ids.new("waitpoint"), tags=tag_list(tags), idempotency_key=idempotency_key, approval=approval)
+    call = TokenCall(ids.new("waitpoint"), tags=tag_list(tags), idempotency_key=key.hashed("token"), approval=approval)
+    call.idempotency_key_ttl_s = key.ttl_s
     if isinstance(timeout, datetime):
         call.timeout_at = aware(timeout, "timeout=").isoformat()
     elif timeout is not None:
@@ -164,7 +240,7 @@ def token_call(
 
 
 def approval_call(
-    title: str, timeout: Duration | datetime | None, context: Any, tags: str | Sequence[str] | None
+    title: str, timeout: Duration | datetime | None, context: Any, tags: str | Sequence[str] | None, key: Key
 ) -> TokenCall:
     from pydantic_core import PydanticSerializationError, to_jsonable_python
 
@@ -172,7 +248,7 @@ def approval_call(
         shown = to_jsonable_python(context)
     except PydanticSerializationError as error:
         raise TypeError(f"wait.for_approval(context=…) can't be shown as JSON: {error}") from None
-    return token_call(timeout, tags, None, {"title": title, "context": shown})
+    return token_call(timeout, tags, key, {"title": title, "context": shown})
 
 
 def token(body: msgspec.Raw) -> Token:

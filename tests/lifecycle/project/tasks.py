@@ -7,11 +7,24 @@ import socket
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from torpor import AbortRun, Queue, Retry, TokenTimeout, batch_trigger_and_wait, create_token, current, task, wait
+from torpor import (
+    AbortRun,
+    Queue,
+    Retry,
+    TokenTimeout,
+    WaitCycle,
+    WaitTimeout,
+    batch_trigger_and_wait,
+    create_token,
+    current,
+    task,
+    wait,
+)
 from torpor import sync as blocking
 
 
@@ -109,6 +122,69 @@ async def gathers(seconds: float) -> list[object]:
     return list(
         await asyncio.gather(adder.trigger_and_wait(1, 2), adder.trigger_and_wait(3, 4), wait.for_(seconds=seconds))
     )
+
+
+@task
+async def limited(token_id: str, seconds: float) -> dict[str, object]:
+    """A limit of asyncio's around a wait: whichever comes first."""
+    began, loop_began = time.time(), asyncio.get_running_loop().time()
+    try:
+        async with asyncio.timeout(seconds):
+            answer = await wait.for_token(token_id)
+    except TimeoutError:
+        answer = "timed out"
+    return {"answer": answer, "wall": time.time() - began, "loop": asyncio.get_running_loop().time() - loop_began}
+
+
+@task
+async def waits_with_limits(token_id: str, run_id: str) -> list[str]:
+    told: list[str] = []
+    for waiting in (wait.for_token(token_id, timeout=1), wait.for_run(run_id, timeout=1)):
+        try:
+            await waiting
+        except WaitTimeout as error:
+            told.append(type(error).__name__)
+    return told
+
+
+@task
+async def waits_in_threads(first: str, second: str) -> list[object]:
+    """Blocking waits of an async task, in threads of an executor."""
+    return list(await asyncio.gather(*[asyncio.to_thread(blocking.wait.for_token, token) for token in (first, second)]))
+
+
+@task
+def pool_of_waits(first: str, second: str) -> list[str]:
+    """Blocking waits of a blocking task, in threads of its own; a plain thread waits beside them."""
+    seen: list[object] = []
+    plain = threading.Thread(target=lambda: seen.append(blocking.wait.for_token(first)))
+    plain.start()
+    with ThreadPoolExecutor(2) as pool:
+        seen += list(pool.map(blocking.wait.for_token, [first, second]))
+    plain.join()
+    return sorted(map(str, seen))
+
+
+@task(retry=Retry(max_attempts=1))
+async def waits_for_run(journal: str) -> str:
+    """Waits for the run that is named in the journal, as soon as it is."""
+    while not Path(journal).exists():
+        await asyncio.sleep(0.02)
+    try:
+        return str(await wait.for_run(Path(journal).read_text().strip()))
+    except WaitCycle as error:
+        return f"told: {error}"
+
+
+@task(retry=Retry(max_attempts=2, min_delay=0, max_delay=0, jitter=False))
+async def waits_once(journal: str) -> float:
+    """Its second attempt need not wait again."""
+    began = time.time()
+    await wait.for_(seconds=2, idempotency_key="nap")
+    note(journal, f"attempt {current.attempt}")
+    if current.attempt == 1:
+        raise RuntimeError("once more")
+    return time.time() - began
 
 
 @task(retry=Retry(max_attempts=3, min_delay=0, max_delay=0, jitter=False))
