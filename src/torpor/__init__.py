@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from torpor.sdk import wait
     from torpor.sdk.any_batch import batch_trigger, batch_trigger_and_wait
+    from torpor.sdk.app import app
     from torpor.sdk.batch import Batch, BatchItem, BatchResult
     from torpor.sdk.client import AsyncClient, Client
     from torpor.sdk.context import current
@@ -73,6 +74,7 @@ __all__ = [
     "TorporError",
     "WaitCycle",
     "WaitTimeout",
+    "app",
     "batch_trigger",
     "batch_trigger_and_wait",
     "create_token",
@@ -86,6 +88,7 @@ __all__ = [
 _HOMES = {
     "torpor.sdk.any_batch": ("batch_trigger", "batch_trigger_and_wait"),
     "torpor.sdk.batch": ("Batch", "BatchItem", "BatchResult"),
+    "torpor.sdk.app": ("app",),
     "torpor.sdk.client": ("AsyncClient", "Client"),
     "torpor.sdk.context": ("current",),
     "torpor.sdk.logger": ("logger",),

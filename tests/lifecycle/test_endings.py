@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 
 from stack import Stack, eventually
 
@@ -70,3 +71,51 @@ def test_a_process_that_dies_of_the_request_is_canceled_not_crashed(stack: Stack
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     assert stack.await_end(run_id)["status"] == "CANCELED"
+
+
+def test_BB13_on_cancel_is_called_for_a_frozen_run(stack: Stack) -> None:
+    """BB13: in a process of its own."""
+    run_id = stack.trigger("has_hooks", str(stack.journal()))
+    stack.await_event(run_id, "run.suspended")
+    stack.client.cancel(run_id)
+    said(stack, "canceled: canceled through the API")
+    stack.await_event(run_id, "hook.completed")
+    assert stack.lines()[0] == "begins"
+    assert [run["id"] for run in stack.client.runs(task="has_hooks")] == [run_id]
+
+
+def test_BB13_on_failure_is_called_for_a_process_that_was_killed(stack: Stack) -> None:
+    """BB13: with the dead run's context, payload and error."""
+    run_id = stack.trigger("dies", str(stack.journal()))
+    said(stack, "begins")
+    pid = stack.process_of(run_id)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    assert stack.await_end(run_id)["status"] == "CRASHED"
+    said(stack, f"CRASHED: ProcessDied of {run_id}")
+    assert len(stack.lines()) == 2
+
+
+def test_T7_a_run_that_works_for_too_long_is_killed(stack: Stack) -> None:
+    """T7: its waits don't count, another attempt isn't made, and on_failure is called."""
+    run_id = stack.trigger("works_too_long", str(stack.journal()))
+    run = stack.await_end(run_id)
+    assert run["status"] == "TIMED_OUT"
+    assert "max_duration is 1 s" in run["error"]["message"]
+    said(stack, "TIMED_OUT: MaxDurationExceeded")
+    assert stack.lines()[:2] == ["begins", "waited"]
+    eventually(lambda: stack.process_of(run_id) is None, what="its process is gone")
+
+
+def test_T10_a_connection_is_closed_before_a_freeze_and_opened_after(stack: Stack) -> None:
+    """T10: around a real freeze."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        run_id = stack.trigger("has_a_connection", server.getsockname()[1])
+        first, _ = server.accept()
+        assert first.recv(1) == b"", "closed before the freeze"
+        second, _ = server.accept()
+        second.sendall(b"hello again")
+        second.close()
+        assert stack.output(run_id) == "hello again"
+        assert "run.suspended" in stack.kinds(run_id)
+        first.close()

@@ -115,14 +115,14 @@ def test_BB8_a_sync_task_that_computes_is_interrupted(supervisor: Supervisor) ->
             while True:
                 count += 1
         except RunCanceled as canceled:
-            print("stopped:", canceled.reason or canceled)
+            print("stopped:", canceled.reason)
             raise
 
     supervisor.start(spin)
     until_says(supervisor, "spinning")
     cancel(supervisor)
     assert supervisor.finished().canceled
-    assert "stopped:" in supervisor.output()
+    assert "stopped: too dear" in supervisor.output()
 
 
 def test_a_sync_task_that_sleeps_is_interrupted(supervisor: Supervisor) -> None:

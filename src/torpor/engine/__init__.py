@@ -23,6 +23,7 @@
     11. finish.py       finish: the run is over, or tried again (end.py: what every end has in common)
     12. cancel.py       cancel: by a user.  cascade.py: cascade, to its children
         rescue.py       rescue: because a lease ran out; take_back_lost: it never arrived
+        hooks.py        hooks of runs that ended without a process; like
         active.py       how long an attempt has worked: not a verb, but part of what many of them write
     13. stranded.py     tell_stranded: why nobody can take a queued run
         repair.py       find_faults, repair: what must not be is put right

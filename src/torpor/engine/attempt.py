@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from torpor.engine import active, answers, events
+from torpor.engine import active, answers, events, hooks
 from torpor.engine.instants import after
 from torpor.engine.locks import fenced, lock_leased, lock_runs
 from torpor.engine.outcomes import Lease, Ok, Stale
@@ -47,6 +47,7 @@ async def start(tx: Transaction, lease: Lease, report: StartReport, *, now: date
         data |= {"checkpoint_id": run.checkpoint_id, "answered": len(report.answered)}
     kind = "run.resumed" if run.checkpoint_id else "run.started"
     await events.record(tx, run.id, kind, now=now, attempt=run.attempt, data=data)
+    await hooks.tell(tx, run, "hook.started", now=now)
     return Ok()
 
 

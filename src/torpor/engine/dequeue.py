@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from torpor.engine import answers, events, slots
+from torpor.engine import answers, events, hooks, slots
 from torpor.engine.grant import grant_ready
 from torpor.engine.instants import after, to_iso
 from torpor.engine.lines import next_fresh, next_resumed
@@ -217,19 +217,21 @@ async def _assignment(
     tx: Transaction, given: _HandOut, environment: Environment, worker_id: str, lease_s: float, now: datetime
 ) -> Assignment:
     run, checkpoint = given.run, given.checkpoint
+    origin, hook = await hooks.call(tx, run) if run.hook else (run, None)
     return Assignment(
         run_id=run.id,
         lease=given.lease,
         lease_s=lease_s,
         task_id=run.task_id,
         version=given.version,
-        context=_context(run, environment, given, worker_id),
+        context=_context(origin, environment, given, worker_id),
         payload=msgspec.Raw((run.payload or "null").encode()),
         payload_is_large=run.payload_object is not None and checkpoint is None,
         checkpoint=_stored(checkpoint) if checkpoint else None,
         answers=await _answers(tx, run, checkpoint, now) if checkpoint else [],
         due_at=to_iso(run.due_at) if checkpoint and run.due_at else None,
         active_s=given.active_ms / 1000,
+        hook=hook,
     )
 
 
@@ -258,7 +260,7 @@ def _context(run: Run, environment: Environment, given: _HandOut, worker_id: str
     return RunContext(
         run_id=run.id,
         task_id=run.task_id,
-        attempt=given.attempt,
+        attempt=given.attempt if run.id == given.run.id else run.attempt,
         max_attempts=run.max_attempts,
         version=given.version,
         environment=environment.slug,

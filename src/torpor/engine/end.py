@@ -1,9 +1,10 @@
 """A run's end, and an attempt's: what finish, cancel, refuse and rescue have in common. Not verbs by themselves."""
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from torpor.engine import active, events, slots
+from torpor.engine import active, events, hooks, slots
 from torpor.engine.answers import detach_all
 from torpor.engine.batch_end import count_down
 from torpor.engine.complete import settle
@@ -22,11 +23,13 @@ async def end(
     output_object: str | None = None,
     error: dict[str, Any] | None = None,
     data: dict[str, Any] | None = None,
+    performed: Collection[str] = (),
     now: datetime,
 ) -> None:
     """The last state of a run: its lease moves on, its waits and images are let go, whoever waits for it is answered.
 
-    `around` is what `lock_runs_and_waiters` has locked. The caller tells a worker that may still have the process.
+    Hooks that were not `performed` in its process are left to another (hooks.py). `around` is what `lock_runs_and_waiters`
+    has locked. The caller tells a worker that may still have the process.
     """
     runs, waitpoints = around
     await tx.execute(
@@ -62,6 +65,8 @@ async def end(
                 now=now,
             )
     await count_down(tx, run.id, now=now)
+    await hooks.follow(tx, run, state, performed, now=now)
+    await hooks.tell(tx, run, "hook.completed" if state == RunState.COMPLETED else "hook.failed", error=error, now=now)
 
 
 async def note_children(tx: Transaction, run_id: str, *, now: datetime) -> None:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from torpor.engine import active, events, slots
+from torpor.engine import active, events, hooks, slots
 from torpor.engine.answers import detach_all
 from torpor.engine.end import close_attempt, drop_checkpoints, end, requeue
 from torpor.engine.instants import to_iso
@@ -57,7 +57,7 @@ async def finish(
         data = {"reason": run.cancel_reason} if run.cancel_reason else {}
         if report.error is not None:
             data["note"] = f"{report.error.name}: {report.error.message}"
-        await end(tx, run, RunState.CANCELED, around, data=data, now=now)
+        await end(tx, run, RunState.CANCELED, around, data=data, performed=report.hooks, now=now)
         return Finished(RunState.CANCELED)
     if report.outcome == "completed":
         output = None if output_object else bytes(report.output).decode()
@@ -66,7 +66,7 @@ async def finish(
     state = _STATE_AFTER[report.outcome]
     error = msgspec.to_builtins(report.error or TaskError(state.name.title(), "no error was told"))
     if state == RunState.TIMED_OUT or not report.retryable or run.attempt >= run.max_attempts:
-        await end(tx, run, state, around, error=error, data={"error": error}, now=now)
+        await end(tx, run, state, around, error=error, data={"error": error}, performed=report.hooks, now=now)
         return Finished(state)
     await close_attempt(tx, run, report.outcome, error=error, now=now)
     data = {"error": error, "next_attempt": run.attempt + 1}
@@ -104,6 +104,8 @@ def retry_delay_s(policy: RetryPolicy, attempt: int, jitter: Callable[[], float]
 
 async def _policy(tx: Transaction, run: Run) -> RetryPolicy:
     """The task's, as of the version that has just failed."""
+    if run.hook is not None:
+        return hooks.POLICY
     retry = await tx.fetchval(
         "select retry from tasks where environment_id = $1 and version = $2 and id = $3",
         run.environment_id,

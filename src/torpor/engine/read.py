@@ -214,6 +214,7 @@ async def runs(
 ) -> Listing[Run]:
     """Runs, newest first."""
     conditions = _Conditions(environment_id)
+    conditions.parts.append("hook is null")  # those are part of another run's story
     if where.status is not None:
         conditions.add("state = any({}::text[])", [state for state, name in STATUS.items() if name in where.status])
     conditions.add_if("task_id = any({}::text[])", where.task_ids)

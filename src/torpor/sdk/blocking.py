@@ -64,6 +64,7 @@ class BlockingDoor:
         self._ledger = ledger
         self._freeze = freeze
         self._cancellation = cancellation
+        cancellation.look = self._read_now
         self._turn = threading.Condition()  # guards all below, and writing to the channel
         self._has_reader = False
         self._waiting: dict[int, _Box] = {}  # threads that are blocked in a wait
@@ -141,6 +142,15 @@ class BlockingDoor:
     def _has_news(self) -> bool:
         pause_s = self._pace.pause_s
         return pause_s is None or self._channel.has_news(pause_s)
+
+    def _read_now(self) -> None:
+        """Read what has come, unless another thread is at it. In the main thread, outside of waits and calls."""
+        if self._turn.acquire(blocking=False):
+            try:
+                if not self._has_reader and self._channel.has_news():
+                    self._dispatch(self._channel.received())
+            finally:
+                self._turn.release()
 
     def _look(self) -> idle.Verdict:
         if self._ledger.is_calling or any(box.done() for box in self._waiting.values()):

@@ -10,6 +10,7 @@ wait or a call of ours, which will see the message itself, nor outside of the au
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 from torpor.errors import RunCanceled
@@ -26,6 +27,8 @@ class Cancellation:
         self.is_delivered = False
         """User code's main thread or task has been told: whatever it does now, the run is canceled."""
         self.is_async = False
+        self.look: Callable[[], None] = lambda: None
+        """Reads the message that came with the signal: it says why."""
         self._is_asked = False
         self._is_heard = False  # the message was read, not only the signal seen that comes with it
         self._is_open = False
@@ -67,6 +70,8 @@ class Cancellation:
     def leave(self) -> None:
         if threading.current_thread() is threading.main_thread():
             self._depth -= 1
+            if self._is_asked and not self._is_heard:
+                self.look()
 
     def check(self, *, once_heard: bool = False) -> None:
         """Tell this thread if it has not been told yet; `once_heard`: not before the message, which has the reason.
@@ -88,8 +93,10 @@ class Cancellation:
         if self.is_async:
             return  # its event loop reads the message; code that never awaits can't be told
         self._is_asked = True
-        if self._depth == 0 and self.take():
-            raise self._error()
+        if self._depth == 0:
+            self.look()
+            if self.take():
+                raise self._error()
 
     def _error(self) -> RunCanceled:
         return RunCanceled(self.reason)

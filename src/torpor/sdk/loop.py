@@ -59,6 +59,7 @@ class LoopDoor:
         self._freeze = freeze
         self._cancel = cancel
         self._should_suspend = False
+        self._is_still = False
         self._look_again_at = 0.0
         self._alarm_at = 0.0  # by the loop's time
         self._pace = threads.Pace()
@@ -114,6 +115,10 @@ class LoopDoor:
         pauses = [pause for pause in (timeout, self._pace.pause_s) if pause is not None]
         return min(pauses, default=None)
 
+    def is_still(self) -> bool:
+        """Whether a freeze is going on: user code doesn't move."""
+        return self._is_still
+
     def is_busy(self) -> None:
         """The loop goes on without blocking."""
         if self._should_suspend:
@@ -144,7 +149,12 @@ class LoopDoor:
         assert self.loop is not None
         self.loop.remove_reader(self._channel.fileno())
         wall, counted = time.time(), time.monotonic()
-        awoken = self._freeze(idle.standing(self.loop))
+        self._is_still = True
+        try:
+            awoken = self._freeze(idle.standing(self.loop))
+        finally:
+            self._is_still = False
+        # After on_resume hooks, which turn the loop: timers that are overdue by now are user code, and come later.
         if awoken is not None and awoken.restored:
             self.loop.was_asleep((time.time() - wall) - (time.monotonic() - counted))
         self._listen()
@@ -205,7 +215,9 @@ class _SettlingSelector(selectors.DefaultSelector):
         self._door = door
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None or timeout > 0:
+        if self._door.is_still():
+            pass  # hooks around a freeze turn the loop: what they await says nothing about the run
+        elif timeout is None or timeout > 0:
             timeout = self._door.about_to_block(timeout)
         else:
             self._door.is_busy()

@@ -27,11 +27,19 @@ _ASYNCIO = os.path.join(os.path.dirname(os.path.abspath(os.__file__)), "asyncio"
 def decide(perform: Callable[[], bytes]) -> Finished:
     """Perform the task and say how it ended. `perform` returns the output as JSON."""
     try:
-        output = perform()
-        if len(output) > MAX_OUTPUT_BYTES:
-            raise OutputError(f"the output has {len(output)} bytes of JSON; at most {MAX_OUTPUT_BYTES} can be sent")
+        return completed(perform())
     except BaseException as error:  # noqa: BLE001 - whatever user code does is an outcome, sys.exit() included
-        return _failed(error)
+        return failed(error)
+
+
+def completed(output: bytes) -> Finished:
+    """The end of an attempt that returned this, as JSON.
+
+    Raises:
+        OutputError: it is too large to be sent.
+    """
+    if len(output) > MAX_OUTPUT_BYTES:
+        raise OutputError(f"the output has {len(output)} bytes of JSON; at most {MAX_OUTPUT_BYTES} can be sent")
     return Finished(ok=True, output=msgspec.Raw(output))
 
 
@@ -41,7 +49,8 @@ def canceled(done: Finished) -> Finished:
     return Finished(ok=False, error=done.error if is_own else None, retryable=False, canceled=True, hooks=done.hooks)
 
 
-def _failed(error: BaseException) -> Finished:
+def failed(error: BaseException) -> Finished:
+    """The end of an attempt that raised this."""
     told = tell(error)
     match error:
         case AbortRun() | PayloadError() | OutputError():

@@ -15,7 +15,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,19 +24,21 @@ import msgspec
 from torpor.errors import (
     ApiError,
     NotFound,
+    NotInRun,
     NotYet,
     RateLimited,
     ServerError,
     Unauthorized,
     Unprocessable,
 )
-from torpor.sdk import freeze, logger, outcome, running, waits
+from torpor.sdk import freeze, hooks, logger, outcome, running, waits
+from torpor.sdk.attempt import Attempt
 from torpor.sdk.blocking import BlockingDoor
 from torpor.sdk.canceling import Cancellation
 from torpor.sdk.channel import Channel
 from torpor.sdk.ledger import Ledger
 from torpor.sdk.loop import LoopDoor
-from torpor.wire.runner import Answer, Awoken, Begin, Cancel, Finished, Finishing, Hello, NewWait, Result
+from torpor.wire.runner import Answer, Awoken, Begin, Cancel, Finished, Finishing, Hello, NewWait, Result, StayingAwake
 
 if TYPE_CHECKING:
     from torpor.sdk.task import Task
@@ -57,6 +59,9 @@ class Session:
         self._directory = str(Path(channel.path).parent)
         self._cancellation = cancellation
         self._main_task: asyncio.Task[Any] | None = None
+        self._task: Task[..., Any] | None = None
+        self._is_hook_loop = False
+        self._is_still = False  # on_suspend or on_resume hooks run, in the middle of a freeze
 
     @classmethod
     def open(cls, socket_path: str | os.PathLike[str], name: str) -> "Session":
@@ -82,14 +87,17 @@ class Session:
         """Run the task to its end. Nothing that user code does comes out as an exception."""
         running.session = self
         _capture_output()
-        payload = bytes(self.begin.payload)
         self._cancellation.is_async = task.is_async
+        self._task = task
+        attempt, hook = Attempt(task, self.begin, self._cancellation, self._run_hook), self.begin.hook
         if task.is_async:
-            done = outcome.decide(lambda: task.write_output(self._perform_async(task, payload)))
-        else:
-            self._door = BlockingDoor(self._channel, self._ledger, self._freeze, self._cancellation)
-            done = outcome.decide(lambda: task.write_output(self._perform_blocking(task, payload)))
-        return outcome.canceled(done) if self._cancellation.is_delivered else done
+            made = attempt.perform() if hook is None else attempt.perform_hook(hook)
+            try:
+                return self._in_loop(made, task.id)
+            except BaseException as error:  # noqa: BLE001 - such as sys.exit() in a task of its own: it ends the loop
+                return outcome.failed(error)
+        self._door = BlockingDoor(self._channel, self._ledger, self._freeze, self._cancellation)
+        return attempt.perform_blocking() if hook is None else attempt.perform_hook_blocking(hook)
 
     def finish(self, outcome: Finished) -> None:
         """Hand over the outcome; returns when the supervisor holds it."""
@@ -102,31 +110,29 @@ class Session:
             pass  # an answer or a Suspend that crossed with the end
         self._channel.close()
 
-    def _perform_async(self, task: "Task[..., Any]", payload: bytes) -> Any:
+    def _in_loop(self, made: Coroutine[Any, Any, Finished], name: str) -> Finished:
         door = self._door = LoopDoor(self._channel, self._ledger, self._freeze, self._cancel)
 
-        async def main() -> Any:
+        async def main() -> Finished:
             self._main_task = asyncio.current_task()
             assert self._main_task is not None
-            self._main_task.set_name(task.id)  # blockers name tasks
-            self._cancellation.open()
-            try:
-                if self._cancellation.take():
-                    raise asyncio.CancelledError
-                return await task.perform(payload)
-            finally:
-                self._cancellation.close()
+            self._main_task.set_name(name)  # blockers name tasks
+            return await made
 
         with asyncio.Runner(loop_factory=door.make_loop) as runner:
             return runner.run(main())
 
-    def _perform_blocking(self, task: "Task[..., Any]", payload: bytes) -> Any:
-        self._cancellation.open()
+    def _run_hook(self, awaitable: Awaitable[Any]) -> Any:
+        """An async hook of a sync task, in a loop of its own. Its waits and calls block that loop: nothing else is in it."""
+
+        async def awaiting() -> Any:
+            return await awaitable
+
+        self._is_hook_loop = True
         try:
-            self._cancellation.check()
-            return task.perform(payload)
+            return asyncio.run(awaiting())
         finally:
-            self._cancellation.close()
+            self._is_hook_loop = False
 
     def _cancel(self, asked: Cancel) -> None:
         """In the event loop: have the main task end."""
@@ -135,6 +141,26 @@ class Session:
             self._main_task.cancel(asked.reason)
 
     def _freeze(self, waiting_at: list[dict[str, Any]]) -> Awoken | None:
+        assert self._task is not None
+        suspending, resuming = hooks.of("on_suspend", self._task), hooks.of("on_resume", self._task)
+        if not suspending and not resuming:
+            return self._freeze_now(waiting_at)
+        loop = self._door.loop if isinstance(self._door, LoopDoor) else None
+        self._is_still = True
+        try:
+            hooks.call_still(suspending, loop)
+            if self._ledger.has_moved:  # a timer of user code, most likely
+                self._channel.send(StayingAwake(["something moved while on_suspend hooks ran"], moved=True))
+                self._ledger.tell_again()
+                awoken = None
+            else:
+                awoken = self._freeze_now(waiting_at)
+            hooks.call_still(resuming, loop)
+        finally:
+            self._is_still = False
+        return awoken
+
+    def _freeze_now(self, waiting_at: list[dict[str, Any]]) -> Awoken | None:
         open_waits = self._ledger.open_waits
         awoken = freeze.freeze(self._channel, self.context.run_id, open_waits, waiting_at, self._directory)
         if awoken is not None and awoken.context is not None:
@@ -152,7 +178,10 @@ class Session:
         Raises:
             WaitCycle: there will never be one.
         """
+        self._refuse_while_still()
         match self._door:
+            case BlockingDoor() as door if self._is_hook_loop:
+                return waits.checked(door.wait(new))
             case LoopDoor() as door if door.loop is asyncio.get_running_loop():
                 return waits.checked(await door.wait(new))
             case LoopDoor(loop=asyncio.AbstractEventLoop() as loop):  # user code's own loop, in a thread of its own
@@ -166,7 +195,10 @@ class Session:
         Raises:
             ApiError: it said no.
         """
+        self._refuse_while_still()
         match self._door:
+            case BlockingDoor() as door if self._is_hook_loop:
+                return _read(door.call(kind, msgspec.json.encode(body)))
             case LoopDoor() as door if door.loop is asyncio.get_running_loop():
                 return _read(await door.call(kind, msgspec.json.encode(body)))
             case LoopDoor(loop=asyncio.AbstractEventLoop() as loop):
@@ -176,15 +208,23 @@ class Session:
 
     def wait_blocking(self, new: NewWait) -> Answer:
         """As `wait`, for code that does not await."""
+        self._refuse_while_still()
         if isinstance(self._door, BlockingDoor):
             return waits.checked(self._door.wait(new))
         return self._from_thread(self.wait(new))
 
     def call_blocking(self, kind: str, body: msgspec.Struct) -> msgspec.Raw:
         """As `call`, for code that does not await."""
+        self._refuse_while_still()
         if isinstance(self._door, BlockingDoor):
             return _read(self._door.call(kind, msgspec.json.encode(body)))
         return self._from_thread(self.call(kind, body))
+
+    def _refuse_while_still(self) -> None:
+        if self._is_still:
+            raise NotInRun(
+                "on_suspend and on_resume hooks can neither wait nor trigger: the run stands still around them"
+            )
 
     def _from_thread(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Blocking code of an async task, such as a function in asyncio.to_thread: the loop does it for us."""

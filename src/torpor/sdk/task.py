@@ -15,6 +15,7 @@ from torpor import ids
 from torpor.durations import parse_duration
 from torpor.errors import ConfigError
 from torpor.sdk import running
+from torpor.sdk.hooks import Hook, Hooked, needed_elsewhere
 from torpor.sdk.options import Duration, Options, Settings, refuse, to_api
 from torpor.sdk.payload import Signature
 from torpor.sdk.queue import Queue
@@ -222,7 +223,7 @@ class _Doors(Generic[P, R]):
         return waits.for_run(run.id, self._task.signature.read_output)
 
 
-class Task(_Doors[P, R]):
+class Task(_Doors[P, R], Hooked):
     """A task: call it like the function it is, or trigger a run of it. Made by `@task`.
 
     Attributes:
@@ -258,6 +259,8 @@ class Task(_Doors[P, R]):
         self.signature = Signature(function, f"task {self.id!r}")
         self.schedule: ScheduleManifest | None = None  # by @schedule
         self._task, self._options = self, {}
+        self._hooks: dict[str, list[Hook]] = {}
+        self._is_async = self.is_async
         _register(self)
 
     def perform(self, payload: bytes) -> Any:
@@ -310,6 +313,7 @@ class Task(_Doors[P, R]):
             ttl_s=self.ttl_s,
             max_duration_s=self.max_duration_s,
             schedule=self.schedule,
+            hooks=needed_elsewhere(self),
         )
 
     @property

@@ -153,6 +153,7 @@ class HookCall(msgspec.Struct, frozen=True):
     run_id: str  # the hook's own run, under whose lease it is performed
     error: TaskError | None = None  # of the run that has ended
     status: str | None = None  # its final public status
+    reason: str | None = None  # on_cancel: why it was canceled
 
 
 # -- runner -> supervisor ---------------------------------------------------------------------------------------------

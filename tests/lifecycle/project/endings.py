@@ -1,11 +1,12 @@
 """Tasks that are ended: by a cancel, by their limit, by a signal."""
 
 import asyncio
+import socket
 import time
 
 from tasks import note
 
-from torpor import RunCanceled, task, wait
+from torpor import Retry, RunCanceled, RunFailed, current, task, wait
 from torpor import sync as blocking
 
 
@@ -58,3 +59,77 @@ async def has_children(journal: str) -> None:
 async def sleeps_long(journal: str) -> None:
     note(journal, "child")
     await wait.for_(hours=1)
+
+
+# -- hooks ------------------------------------------------------------------------------------------------------------
+
+
+@task
+async def has_hooks(journal: str) -> None:
+    note(journal, "begins")
+    await wait.for_(hours=1)
+
+
+@has_hooks.on_cancel
+def tell_cancel(payload: str, reason: str) -> None:
+    note(payload, f"canceled: {reason}")
+
+
+@has_hooks.on_failure
+async def tell_failure(payload: str, error: RunFailed) -> None:
+    note(payload, f"{error.status}: {error.error and error.error['name']} of {current.run_id}")
+
+
+@task(retry=Retry(max_attempts=1), max_duration="1s")
+async def works_too_long(journal: str) -> None:
+    note(journal, "begins")
+    await wait.for_(seconds=3)  # doesn't count
+    note(journal, "waited")
+    time.sleep(3600)  # noqa: ASYNC251
+
+
+@works_too_long.on_failure
+def tell_time_out(payload: str, error: RunFailed) -> None:
+    note(payload, f"{error.status}: {error.error and error.error['name']}")
+
+
+@task(retry=Retry(max_attempts=1))
+def dies(journal: str) -> None:
+    note(journal, "begins")
+    time.sleep(3600)
+
+
+@dies.on_failure
+def tell_death(payload: str, error: RunFailed) -> None:
+    note(payload, f"{error.status}: {error.error and error.error['name']} of {current.run_id}")
+
+
+_open: dict[str, socket.socket] = {}
+
+
+@task
+async def has_a_connection(port: int) -> str:
+    """Holds a connection that an image can't hold, but for its hooks."""
+    _open["it"] = socket.create_connection(("127.0.0.1", port))
+    await wait.for_(seconds=1)
+    return _open["it"].recv(100).decode()
+
+
+@has_a_connection.on_suspend
+async def close() -> None:
+    await asyncio.sleep(0.01)
+    _open.pop("it").close()
+
+
+@has_a_connection.on_resume
+async def reopen() -> None:
+    await asyncio.sleep(0.01)
+    _open["it"] = socket.create_connection(("127.0.0.1", _ports[0]))
+
+
+_ports: list[int] = []
+
+
+@has_a_connection.on_start
+def remember(payload: int) -> None:
+    _ports.append(payload)
