@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from torpor.sdk.batch import Batch, BatchItem, BatchResult
     from torpor.sdk.client import AsyncClient, Client
     from torpor.sdk.context import current
+    from torpor.sdk.debounce import Debounce
+    from torpor.sdk.idempotency import Idempotency
     from torpor.sdk.logger import logger
     from torpor.sdk.queue import Queue
     from torpor.sdk.retry import Retry
@@ -58,6 +60,8 @@ __all__ = [
     "Client",
     "ConfigError",
     "ConnectionFailed",
+    "Debounce",
+    "Idempotency",
     "NotInRun",
     "NotYet",
     "OutputError",
@@ -91,6 +95,8 @@ _HOMES = {
     "torpor.sdk.app": ("app",),
     "torpor.sdk.client": ("AsyncClient", "Client"),
     "torpor.sdk.context": ("current",),
+    "torpor.sdk.debounce": ("Debounce",),
+    "torpor.sdk.idempotency": ("Idempotency",),
     "torpor.sdk.logger": ("logger",),
     "torpor.sdk.queue": ("Queue",),
     "torpor.sdk.retry": ("Retry",),

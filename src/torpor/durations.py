@@ -40,6 +40,18 @@ def parse_duration(value: str | float | timedelta) -> timedelta:
     return timedelta(seconds=seconds)
 
 
+def write_duration(value: str | float | timedelta) -> str:
+    """A length of time as the API takes it: text, in seconds.
+
+    Raises:
+        ValueError: as `parse_duration`.
+
+    >>> write_duration("2h30m"), write_duration(1.5)
+    ('9000s', '1.5s')
+    """
+    return f"{parse_duration(value).total_seconds():.3f}".rstrip("0").rstrip(".") + "s"
+
+
 def _read(text: str) -> float:
     bare = text.replace(" ", "").lower()
     parts = _PART.findall(bare)

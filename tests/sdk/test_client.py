@@ -5,12 +5,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any
 
 import httpx2
 import msgspec
 import pytest
 
+from torpor import Debounce
 from torpor.errors import (
     ApiError,
     ConfigError,
@@ -74,7 +76,8 @@ def test_a_trigger_sends_payload_and_options_in_the_words_of_the_api() -> None:
         "options": {
             "tags": ["a"],
             "delay": "3600s",
-            "idempotencyKey": "k",
+            "idempotencyKey": sha256(b"k").hexdigest(),
+            "idempotencyKeyOptions": {"key": "k", "scope": "global"},
             "maxAttempts": 2,
             "queue": {"name": "q"},
         },
@@ -242,3 +245,44 @@ def test_every_call_carries_the_key(call: Callable[[Client], Any]) -> None:
     script = Script(json({"data": []}))
     call(script.client())
     assert script.requests[0].headers["authorization"] == "Bearer tr_dev_test"
+
+
+def test_each_option_is_sent_in_the_words_of_the_api() -> None:
+    """G7, G8, G10, G11, G13, BB18: by our names."""
+    script = Script(json({"id": "run_1"}))
+    options: dict[str, Any] = {
+        "ttl": 90,
+        "debounce": Debounce("d", "10s", "trailing", timedelta(minutes=1)),
+        "concurrency_key": "org",
+        "priority": 5,
+        "version": "v1",
+        "inherit_tags": True,
+        "max_duration": "1m",
+        "queue": "q",
+    }
+    script.client().trigger("t", **options)
+    assert msgspec.json.decode(script.requests[0].content)["options"] == {
+        "ttl": "90s",
+        "debounce": {"key": "d", "delay": "10s", "mode": "trailing", "maxDelay": "60s"},
+        "concurrencyKey": "org",
+        "priority": 5,
+        "lockToVersion": "v1",
+        "inheritTags": True,
+        "maxDuration": 60.0,
+        "queue": {"name": "q"},
+    }
+
+
+def test_replays_reschedules_and_resets_are_sent() -> None:
+    """G7, G9, G19."""
+    script = Script(json({"id": "run_2"}), json({"id": "run_1"}), json({"id": "k"}))
+    with script.client() as client:
+        client.replay("run_1", payload=None, queue="q", is_test=True)
+        client.reschedule("run_1", timedelta(minutes=2))
+        client.reset_idempotency_key("t", "k")
+    bodies = [(request.url.path, msgspec.json.decode(request.content)) for request in script.requests]
+    assert bodies == [
+        ("/api/v1/runs/run_1/replay", {"payload": None, "queue": "q", "test": True}),
+        ("/api/v1/runs/run_1/reschedule", {"delay": "120s"}),
+        (f"/api/v1/idempotencyKeys/{sha256(b'k').hexdigest()}/reset", {"taskIdentifier": "t"}),
+    ]

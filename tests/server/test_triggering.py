@@ -6,7 +6,7 @@ from typing import Any
 import httpx2
 import msgspec
 import pytest
-from fake_worker import KEY, FakeWorker
+from fake_worker import KEY, VERSION, FakeWorker
 
 from torpor.errors import ApiError, NotFound, Unauthorized, Unprocessable
 from torpor.sdk.client import AsyncClient, Client
@@ -127,10 +127,20 @@ async def test_every_payload_packet_becomes_plain_json(url: str, client: AsyncCl
 
 
 REFUSED_OPTIONS: list[tuple[dict[str, Any], int, str]] = [
-    ({"ttl": "1h"}, 422, "options.ttl is not supported yet"),
-    ({"priority": 1}, 422, "options.priority"),
-    ({"debounce": {"key": "k", "delay": "1s"}}, 422, "options.debounce"),
-    ({"queue": "other"}, 422, "options.queue"),
+    ({"machine": "micro"}, 422, "options.machine is not supported yet"),
+    ({"ttl": "soon"}, 422, "options.ttl"),
+    ({"priority": -1}, 422, "options.priority"),
+    ({"priority": 31_536_001}, 422, "options.priority"),
+    ({"debounce": {"key": "k", "delay": "0.5s"}}, 422, "options.debounce.delay"),
+    ({"debounce": {"key": "k"}}, 422, "options.debounce"),
+    ({"debounce": {"key": "k", "delay": "5s", "maxDelay": "1s"}}, 422, "options.debounce.maxDelay"),
+    ({"debounce": {"key": "k", "delay": "5s", "mode": "last"}}, 422, "options.debounce.mode"),
+    ({"debounce": {"key": "k", "delay": "5s"}, "delay": "1s"}, 422, "options.delay"),
+    ({"queue": "other"}, 422, 'options.queue: no queue "other" is declared'),
+    ({"concurrencyKey": []}, 422, "options.concurrencyKey"),
+    ({"lockToVersion": "v9"}, 422, 'options.lockToVersion: no worker has reported a version "v9"'),
+    ({"maxDuration": 1}, 422, "options.maxDuration"),
+    ({"inheritTags": "yes"}, 422, "options.inheritTags"),
     ({"maxAtempts": 1}, 422, "did you mean maxAttempts"),
     ({"delay": "soon"}, 422, "options.delay: 'soon'"),
     ({"max_attempts": 0}, 422, "options.maxAttempts"),
@@ -204,9 +214,89 @@ async def test_what_is_not_there_is_404_or_405_in_the_one_shape(url: str) -> Non
             ("DELETE", "/api/v1/runs", 405),
             ("GET", "/api/v1/runs?page[size]=0", 400),
             ("GET", "/api/v1/runs?filter[status]=DONE", 400),
-            ("GET", "/api/v1/runs?filter[batch]=b", 422),
+            ("GET", "/api/v1/runs?filter[machine]=b", 422),
             ("GET", "/api/v1/runs/run_nothing/story?after=x", 400),
         ]:
             response = await http.request(method, url + path)
             assert response.status_code in (status, 422) if "%00" in path else response.status_code == status, path
             assert isinstance(response.json()["error"], str)
+
+
+async def test_every_option_of_a_trigger_is_carried_out(client: AsyncClient, worker: FakeWorker) -> None:
+    """G8, G11, G13, BB18: and shown on the run."""
+    options = {
+        "ttl": "1h",
+        "queue": "echo",
+        "concurrencyKey": 7,
+        "priority": 5,
+        "maxDuration": 60,
+        "maxAttempts": 2,
+        "lockToVersion": VERSION,
+        "inheritTags": True,
+    }
+    run = await client.run((await client.trigger("echo", 1, **options))["id"])
+    assert {
+        name: run[name] for name in ("ttl", "queue", "concurrencyKey", "priority", "maxDuration", "maxAttempts")
+    } == {
+        "ttl": "3600s",
+        "queue": {"name": "task/echo"},
+        "concurrencyKey": "7",
+        "priority": 5.0,
+        "maxDuration": 60.0,
+        "maxAttempts": 2,
+    }
+    assert run["lockedToVersion"] == VERSION
+
+
+async def test_a_debounced_trigger_gives_the_run_that_is_there(client: AsyncClient, worker: FakeWorker) -> None:
+    """G10: by the API."""
+    asked = {"debounce": {"key": "k", "delay": "1h", "mode": "trailing"}}
+    first = await client.trigger("echo", 1, **asked)
+    assert await client.trigger("echo", 2, **asked) == {"id": first["id"], "isCached": True}
+    run = await client.run(first["id"])
+    assert (run["status"], run["payload"]) == ("DELAYED", 2)
+
+
+async def test_a_delayed_run_is_rescheduled(client: AsyncClient, worker: FakeWorker) -> None:
+    """G7: only while it is delayed."""
+    made = await client.trigger("echo", 1, delay="1h")
+    before = await client.run(made["id"])
+    after = await client.reschedule(made["id"], "2h")
+    assert after["delayedUntil"] > before["delayedUntil"]
+    await client.reschedule(made["id"], 0)
+    for run_id, status in ((made["id"], 400), ("run_unknown", 404)):
+        async with asyncio.timeout(10):
+            while (await client.run(made["id"]))["status"] == "DELAYED":
+                await asyncio.sleep(0.01)
+        with pytest.raises(ApiError) as caught:
+            await client.reschedule(run_id, "1h")
+        assert caught.value.status == status
+    with pytest.raises(ApiError, match="delay"):
+        await client.reschedule(made["id"], "soon")
+
+
+async def test_a_run_is_replayed(client: AsyncClient, worker: FakeWorker) -> None:
+    """G19: as it was, or with what is to differ."""
+    first = await client.trigger("echo", {"n": 1}, tags=["a"], idempotency_key="k")
+    again = await client.run((await client.replay(first["id"]))["id"])
+    assert (again["payload"], again["tags"], again["replayedFrom"]) == ({"n": 1}, ["a"], first["id"])
+    assert "idempotencyKey" not in again
+    other = await client.run((await client.replay(first["id"], payload=2, tags=["b"], is_test=True))["id"])
+    assert (other["payload"], other["tags"], other["isTest"]) == (2, ["b"], True)
+    for run_id, changes, status in (
+        ("run_unknown", {}, 404),
+        (first["id"], {"queue": "other"}, 422),
+        (first["id"], {"debounce": {"key": "k", "delay": "1s"}}, 422),
+    ):
+        with pytest.raises(ApiError) as caught:
+            await client.replay(run_id, **changes)
+        assert caught.value.status == status
+
+
+async def test_an_idempotency_key_is_reset(client: AsyncClient, worker: FakeWorker) -> None:
+    """G9: the next trigger with it makes a new run."""
+    first = await client.trigger("echo", 1, idempotency_key="k")
+    await client.reset_idempotency_key("echo", "k")
+    assert (await client.trigger("echo", 1, idempotency_key="k"))["id"] != first["id"]
+    with pytest.raises(NotFound):
+        await client.reset_idempotency_key("echo", "other")

@@ -139,3 +139,19 @@ def cancel(
         typer.echo(f"{run} is {after['status'].lower()}")
     else:
         typer.echo(f"{run} was asked to end; --now doesn't wait for that")
+
+
+@app.command()
+def replay(
+    run: RunId,
+    payload: Annotated[
+        str | None, typer.Option(help="JSON to perform it with instead of its own payload.", show_default=False)
+    ] = None,
+) -> None:
+    """Perform a run again, as a new run with the current version. Prints the new run's id."""
+    from torpor.cli.connection import client
+    from torpor.cli.payload import parse_payload
+
+    changes = {} if payload is None else {"payload": parse_payload([payload])}
+    with client(f"run {run}") as api:
+        typer.echo(api.replay(run, **changes)["id"])

@@ -2,6 +2,7 @@
 
 `task.py`     @task: plain calls, trigger, trigger_and_wait      `runs.py`       the handle of a run
 `retry.py`    Retry                                             `options.py`    what a trigger may say besides
+`idempotency.py`, `debounce.py`  Idempotency, Debounce
 `wait.py`     wait.for_ and its kin, awaited                    `sync_wait.py`  the same, blocking
 `context.py`  current                                           `logger.py`     log lines with fields
 `payload.py`  from a call to JSON and back                      `schedule.py`   @schedule, ScheduleTick

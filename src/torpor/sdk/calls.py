@@ -14,6 +14,7 @@ from urllib.parse import quote
 import msgspec
 
 from torpor.config import Settings
+from torpor.durations import parse_duration
 from torpor.errors import (
     ApiError,
     ConfigError,
@@ -25,7 +26,11 @@ from torpor.errors import (
     Unauthorized,
     Unprocessable,
 )
+from torpor.sdk import running
 from torpor.sdk.batch import BatchItem
+from torpor.sdk.debounce import Debounce
+from torpor.sdk.idempotency import Idempotency, hashed, resolved
+from torpor.sdk.queue import Queue
 
 if TYPE_CHECKING:
     import httpx2
@@ -105,6 +110,8 @@ _OPTIONS = {
     "max_duration": "maxDuration",
     "concurrency_key": "concurrencyKey",
     "lock_to_version": "lockToVersion",
+    "version": "lockToVersion",
+    "inherit_tags": "inheritTags",
     "is_test": "test",
 }
 _FILTERS = {
@@ -126,20 +133,30 @@ _FILTERS = {
 
 
 def trigger(task_id: str, payload: Any, options: Json) -> Call:
+    """Options by our names or the API's. A key by our name is hashed, as `task.options` does it; the API's goes as it is."""
     body: Json = {} if payload is None else {"payload": payload}
-    if chosen := trigger_options(options):
+    if chosen := trigger_options(options, payload):
         body["options"] = chosen
     return post(f"/api/v1/tasks/{segment(task_id)}/trigger", body)
 
 
-def trigger_options(options: Json) -> Json:
-    """As the API names and writes them."""
+def trigger_options(options: Json, payload: Any) -> Json:
+    """As the API names and writes them. The payload may be what the key is made of."""
+    key = options.get("idempotency_key")
+    if isinstance(key, str | Idempotency) and key:
+        written = None if payload is None else msgspec.json.encode(payload, enc_hook=_plain)
+        rest = {name: value for name, value in options.items() if name != "idempotency_key"}
+        options = resolved({**rest, "idempotencyKey": key}, written)
     chosen = {_OPTIONS.get(name, name): value for name, value in options.items() if value is not None}
     for name in ("delay", "ttl", "idempotencyKeyTTL"):
         if name in chosen:
             chosen[name] = _duration(chosen[name])
-    if isinstance(queue := chosen.get("queue"), str):
-        chosen["queue"] = {"name": queue}
+    if "maxDuration" in chosen and isinstance(chosen["maxDuration"], str | timedelta):
+        chosen["maxDuration"] = parse_duration(chosen["maxDuration"]).total_seconds()
+    if isinstance(queue := chosen.get("queue"), str | Queue):
+        chosen["queue"] = {"name": queue if isinstance(queue, str) else queue.name}
+    if isinstance(debounce := chosen.get("debounce"), Debounce):
+        chosen["debounce"] = debounce.to_api()
     return chosen
 
 
@@ -149,7 +166,31 @@ def batch_item(task_id: str, payload: Any, options: Json) -> BatchItem[Any]:
         written = None if payload is None else msgspec.json.encode(payload, enc_hook=_plain)
     except (TypeError, ValueError, NotImplementedError) as error:
         return BatchItem(task_id, error=f"its payload can't be JSON: {error}")
-    return BatchItem(task_id, written, trigger_options(options))
+    return BatchItem(task_id, written, trigger_options(options, payload))
+
+
+def reschedule(run_id: str, delay: Any) -> Call:
+    return post(f"/api/v1/runs/{segment(run_id)}/reschedule", {"delay": _text(_duration(delay))})
+
+
+def replay(run_id: str, changes: Json) -> Call:
+    """`payload` may be None: that is a payload, too."""
+    rest = {name: value for name, value in changes.items() if name != "payload"}
+    body = trigger_options(rest, changes.get("payload"))
+    if isinstance(queue := body.get("queue"), dict):
+        body["queue"] = queue["name"]  # the replay's own spelling
+    return post(
+        f"/api/v1/runs/{segment(run_id)}/replay", {**body, **{k: changes[k] for k in changes if k == "payload"}}
+    )
+
+
+def reset_key(task_id: str, key: "str | Idempotency") -> Call:
+    text = key if isinstance(key, str) else key.key
+    if text is None:
+        raise ValueError("the key of a payload can't be reset by itself: pass the run's idempotencyKey text")
+    scope = key.scope if isinstance(key, Idempotency) else None
+    on_wire = hashed(text, scope or ("run" if running.session is not None else "global"))
+    return post(f"/api/v1/idempotencyKeys/{on_wire}/reset", {"taskIdentifier": task_id})
 
 
 def create_token(timeout: Any, tags: Any, idempotency_key: Any, ttl: Any, title: Any, context: Any) -> Call:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from torpor.sdk import batch, batch_doors, batch_http, calls
 from torpor.sdk.calls import Json
+from torpor.sdk.idempotency import Idempotency
 
 
 class Client:
@@ -94,6 +95,32 @@ class Client:
             at_once: don't ask; its process is killed. One that has ended already stays as it is, either way.
         """
         return self._do(calls.cancel(run_id, at_once))
+
+    def reschedule(self, run_id: str, delay: str | float | timedelta | datetime) -> Json:
+        """Move a delayed run: it is due so much from now, or at that instant. Returns the run.
+
+        Raises:
+            ApiError: it is not delayed (any more).
+        """
+        return self._do(calls.reschedule(run_id, delay))
+
+    def replay(self, run_id: str, **changes: Any) -> Json:
+        """A new run like that one: `{"id": "run_…"}`. It takes over payload, tags, metadata, queue and the like.
+
+        Args:
+            run_id: the run to perform again, whatever became of it.
+            **changes: `payload`, `tags`, `metadata`, `queue`, `concurrency_key`, `version`, `is_test`, `delay`, `ttl`,
+                `max_attempts`, `max_duration`, `priority`, `idempotency_key`: instead of what that run had.
+        """
+        return self._do(calls.replay(run_id, changes))
+
+    def reset_idempotency_key(self, task_id: str, key: str | Idempotency) -> Json:
+        """Free a key: the next trigger with it makes a new run.
+
+        Raises:
+            NotFound: no run of that task has it.
+        """
+        return self._do(calls.reset_key(task_id, key))
 
     def result(self, run_id: str, timeout_s: float | None = None) -> Any:
         """Wait for a run's end and return its output.
@@ -352,6 +379,18 @@ class AsyncClient:
     async def cancel(self, run_id: str, *, at_once: bool = False) -> Json:
         """As `Client.cancel`."""
         return await self._do(calls.cancel(run_id, at_once))
+
+    async def reschedule(self, run_id: str, delay: str | float | timedelta | datetime) -> Json:
+        """As `Client.reschedule`."""
+        return await self._do(calls.reschedule(run_id, delay))
+
+    async def replay(self, run_id: str, **changes: Any) -> Json:
+        """As `Client.replay`."""
+        return await self._do(calls.replay(run_id, changes))
+
+    async def reset_idempotency_key(self, task_id: str, key: str | Idempotency) -> Json:
+        """As `Client.reset_idempotency_key`."""
+        return await self._do(calls.reset_key(task_id, key))
 
     async def result(self, run_id: str, timeout_s: float | None = None) -> Any:
         """As `Client.result`."""

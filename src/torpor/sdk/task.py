@@ -16,6 +16,7 @@ from torpor.durations import parse_duration
 from torpor.errors import ConfigError
 from torpor.sdk import running
 from torpor.sdk.hooks import Hook, Hooked, needed_elsewhere
+from torpor.sdk.idempotency import resolved
 from torpor.sdk.options import Duration, Options, Settings, refuse, to_api
 from torpor.sdk.payload import Signature
 from torpor.sdk.queue import Queue
@@ -196,7 +197,8 @@ class _Doors(Generic[P, R]):
     # -- built and read once, for both doors --
 
     def _prepare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Trigger:
-        return _Trigger(ids.new("run"), self._task.signature.write(args, kwargs), self._options)
+        payload = self._task.signature.write(args, kwargs)
+        return _Trigger(ids.new("run"), payload, resolved(self._options, payload))
 
     def _call(self, wanted: _Trigger) -> Any:
         from torpor.wire.http import TriggerCall

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from torpor.durations import parse_duration, parse_when
+from torpor.engine import Debounce
 from torpor.server.errors import Refused
 
 MAX_TAGS = 10
@@ -19,16 +20,29 @@ MAX_TAG_LENGTH = 128
 MAX_KEY_LENGTH = 2048
 MAX_METADATA_BYTES = 256 * 1024
 MAX_ATTEMPTS = 100
+MAX_PRIORITY_S = 365 * 86_400
+MAX_CONCURRENCY_KEY_LENGTH = 512
+MAX_DEBOUNCE_KEY_LENGTH = 512
+MIN_DEBOUNCE_S = 1.0
+MIN_DURATION_S = 5.0
 
 HARMLESS = frozenset({"payloadType", "payloadSize", "metadataType", "resumeParentOnCompletion"})
 """Read elsewhere, or only told."""
-NOT_YET = frozenset(
-    {"concurrency", "concurrencyKey", "debounce", "externalDeploymentId", "lockToVersion", "machine"}
-    | {"maxDuration", "parentRunId", "priority", "region", "ttl"}
-)
+NOT_YET = frozenset({"concurrency", "externalDeploymentId", "machine", "parentRunId", "region"})
 CARRIED_OUT = frozenset(
-    {"delay", "idempotencyKey", "idempotencyKeyOptions", "idempotencyKeyTTL", "maxAttempts", "metadata", "queue"}
-    | {"tags", "test"}
+    {"concurrencyKey", "debounce", "delay", "idempotencyKey", "idempotencyKeyOptions", "idempotencyKeyTTL"}
+    | {
+        "inheritTags",
+        "lockToVersion",
+        "maxAttempts",
+        "maxDuration",
+        "metadata",
+        "priority",
+        "queue",
+        "tags",
+        "test",
+        "ttl",
+    }
 )
 
 
@@ -42,6 +56,14 @@ class TriggerOptions:
     max_attempts: int | None = None
     delay_until: datetime | None = None
     is_test: bool = False
+    queue: str | None = None
+    concurrency_key: str = ""
+    priority_s: float = 0.0
+    ttl_s: float | None = None
+    debounce: Debounce | None = None
+    lock_to_version: str | None = None
+    inherit_tags: bool = False
+    max_duration_s: float | None = None
 
 
 def read_options(task_id: str, given: dict[str, Any], *, now: datetime) -> TriggerOptions:
@@ -52,19 +74,28 @@ def read_options(task_id: str, given: dict[str, Any], *, now: datetime) -> Trigg
             raise Refused(422, f"options.{name} is not supported yet")
         if name not in HARMLESS | CARRIED_OUT:
             raise _unknown(name)
-    _check_queue(task_id, options.get("queue"))
+    if "delay" in options and "debounce" in options:
+        raise _wrong("delay", "a debounce has a delay of its own: leave one of the two out")
     key, key_options = options.get("idempotencyKey"), options.get("idempotencyKeyOptions")
     if key_options is not None and not isinstance(key_options, dict):
         raise _wrong("idempotencyKeyOptions", "it must be an object")
     return TriggerOptions(
         idempotency_key=read_key("options.idempotencyKey", key),
         idempotency_key_options=key_options,
-        idempotency_key_ttl_s=_ttl_s(options.get("idempotencyKeyTTL")),
+        idempotency_key_ttl_s=read_seconds("options.idempotencyKeyTTL", options.get("idempotencyKeyTTL")),
         tags=read_tags("options.tags", options.get("tags")),
         metadata=_metadata(options.get("metadata")),
         max_attempts=_max_attempts(options.get("maxAttempts")),
         delay_until=_delay(options.get("delay"), now),
-        is_test=_test(options.get("test", False)),
+        is_test=_flag("test", options.get("test", False)),
+        queue=_queue(options.get("queue")),
+        concurrency_key=_concurrency_key(options.get("concurrencyKey")),
+        priority_s=_number("priority", options.get("priority", 0), at_least=0, at_most=MAX_PRIORITY_S),
+        ttl_s=read_seconds("options.ttl", options.get("ttl")),
+        debounce=_debounce(options.get("debounce")),
+        lock_to_version=_text("lockToVersion", options.get("lockToVersion"), 128),
+        inherit_tags=_flag("inheritTags", options.get("inheritTags", False)),
+        max_duration_s=_max_duration(options.get("maxDuration")),
     )
 
 
@@ -100,33 +131,86 @@ def _unknown(name: str) -> Refused:
     return _wrong(name, "there is no such option" + (f"; did you mean {near[0]}?" if near else ""))
 
 
-def _check_queue(task_id: str, queue: Any) -> None:
-    """Its own queue is where a run goes anyway; the client may name it."""
-    if queue is None:
-        return
-    name = queue.get("name") if isinstance(queue, dict) else queue
-    if name not in (task_id, f"task/{task_id}"):
-        raise _wrong("queue", f"other queues than the task's own are not supported yet ({name!r})")
+def _text(name: str, given: Any, longest: int) -> str | None:
+    if given is None:
+        return None
+    if not isinstance(given, str) or not given or len(given) > longest:
+        raise _wrong(name, f"it must be a text of 1 to {longest} characters")
+    return given
 
 
-def _ttl_s(given: Any) -> float | None:
+def _number(name: str, given: Any, *, at_least: float, at_most: float) -> float:
+    # Not a NaN either, which is neither less nor more.
+    if isinstance(given, bool) or not isinstance(given, int | float) or not at_least <= given <= at_most:
+        raise _wrong(name, f"it must be a number of seconds from {at_least:g} to {at_most:.0f}")
+    return float(given)
+
+
+def _flag(name: str, given: Any) -> bool:
+    if not isinstance(given, bool):
+        raise _wrong(name, "it must be true or false")
+    return given
+
+
+def _queue(given: Any) -> str | None:
+    """By name; whether it is declared is known further on."""
+    return _text("queue", given.get("name") if isinstance(given, dict) else given, 128 + len("task/"))
+
+
+def _concurrency_key(given: Any) -> str:
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        given = str(given)
+    return _text("concurrencyKey", given, MAX_CONCURRENCY_KEY_LENGTH) or ""
+
+
+def _max_duration(given: Any) -> float | None:
+    if given is None:
+        return None
+    return _number("maxDuration", given, at_least=MIN_DURATION_S, at_most=100 * 365 * 86_400)
+
+
+def _debounce(given: Any) -> Debounce | None:
+    if given is None:
+        return None
+    if not isinstance(given, dict) or given.keys() - {"key", "delay", "mode", "maxDelay"}:
+        raise _wrong("debounce", "it must be an object with key and delay, and perhaps mode and maxDelay")
+    key = _text("debounce.key", given.get("key"), MAX_DEBOUNCE_KEY_LENGTH)
+    delay_s = read_seconds("options.debounce.delay", given.get("delay"))
+    max_delay_s = read_seconds("options.debounce.maxDelay", given.get("maxDelay"))
+    if key is None or delay_s is None:
+        raise _wrong("debounce", "key and delay are needed")
+    if delay_s < MIN_DEBOUNCE_S:
+        raise _wrong("debounce.delay", f"it must be at least {MIN_DEBOUNCE_S:g} s")
+    if max_delay_s is not None and max_delay_s < delay_s:
+        raise _wrong("debounce.maxDelay", "it must not be shorter than the delay")
+    mode = given.get("mode") or "leading"
+    if mode not in ("leading", "trailing"):
+        raise _wrong("debounce.mode", f"it is leading (the first payload) or trailing (the newest), not {mode!r}")
+    return Debounce(key, delay_s, mode, max_delay_s)
+
+
+def read_seconds(where: str, given: Any) -> float | None:
+    """A length of time: text, or seconds."""
     if given is None:
         return None
     try:
         return parse_duration(given).total_seconds()
     except (ValueError, TypeError) as error:
-        raise _wrong("idempotencyKeyTTL", error) from None
+        raise Refused(422, f"{where}: {error}") from None
 
 
 def _delay(given: Any, now: datetime) -> datetime | None:
     """A moment that has passed already means: without delay."""
-    if given is None:
-        return None
+    until = read_when("options.delay", given, now) if given is not None else None
+    return until if until and until > now else None
+
+
+def read_when(where: str, given: Any, now: datetime) -> datetime:
+    """A point in time, or how long until then."""
     try:
-        until = parse_when(given, now=now)
+        return parse_when(given, now=now)
     except (ValueError, TypeError) as error:
-        raise _wrong("delay", error) from None
-    return until if until > now else None
+        raise Refused(422, f"{where}: {error}") from None
 
 
 def _metadata(given: Any) -> dict[str, Any] | None:
@@ -145,10 +229,4 @@ def _max_attempts(given: Any) -> int | None:
         return None
     if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= MAX_ATTEMPTS:
         raise _wrong("maxAttempts", f"it must be a whole number from 1 to {MAX_ATTEMPTS}")
-    return given
-
-
-def _test(given: Any) -> bool:
-    if not isinstance(given, bool):
-        raise _wrong("test", "it must be true or false")
     return given

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from torpor.cron import Pattern
+from torpor.durations import write_duration
 from torpor.engine.read import TokenView
 from torpor.engine.read_batch import ItemResult
 from torpor.engine.states import ENDS, STATUS, RunState
@@ -67,6 +68,8 @@ def run_summary(run: Run, now: datetime) -> Json:
             "startedAt": run.started_at,
             "finishedAt": run.finished_at,
             "delayedUntil": run.delay_until,
+            "ttl": write_duration(run.ttl_s) if run.ttl_s else None,
+            "expiredAt": run.finished_at if state == RunState.EXPIRED else None,
             "tags": sorted(run.tags),
             "costInCents": 0,
             "baseCostInCents": 0,
@@ -107,6 +110,13 @@ def run_whole(
         "relatedRuns": _present(related),
         "attemptCount": run.attempt,
         "schedule": schedule_of_run(schedule) if schedule else None,
+        "queue": {"name": run.queue},
+        "concurrencyKey": run.concurrency_key or None,
+        "priority": run.priority_s or None,
+        "maxAttempts": run.max_attempts,
+        "maxDuration": run.max_duration_s,
+        "lockedToVersion": run.locked_version,
+        "replayedFrom": run.replayed_from,
     }
     return run_summary(run, now) | _present(whole)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,7 +18,7 @@ from torpor.server.auth import Keyed
 from torpor.server.bodies import decode, read_body, reply
 from torpor.server.errors import Refused, not_found, stale
 from torpor.server.hub import hub
-from torpor.server.options import TriggerOptions, read_options
+from torpor.server.options import HARMLESS, TriggerOptions, read_options, read_when
 from torpor.server.packets import payload_text
 from torpor.server.repeats import id_for
 from torpor.store.database import Transaction
@@ -51,6 +52,8 @@ async def trigger(request: Request) -> Response:
     given = body.options or {}
     if header_key := request.headers.get("idempotency-key"):
         given = {"idempotencyKey": header_key, **given}
+        if header_ttl := request.headers.get("idempotency-key-ttl"):
+            given = {"idempotencyKeyTTL": header_ttl, **given}
     now = here.clock.now()
     asked = trigger_request(
         task_id,
@@ -80,16 +83,9 @@ def trigger_request(
         task_id=task_id,
         payload=payload,
         run_id=run_id,
-        idempotency_key=options.idempotency_key,
-        idempotency_key_ttl_s=options.idempotency_key_ttl_s,
-        idempotency_key_options=options.idempotency_key_options,
-        tags=options.tags,
-        metadata=options.metadata,
-        max_attempts=options.max_attempts,
-        delay_until=options.delay_until,
-        is_test=options.is_test,
         parent_lease=parent_lease,
         trigger_function=trigger_function,
+        **{field.name: getattr(options, field.name) for field in fields(options)},
     )
 
 
@@ -213,6 +209,108 @@ async def cancel(request: Request, run_id: str, environment: Keyed) -> Response:
     if isinstance(outcome, engine.Unknown):
         raise not_found()
     return reply({"id": run_id})
+
+
+# -- move, perform again, free a key ------------------------------------------------------------------------------------
+
+
+class RescheduleBody(msgspec.Struct):
+    delay: Any = None
+
+
+_reschedule_body = msgspec.json.Decoder(RescheduleBody)
+
+
+@router.post("/api/v1/runs/{run_id}/reschedule")
+async def reschedule(request: Request, run_id: str, environment: Keyed) -> Response:
+    """The run as it is then; 400 if it isn't delayed."""
+    here, body = hub(request), decode(await read_body(request), _reschedule_body)
+    now = here.clock.now()
+    if body.delay is None:
+        raise Refused(422, "delay is missing: a length of time or an instant")
+    until = read_when("delay", body.delay, now)
+    async with here.database.transaction() as tx:
+        outcome = await engine.reschedule(tx, environment.id, run_id, until, now=now)
+    if isinstance(outcome, engine.Unknown):
+        raise not_found()
+    if isinstance(outcome, engine.NotDelayed):
+        raise Refused(400, f"Cannot reschedule a run that is not delayed: it is {STATUS[outcome.state]}")
+    return await retrieve(request, run_id, environment)
+
+
+_REPLAYED = {
+    "queue": "queue",
+    "concurrencyKey": "concurrency_key",
+    "tags": "tags",
+    "metadata": "metadata",
+    "idempotencyKey": "idempotency_key",
+    "idempotencyKeyTTL": "idempotency_key_ttl_s",
+    "idempotencyKeyOptions": "idempotency_key_options",
+    "delay": "delay_until",
+    "ttl": "ttl_s",
+    "maxAttempts": "max_attempts",
+    "maxDuration": "max_duration_s",
+    "priority": "priority_s",
+    "lockToVersion": "lock_to_version",
+    "test": "is_test",
+}
+"""What a replay may change beside the payload: by the API's name, as the trigger's option, and by the engine's."""
+
+
+class ReplayBody(msgspec.Struct):
+    payload: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    payloadType: str | None = None  # the wire's name
+
+
+_replay_body = msgspec.json.Decoder(ReplayBody)
+_replay_options = msgspec.json.Decoder(dict[str, Any])
+
+
+@router.post("/api/v1/runs/{run_id}/replay")
+async def replay(request: Request, run_id: str, environment: Keyed) -> Response:
+    """A new run like this one: `{"id"}`."""
+    here, body = hub(request), await read_body(request)
+    given, options = decode(body, _replay_body), decode(body, _replay_options)
+    now = here.clock.now()
+    asked = {name: value for name, value in options.items() if name not in ("payload", "payloadType")}
+    asked = {{"version": "lockToVersion", "isTest": "test"}.get(name, name): value for name, value in asked.items()}
+    async with here.database.transaction() as tx:
+        old = await _known(tx, environment, run_id)
+    read_as = read_options(old.task_id, asked, now=now)
+    for name in asked:
+        if asked[name] is not None and name not in _REPLAYED and name not in HARMLESS:
+            raise Refused(422, f"{name} can't be changed by a replay; what can: {', '.join(_REPLAYED)}")
+    changes = {_REPLAYED[name]: getattr(read_as, _REPLAYED[name]) for name in _REPLAYED if asked.get(name) is not None}
+    changes["run_id"] = id_for(request, "run", environment.id, "replay", run_id)
+    if given.payload is not msgspec.UNSET:
+        text = payload_text(given.payload, given.payloadType)
+        name = await offload.stow(here, environment.id, changes["run_id"], "payload", text.encode()) if text else None
+        changes |= {"payload": text, "payload_object": name}
+    async with here.database.transaction() as tx:
+        outcome = await engine.replay(tx, environment.id, run_id, changes, now=now)
+    if isinstance(outcome, engine.Unknown):
+        raise not_found()
+    return reply({"id": triggered(old.task_id, outcome).run_id})
+
+
+class ResetBody(msgspec.Struct):
+    taskIdentifier: str | None = None  # the wire's name
+
+
+_reset_body = msgspec.json.Decoder(ResetBody)
+
+
+@router.post("/api/v1/idempotencyKeys/{key}/reset")
+async def reset_key(request: Request, key: str, environment: Keyed) -> Response:
+    """The next trigger of that task with this key makes a new run. 404 if no run has it."""
+    here, body = hub(request), decode(await read_body(request), _reset_body)
+    if not body.taskIdentifier:
+        raise Refused(422, "taskIdentifier is missing: a key belongs to one task")
+    async with here.database.transaction() as tx:
+        outcome = await engine.reset_key(tx, environment.id, body.taskIdentifier, key, now=here.clock.now())
+    if isinstance(outcome, engine.Unknown):
+        raise Refused(404, f'no run of task "{body.taskIdentifier}" has this idempotency key')
+    return reply({"id": key})
 
 
 # -- a run's story, as it happens -------------------------------------------------------------------------------------
