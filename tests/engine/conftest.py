@@ -76,7 +76,13 @@ async def shared_db(database_url: str) -> AsyncIterator[Database]:
 @pytest.fixture
 async def db(shared_db: Database) -> Database:
     """The database, emptied."""
-    async with shared_db.transaction() as tx:
+    await empty(shared_db)
+    return shared_db
+
+
+async def empty(database: Database) -> None:
+    """Forget everything."""
+    async with database.transaction() as tx:
         # Quicker than truncate for a handful of rows; without foreign keys the order doesn't matter.
         await tx.execute("set local session_replication_role = replica")
         await tx.execute(
@@ -85,12 +91,16 @@ async def db(shared_db: Database) -> Database:
                delete from checkpoints; delete from events; delete from logs; delete from turns; delete from queues;
                delete from cascades; delete from batches; delete from batch_items; delete from schedules"""
         )
-    return shared_db
 
 
 @pytest.fixture
 async def world(db: Database) -> "World":
     """An environment with one worker and one version, and a clock that only the test moves."""
+    return await founded(db)
+
+
+async def founded(db: Database) -> "World":
+    """The same, for who has no fixtures."""
     world = World(db)
     async with db.transaction() as tx:
         environment = await engine.ensure_environment(tx, "dev", key_hash=b"k", now=world.now)

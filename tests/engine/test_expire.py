@@ -7,7 +7,7 @@ import pytest
 
 from torpor import engine
 from torpor.engine import RunState
-from torpor.wire.http import VersionReport
+from torpor.wire.http import Refusal, VersionReport
 
 from .conftest import World, manifest, run_wait
 
@@ -45,6 +45,16 @@ async def test_a_run_that_has_started_does_not_expire(world: World):
     await world.finish(lease, "crashed")
     assert await state(world, run_id) == RunState.QUEUED
     assert await world.do(engine.fire_due) == engine.FiredTimers(0, None)
+
+
+async def test_a_run_that_was_handed_out_in_vain_expires_too(world: World):
+    """G8: seed 340: refused before its start, it had an attempt that could not be closed, and no timer fired any more."""
+    run_id = await world.trigger(ttl_s=10)
+    lease = await world.take(run_id)
+    await world.do(engine.refuse, lease, Refusal(lease.number, "no room"))
+    world.later(10)
+    assert await world.do(engine.fire_due) == engine.FiredTimers(1, None)
+    assert await state(world, run_id) == RunState.EXPIRED
 
 
 async def test_the_ttl_of_a_delayed_run_begins_at_its_release(world: World):

@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--seeds", default="0:300", help="from:to, the end not included")
     parser.add_argument("--seed", type=int, help="one seed, with its whole story")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--keep-going", action="store_true", help="don't stop at the tenth failure")
+    parser.add_argument("--most", type=int, default=10, help="stop after so many failures")
     given = parser.parse_args()
     return uvloop.run(_one(given.seed) if given.seed is not None else _many(given))
 
@@ -48,7 +48,7 @@ async def _many(given: argparse.Namespace) -> int:
         loop = asyncio.get_running_loop()
         with ProcessPoolExecutor(given.jobs) as pool:
             shares = [
-                loop.run_in_executor(pool, share, url, range(first + nth, last, given.jobs), given.keep_going)
+                loop.run_in_executor(pool, share, url, range(first + nth, last, given.jobs), given.most)
                 for nth, url in enumerate(urls)
             ]
             for done in asyncio.as_completed(shares):
@@ -66,12 +66,12 @@ async def _many(given: argparse.Namespace) -> int:
     return bool(failed)
 
 
-def share(url: str, seeds: range, keep_going: bool) -> tuple[tuple[int, int, int], list[Report]]:
+def share(url: str, seeds: range, most: int) -> tuple[tuple[int, int, int], list[Report]]:
     """The seeds of one process."""
-    return uvloop.run(_share(url, seeds, keep_going))
+    return uvloop.run(_share(url, seeds, most))
 
 
-async def _share(url: str, seeds: range, keep_going: bool) -> tuple[tuple[int, int, int], list[Report]]:
+async def _share(url: str, seeds: range, most: int) -> tuple[tuple[int, int, int], list[Report]]:
     store = await Store.connect(url)
     failed: list[Report] = []
     played = runs = verbs = 0
@@ -81,7 +81,7 @@ async def _share(url: str, seeds: range, keep_going: bool) -> tuple[tuple[int, i
         if report.failures:
             failed.append(report)
             print(f"seed {seed}: {report.failures[0][:160]}", file=sys.stderr, flush=True)
-            if len(failed) >= 10 and not keep_going:
+            if len(failed) >= most:
                 break
     await store.close()
     return (played, runs, verbs), failed

@@ -117,7 +117,10 @@ async def served(databases: int = 1) -> AsyncIterator[list[str]]:
     postgres = EmbeddedPostgres(directory / "postgres")
     try:
         url = given or await postgres.start()
-        yield await make_databases(url, databases, is_ours=given is None)
+        made = await make_databases(url, databases, is_ours=given is None)
+        yield made
+        if given:
+            await drop_databases(url, made)
     finally:
         if not given:
             await postgres.destroy()
@@ -135,8 +138,7 @@ async def make_databases(url: str, count: int, *, is_ours: bool) -> list[str]:
             await connection.execute("alter system set autovacuum = off")
             await connection.execute("select pg_reload_conf()")
         for nth in range(count):
-            name = f"simulation_{nth}"
-            await connection.execute(f"drop database if exists {name} with (force)")
+            name = f"simulation_{os.getpid()}_{nth}"
             await connection.execute(f"create database {name}")
             made.append(urlunsplit(urlsplit(url)._replace(path=f"/{name}")))
     finally:
@@ -144,3 +146,10 @@ async def make_databases(url: str, count: int, *, is_ours: bool) -> list[str]:
     for each in made:
         await upgrade(each)
     return made
+
+
+async def drop_databases(url: str, made: list[str]) -> None:
+    connection = await asyncpg.connect(url)
+    for each in made:
+        await connection.execute(f"drop database if exists {urlsplit(each).path[1:]} with (force)")
+    await connection.close()

@@ -11,6 +11,7 @@ import msgspec
 
 from torpor import engine, ids
 from torpor.engine import Awake, Blocked, Lease, Stale
+from torpor.engine.batch import BatchRequest, NewItem
 from torpor.engine.instants import to_iso
 from torpor.wire.http import (
     Assignment,
@@ -208,6 +209,43 @@ class LiveRun:
         self.world.accepted(reply)
         return reply.run_id
 
+    async def _batch(self, wait: programs.AWait) -> str:
+        """Several runs of one program, streamed in chunks; sometimes announced, sometimes sealed at the end."""
+        batch_id, environment_id = ids.new("batch"), self.world.environment_id
+        is_counted = self.rng.random() < 0.7
+        request = BatchRequest(batch_id, wait.count if is_counted else None, parent_lease=self.lease)
+        reply, _ = await self._send(
+            "batch", lambda tx, now: engine.create_batch(tx, environment_id, request, now=now), batch_id
+        )
+        self._unless_stale(reply)
+        key = self.rng.choice([None, None, "twin"])  # items that share a key share a run
+        indexes = list(range(wait.count))
+        self.rng.shuffle(indexes)
+        half = self.rng.randrange(wait.count + 1)
+        for chunk, is_last in ((indexes[:half], False), (indexes[half:], True)):
+            made = [
+                (i, ids.new("run"), key if i < 2 else None, self.rng.random() < 0.1) for i in chunk
+            ]  # index, run, key, hopeless
+            asked = [
+                self.world.request(wait.program, run_id=run_id, parent_lease=self.lease, key=k)
+                for _, run_id, k, _ in made
+            ]
+            seal = is_last and not is_counted
+
+            async def act(tx: Any, now: Any, made: Any = made, asked: Any = asked, seal: bool = seal) -> Any:
+                items = [
+                    NewItem(i, "alpha", None if hopeless else each(now), "no such thing" if hopeless else None)
+                    for (i, _, _, hopeless), each in zip(made, asked, strict=True)
+                ]
+                return await engine.add_items(tx, environment_id, batch_id, items, seal=seal, lease=self.lease, now=now)
+
+            reply, _ = await self._send("items", act, f"{batch_id} {chunk}")
+            self._unless_stale(reply)
+            for item in reply.items:
+                if item.run_id is not None:
+                    self.world.accepted(engine.Triggered(item.run_id, item.is_cached))
+        return batch_id
+
     async def _token(self) -> str:
         waitpoint_id = ids.new("waitpoint")
         timeout_s = self.rng.choice([None, None, 0.0, 20.0, 90.0])
@@ -256,9 +294,9 @@ class LiveRun:
             case "shared":
                 return NewWait(wait_id, "token", waitpoint_id=self.world.shared[wait.nth], timeout_s=timeout_s)
             case "other":
-                return NewWait(wait_id, "run", run_id=self.world.elder(self.lease.run_id), timeout_s=timeout_s)
-            case "batch" if self.world.has_batches:
-                return NewWait(wait_id, "batch", batch_id=await self.world.batch(self, wait), timeout_s=timeout_s)
+                return NewWait(wait_id, "run", run_id=self.world.other(self.lease.run_id), timeout_s=timeout_s)
+            case "batch":
+                return NewWait(wait_id, "batch", batch_id=await self._batch(wait), timeout_s=timeout_s)
             case _:
                 return NewWait(wait_id, "run", run_id=await self._trigger(wait.program, wait.key), timeout_s=timeout_s)
 

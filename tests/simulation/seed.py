@@ -23,10 +23,10 @@ from .users import STORM_S, Users
 from .worker import Worker
 
 EPOCH = datetime(2026, 1, 1, 12, tzinfo=UTC)
-PATIENCE_S = 900.0
-"""After so much quiet, a run that has not ended never will."""
+PATIENCE_S = 600.0
+"""When nothing has become of any run for so long, those that have not ended never will."""
+LONGEST_S = 4 * 3600.0
 ROUND_S = 10.0
-HAS_EXPIRE = hasattr(engine, "expire")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,6 @@ class World:
         self.is_storm = True
         self.limits = (self.rng.choice([None, 1, 2]), 1)
         self.waits_time_out = True
-        self.has_batches = False
         self.shared: list[str] = []  # tokens that several runs may wait for
         self.tokens: list[str] = []
         self.triggered: list[str] = []
@@ -94,13 +93,13 @@ class World:
             given["concurrency_key"] = rng.choice(["x", "y"])
         if rng.random() < 0.2:
             given["priority_s"] = rng.choice([1.0, 20.0])
-        if HAS_EXPIRE and rng.random() < 0.1:
+        if rng.random() < 0.1:
             given["ttl_s"] = rng.choice([1.0, 30.0])
         if options and rng.random() < 0.15:
             mode, most_s = rng.choice(["leading", "trailing"]), rng.choice([None, 10.0])
             given["debounce"] = Debounce("d", rng.choice([3.0, 20.0]), mode, most_s)
-        if HAS_EXPIRE and rng.random() < 0.05:
-            given["lock_to_version"] = "v1"
+        if rng.random() < 0.05:
+            given |= {"lock_to_version": "v1", "ttl_s": 60.0}  # by itself it would wait for an hour
 
         def at(now: datetime) -> engine.TriggerRequest:
             return engine.TriggerRequest(
@@ -123,13 +122,10 @@ class World:
             if is_root:
                 self.roots.append(reply.run_id)
 
-    def elder(self, run_id: str) -> str:
-        """A root run that began before: waiting for it can't make a circle."""
-        known = self.roots[: self.roots.index(run_id)] if run_id in self.roots else []
-        return self.rng.choice(known) if known else "run_nowhere"
-
-    async def batch(self, run: Any, wait: Any) -> str:
-        raise NotImplementedError
+    def other(self, run_id: str) -> str:
+        """Some root run, which may well wait for this one: then the engine breaks the circle."""
+        del run_id
+        return self.rng.choice(self.roots) if self.roots and self.rng.random() < 0.9 else "run_nowhere"
 
     async def cancel(self, run_id: str) -> None:
         await self.net.send(
@@ -234,11 +230,14 @@ class World:
         await self.prepare()
         await self.stage.play(STORM_S)
         await self._calm_down()
-        deadline = self.stage.time + PATIENCE_S
-        while self.stage.time < deadline:
+        latest, since = None, self.stage.time
+        while self.stage.time < min(since + PATIENCE_S, LONGEST_S):
             await self.stage.play(self.stage.time + ROUND_S)
             if await self._is_over():
                 break
+            moved = await self.store.connection.fetchval("select max(updated_at) from runs")
+            if moved != latest:
+                latest, since = moved, self.stage.time
             await self._help()
         await self.stage.play(self.stage.time + 6.0)
 
@@ -260,6 +259,7 @@ class World:
 
     async def _help(self) -> None:
         """Answer what nobody else would, and let go of what can't come back."""
+        await self.users.open_all()  # a late message may have paused something again
         pending = await self.store.connection.fetch(
             "select id from waitpoints where kind = 'token' and status = 'pending' order by id"
         )
@@ -276,6 +276,11 @@ class World:
             """select runs.id, checkpoints.worker_id from runs join checkpoints on checkpoints.id = runs.checkpoint_id
                where runs.state = 'queued' order by runs.id"""
         )
+        for row in await self.store.connection.fetch(
+            "select id from runs where state = 'queued' and locked_version <> $1 and started_at is not null",
+            self.version,
+        ):
+            await self.cancel_now(row["id"])  # it waits for a version that no worker has any more
         for row in stranded:
             if not self.workers[row["worker_id"]].can_freeze:
                 await self.cancel_now(row["id"])

@@ -33,6 +33,8 @@ class Servers:
         world.stage.start("timers", self._fire_timers())
         world.stage.start("grant", self._grant_slots())
         self._every(20.0, "cascade", lambda tx, now: engine.cascade(tx, now=now))
+        self._every(90.0, "abort batches", lambda tx, now: engine.abort_batches(tx, now=now))
+        self._every(90.0, "stranded", lambda tx, now: engine.tell_stranded(tx, now=now))
         self._every(20.0, "rescue", lambda tx, now: engine.rescue(tx, max_rescues=world.max_rescues, now=now))
 
     # -- announcements ------------------------------------------------------------------------------------------------
@@ -96,7 +98,7 @@ class Servers:
 
     def _hour(self, at: datetime) -> float:
         world = self.world
-        return (at - world.epoch).total_seconds() - world.net.jumped_s + world.rng.choice([0.0, 0.001, 0.5])
+        return (at - world.net.now()).total_seconds() + world.stage.time + world.rng.choice([0.0, 0.001, 0.5])
 
     async def _grant_slots(self) -> None:
         world = self.world

@@ -1,11 +1,13 @@
 """Those outside: they trigger, cancel, answer and meddle while the storm lasts."""
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from torpor import engine, ids
 from torpor.engine import queues
 
 from .net import Message
+from .programs import TASKS
 
 if TYPE_CHECKING:
     from .seed import World
@@ -31,6 +33,9 @@ class Users:
         for _ in range(rng.choice([0, 1, 3])):
             self._at(rng.uniform(0, STORM_S), self._answer_any())
 
+        for act in (self._reschedule, self._reset_key):
+            if rng.random() < 0.25:
+                self._at(rng.uniform(0, STORM_S), act())
         for _ in range(rng.choice([0, 0, 0, 1, 3])):
             self._at(rng.uniform(0, STORM_S), self._meddle())
 
@@ -112,14 +117,46 @@ class Users:
         environment_id = world.environment_id
         if not self._has_meddled:
             return
-        await world.store.do(lambda tx: queues.configure(tx, environment_id, is_paused=False, now=world.net.now()))
-        for row in await world.store.connection.fetch("select id from queues order by name"):
+        if await world.store.connection.fetchval("select is_paused from environments"):
+            await world.store.do(lambda tx: queues.configure(tx, environment_id, is_paused=False, now=world.net.now()))
+        shut = "select id from queues where is_paused or override_limit is not null order by name"
+        for row in await world.store.connection.fetch(shut):
             for verb in (queues.unpause, queues.reset):
                 await world.net.deliver(
                     Message(
                         "user", verb.__name__, lambda tx, now, v=verb, q=row["id"]: v(tx, environment_id, q, now=now)
                     )
                 )
+
+    async def _reschedule(self) -> None:
+        world, rng = self.world, self.world.rng
+        if not world.triggered:
+            return
+        run_id, delay_s = rng.choice(world.triggered), rng.choice([0.0, 1.0, 25.0])
+        environment_id = world.environment_id
+        await world.net.send(
+            Message(
+                "user",
+                "reschedule",
+                lambda tx, now: engine.reschedule(
+                    tx, environment_id, run_id, now + timedelta(seconds=delay_s), now=now
+                ),
+                about=run_id,
+            )
+        )
+
+    async def _reset_key(self) -> None:
+        world, rng = self.world, self.world.rng
+        task, key = rng.choice(TASKS), f"global/{rng.choice(['k1', 'k2'])}"
+        environment_id = world.environment_id
+        await world.net.send(
+            Message(
+                "user",
+                "reset key",
+                lambda tx, now: engine.reset_key(tx, environment_id, task, key, now=now),
+                about=f"{task} {key}",
+            )
+        )
 
     async def _cancel(self) -> None:
         world = self.world

@@ -24,7 +24,7 @@ create constraint trigger check_batch after insert or update on batches deferrab
 """
 
 QUERIES = (
-    "select id || ' still has ' || pending || ' pending' from batches where completed_at is null",
+    "select id || ' still has ' || pending || ' pending' from batches where completed_at is null and is_sealed",
     "select id || ' is complete and nobody was told' from batches where completed_at is not null and settled_at is null",
     """select batches.id || ' counts a run that has not ended: ' || runs.id from batches
        join batch_items on batch_items.batch_id = batches.id join runs on runs.id = batch_items.run_id

@@ -12,6 +12,11 @@ begin
             is distinct from (old.lease, old.worker_id, old.instance_id) then
         perform checks.broken('lease', format('%s: %s -> %s under another lease, %s then %s', old.id, old.state, new.state,
                                               old.lease, new.lease));
+    elsif old.state in ('executing', 'waiting') and new.state = 'queued' and new.rescues > old.rescues
+            and old.lease_expires_at > new.updated_at
+            and exists (select from workers where workers.id = old.worker_id and workers.instance_id = old.instance_id) then
+        perform checks.broken('lease', format('%s was taken back from %s, which had it until %s', old.id, old.worker_id,
+                                              old.lease_expires_at));
     elsif was <> is_now and new.lease = old.lease then
         perform checks.broken('lease', format('%s: %s -> %s under the same lease %s', old.id, old.state, new.state, old.lease));
     end if;

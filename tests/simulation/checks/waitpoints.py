@@ -1,4 +1,4 @@
-"""A waitpoint is completed once, and its answer never changes."""
+"""A waitpoint is completed once, its answer never changes, and nobody sleeps over it."""
 
 TRIGGERS = """
 create or replace function checks.waitpoints() returns trigger language plpgsql as $$
@@ -10,6 +10,33 @@ begin
     return null;
 end $$;
 create trigger check_waitpoints after update on waitpoints for each row execute function checks.waitpoints();
+-- Nobody is, or falls, asleep over an answer.
+create or replace function checks.asleep(run text) returns void language plpgsql as $$
+declare
+    answered text;
+begin
+    select waits.wait_id into answered from runs
+        join waits on waits.run_id = runs.id join waitpoints on waitpoints.id = waits.waitpoint_id
+    where runs.id = run and runs.state = 'suspended' and waits.detached_at is null and waits.delivered_at is null
+      and (waitpoints.status <> 'pending' or waits.timed_out_at is not null) limit 1;
+    if answered is not null then
+        perform checks.broken('waitpoints', format('%s sleeps over the answer to %s', run, answered));
+    end if;
+end $$;
+create or replace function checks.fell_asleep() returns trigger language plpgsql as $$
+begin
+    perform checks.asleep(new.id);
+    return null;
+end $$;
+create constraint trigger check_fell_asleep after update on runs deferrable initially deferred
+    for each row when (new.state = 'suspended' and old.state <> 'suspended') execute function checks.fell_asleep();
+create or replace function checks.woken() returns trigger language plpgsql as $$
+begin
+    perform checks.asleep(run_id) from waits where waitpoint_id = new.id;
+    return null;
+end $$;
+create constraint trigger check_woken after update on waitpoints deferrable initially deferred
+    for each row when (old.status = 'pending' and new.status <> 'pending') execute function checks.woken();
 """
 
 QUERIES = (

@@ -138,7 +138,7 @@ create index waits_of_waitpoint on waits (waitpoint_id);
 
 alter table attempts drop constraint attempts_outcome;
 alter table attempts add constraint attempts_outcome
-    check (outcome in ('completed', 'failed', 'crashed', 'canceled', 'timed_out', 'system_failure'));
+    check (outcome in ('completed', 'failed', 'crashed', 'canceled', 'timed_out', 'expired', 'system_failure'));
 
 -- Canceled runs whose children are yet to be canceled: cancel writes it, cascade works it off in small steps.
 create table cascades (
