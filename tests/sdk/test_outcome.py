@@ -7,7 +7,7 @@ import pytest
 from fake_supervisor import Supervisor
 
 from torpor import AbortRun, Retry, task, wait
-from torpor.errors import NotYet
+from torpor.errors import NotYet, WaitCycle
 from torpor.sdk import outcome
 from torpor.wire.runner import Finished
 
@@ -53,6 +53,15 @@ def test_abort_run_is_not_tried_again() -> None:
         raise AbortRun("left")
 
     assert not of(leave).retryable
+
+
+def test_a_circle_of_waits_is_not_closed_again() -> None:
+    """BB12: another attempt would wait for the same runs, which wait for this one."""
+
+    def wait_for_each_other() -> bytes:
+        raise WaitCycle("run_a waits for run_b, which waits for run_a: none of them could ever go on")
+
+    assert not of(wait_for_each_other).retryable
 
 
 def test_members_of_a_group_are_told() -> None:

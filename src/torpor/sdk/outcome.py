@@ -12,7 +12,7 @@ from types import TracebackType
 
 import msgspec
 
-from torpor.errors import AbortRun, OutputError, PayloadError
+from torpor.errors import AbortRun, OutputError, PayloadError, WaitCycle
 from torpor.wire.http import MAX_OUTPUT_BYTES
 from torpor.wire.runner import Finished, TaskError
 
@@ -53,7 +53,7 @@ def failed(error: BaseException) -> Finished:
     """The end of an attempt that raised this."""
     told = tell(error)
     match error:
-        case AbortRun() | PayloadError() | OutputError():
+        case AbortRun() | PayloadError() | OutputError() | WaitCycle():
             return Finished(ok=False, error=told, retryable=False)
         case SystemExit():
             message = f"the task called sys.exit({'' if error.code is None else repr(error.code)})"
