@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from torpor.sdk.logger import logger
     from torpor.sdk.queue import Queue
     from torpor.sdk.retry import Retry
+    from torpor.sdk.retrying import retry
     from torpor.sdk.runs import Run
     from torpor.sdk.schedule import ScheduleTick, schedule
     from torpor.sdk.task import Task, task
@@ -84,6 +85,7 @@ __all__ = [
     "create_token",
     "current",
     "logger",
+    "retry",
     "schedule",
     "task",
     "wait",
@@ -100,6 +102,7 @@ _HOMES = {
     "torpor.sdk.logger": ("logger",),
     "torpor.sdk.queue": ("Queue",),
     "torpor.sdk.retry": ("Retry",),
+    "torpor.sdk.retrying": ("retry",),
     "torpor.sdk.runs": ("Run",),
     "torpor.sdk.schedule": ("ScheduleTick", "schedule"),
     "torpor.sdk.task": ("Task", "task"),
