@@ -282,3 +282,14 @@ async def test_a_run_locked_to_a_version_waits_for_a_worker_that_has_it(world: W
     assert await taken(world, 1) == [free]
     assert [one.run_id for one in await world.dequeue(versions=["v0"])] == [locked]
     assert (await world.run(locked)).version == "v0"
+
+
+async def test_a_run_keeps_its_head_start_when_it_is_queued_again(world: World):
+    """Q7: a crash costs it its place, not its priority."""
+    urgent = await world.trigger(priority_s=60)
+    (given,) = await world.dequeue()
+    (plain,) = await line_up(world)
+    world.later(10)
+    await world.finish(Lease(urgent, given.lease), "crashed")
+    assert await taken(world, 1) == [urgent]
+    assert await taken(world, 1) == [plain]

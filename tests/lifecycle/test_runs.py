@@ -260,7 +260,8 @@ def test_a_canceled_run_ends_wherever_it_is(stack: Stack) -> None:
     stack.await_event(waiting, "run.waiting")
     for run_id in (running, waiting):
         stack.client.cancel(run_id)
-        assert stack.status(run_id) == "CANCELED"
+    for run_id in (running, waiting):
+        eventually(lambda run_id=run_id: stack.status(run_id) == "CANCELED", what="it has ended")
     stack.client.complete_token(token, 1)
     stack.assert_nothing_left()
     assert stack.lines("w") == ["before"]

@@ -127,7 +127,7 @@ async def test_a_stale_lease_is_told_so_and_changes_nothing(client: AsyncClient,
     run_id = (await client.trigger("echo"))["id"]
     given = await worker.take_and_start()
     news = await worker.listen()
-    await client.cancel(run_id)
+    await client.cancel(run_id, at_once=True)
     assert await asyncio.wait_for(news.get(), 5) == wire.News("stale", run_id, given.lease)
     assert (await worker.heartbeat(given)).news == [wire.News("stale", run_id, given.lease)]
     before = await client.run(run_id), await kinds(client, run_id)
