@@ -111,7 +111,7 @@ async def requeue(tx: Transaction, run: Run, *, checkpoint_id: str | None, rescu
     """-> queued, at once, from this checkpoint or from the top. The lease moves on."""
     await tx.execute(
         f"""update runs set state = 'queued', checkpoint_id = $2, rescues = $3, updated_at = $4,
-               available_at = $4 - make_interval(secs => priority_s),
+               available_at = $4::timestamptz - make_interval(secs => priority_s),
                 lease = lease + 1, lease_expires_at = null, worker_id = null, instance_id = null, ready_at = null,
                 image_worker_id = (select worker_id from checkpoints where id = $2), {active.ends("$4")}
             where id = $1""",
