@@ -61,6 +61,7 @@ class World:
         self.version = "v1"
         self.max_rescues = self.rng.choice([0, 2, 5, 5])
         self.is_storm = True
+        self.was_calm = self.net.weather.is_calm
         self.limits = (self.rng.choice([None, 1, 2]), 1)
         self.waits_time_out = True
         self.shared: list[str] = []  # tokens that several runs may wait for
@@ -149,7 +150,7 @@ class World:
 
     def found_by_sweep(self, who: str, what: str) -> None:
         """Whoever was asleep found something to do by looking again: nobody had announced it."""
-        if self.net.weather.is_calm and self.is_storm:
+        if self.was_calm:  # from the start: what was lost in a storm may be found later
             raise Violation(f"announcements: there was work, {what}, and {who} was not told")
 
     # -- the play -----------------------------------------------------------------------------------------------------

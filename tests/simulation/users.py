@@ -1,6 +1,8 @@
 """Those outside: they trigger, cancel, answer and meddle while the storm lasts."""
 
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torpor import engine, ids
@@ -25,28 +27,28 @@ class Users:
     def start(self) -> None:
         world, rng = self.world, self.world.rng
         for _ in range(rng.choice([1, 2, 3, 3, 4, 6])):
-            self._at(self._early(), self._trigger(world.library.write()))
+            self._at(self._early(), partial(self._trigger, world.library.write()))
         for nth in range(len(world.shared)):
-            self._at(rng.uniform(0, STORM_S), self._answer(world.shared[nth]))
+            self._at(rng.uniform(0, STORM_S), partial(self._answer, world.shared[nth]))
         for _ in range(rng.choice([0, 0, 1, 2])):
-            self._at(rng.uniform(0, STORM_S), self._cancel())
+            self._at(rng.uniform(0, STORM_S), self._cancel)
         for _ in range(rng.choice([0, 1, 3])):
-            self._at(rng.uniform(0, STORM_S), self._answer_any())
+            self._at(rng.uniform(0, STORM_S), self._answer_any)
 
         for act in (self._reschedule, self._reset_key):
             if rng.random() < 0.25:
-                self._at(rng.uniform(0, STORM_S), act())
+                self._at(rng.uniform(0, STORM_S), act)
         for _ in range(rng.choice([0, 0, 0, 1, 3])):
-            self._at(rng.uniform(0, STORM_S), self._meddle())
+            self._at(rng.uniform(0, STORM_S), self._meddle)
 
     def _early(self) -> float:
         """Often several at the same instant."""
         return self.world.rng.choice([0.2, 0.2, 1.0, self.world.rng.uniform(0, STORM_S / 2)])
 
-    def _at(self, hour: float, act: Any) -> None:
+    def _at(self, hour: float, act: Callable[[], Awaitable[None]]) -> None:
         async def later() -> None:
             await self.world.stage.sleep(hour)
-            await act
+            await act()
 
         self.world.stage.start("user", later())
 
@@ -102,7 +104,7 @@ class Users:
 
     async def _configure(self, **changes: Any) -> None:
         environment_id = self.world.environment_id
-        await self.world.net.send(
+        await self.world.net.deliver(
             Message(
                 "user",
                 "configure",
@@ -118,7 +120,7 @@ class Users:
         if not self._has_meddled:
             return
         if await world.store.connection.fetchval("select is_paused from environments"):
-            await world.store.do(lambda tx: queues.configure(tx, environment_id, is_paused=False, now=world.net.now()))
+            await self._configure(is_paused=False)
         shut = "select id from queues where is_paused or override_limit is not null order by name"
         for row in await world.store.connection.fetch(shut):
             for verb in (queues.unpause, queues.reset):

@@ -202,6 +202,8 @@ async def test_binaries_that_the_servers_user_cannot_run_are_copied_once(
     reachable: Path, monkeypatch: pytest.MonkeyPatch
 ):
     original = binaries.choose(None)
+    if not (original.bin.parent / "share").exists():
+        pytest.skip("a system's own Postgres, which keeps its files apart, is never in somebody's home")
     user = binaries.account()
     monkeypatch.setattr(binaries, "can_reach", lambda path, _user: path.is_relative_to(reachable))
     (reachable / "shelf").mkdir(mode=0o755)

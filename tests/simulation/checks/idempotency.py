@@ -10,7 +10,11 @@ declare
     former record;
     latter record;
 begin
-    if new.run_id = old.run_id then return null; end if;
+    -- A claim that is passed on in the same transaction, as to a debounced run, is judged by where it ends.
+    if new.run_id = old.run_id or not exists (select from idempotency_keys as keys where keys.run_id = new.run_id
+            and keys.environment_id = new.environment_id and keys.task_id = new.task_id and keys.key = new.key) then
+        return null;
+    end if;
     select * into former from runs where id = old.run_id;
     select * into latter from runs where id = new.run_id;
     if latter is null then
