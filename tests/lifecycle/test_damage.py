@@ -36,6 +36,7 @@ def forge(image: Path) -> None:
 
 @pytest.mark.parametrize("damage", [flip, truncate, forge])
 def test_a_damaged_image_is_found_before_the_restore_and_the_run_begins_anew(stack: Stack, damage: object) -> None:
+    """BB5: a restore that can't be is no loop: the run goes on from what is left, and its story says why."""
     token, run_id, image = suspended(stack)
     damage(image)  # pyright: ignore[reportCallIssue]
     stack.client.complete_token(token, "the answer")

@@ -39,7 +39,7 @@ def torpor(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_task_runs_every_second(make_stack: StackMaker, tmp_path: Path) -> None:
-    """C1: a pattern with seconds, from the decorator to the run's output; a new version ends it."""
+    """C1, C8: a pattern with seconds, from the decorator to the run's output, and a tick by hand; a new version ends it."""
     project = tmp_path / "project"
     project.mkdir()
     (project / "tasks.py").write_text(TASKS)

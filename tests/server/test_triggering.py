@@ -159,6 +159,7 @@ REFUSED_OPTIONS: list[tuple[dict[str, Any], int, str]] = [
 
 
 async def test_an_option_that_can_not_be_had_is_refused_by_name(client: AsyncClient, worker: FakeWorker) -> None:
+    """G12: tags and metadata have limits; no option is ignored."""
     for options, status, names in REFUSED_OPTIONS:
         with pytest.raises(ApiError) as caught:
             await client.trigger("echo", 1, **options)
