@@ -17,7 +17,7 @@ from .checks import findings
 from .net import Message, Net, Violation
 from .postgres import Store, ids_from
 from .programs import TASKS, Library
-from .servers import Servers
+from .servers import LONGEST_SLEEP_S, Servers
 from .stage import Stage
 from .users import STORM_S, Users
 from .worker import Worker
@@ -240,7 +240,8 @@ class World:
             if moved != latest:
                 latest, since = moved, self.stage.time
             await self._help()
-        await self.stage.play(self.stage.time + 6.0)
+        # A note may have been lost in the storm: the timers look again by themselves.
+        await self.stage.play(self.stage.time + LONGEST_SLEEP_S + 1.0)
 
     async def _calm_down(self) -> None:
         """From now on everybody is healthy, every answer comes, and nothing is paused."""
