@@ -228,7 +228,12 @@ async def blocks_the_loop(seconds: float) -> str:
 async def waits_with_thread(token_id: str) -> object:
     """A thread of asyncio.to_thread is at work while the task waits: not a moment to freeze."""
     gate = threading.Event()
-    crunch = asyncio.create_task(asyncio.to_thread(gate.wait))
+
+    def work() -> None:
+        while not gate.wait(0.01):  # without a limit it would sleep, and be frozen along
+            sum(range(1000))
+
+    crunch = asyncio.create_task(asyncio.to_thread(work))
     try:
         return await wait.for_token(token_id)
     finally:
