@@ -5,12 +5,19 @@
     POST /worker/v1/dequeue                  DequeueRequest    -> DequeueReply      (held open up to wait_s for work)
     GET  /worker/v1/news?worker_id=&instance_id=   a long-lived stream, one News as JSON per line, "\\n" as keep-alive
     POST /worker/v1/heartbeat                HeartbeatRequest  -> HeartbeatReply
+    POST /worker/v1/keys                     KeysRequest       -> KeysReply         (what images are sealed with)
     POST /worker/v1/checkpoints              CheckpointCensus  -> CheckpointCensus  (which of these to keep)
+    POST /worker/v1/garbage                  GarbageRequest    -> GarbageReply      (which objects to delete)
+    POST /worker/v1/warm                     WarmReport        -> LeaseReply
+    POST /worker/v1/warm/find                WarmRequest       -> WarmFound
+    POST /worker/v1/warm/refuse              WarmRefusal       -> LeaseReply
     POST /worker/v1/runs/{run_id}/payload    PayloadCall       -> the payload, as JSON
     POST /worker/v1/runs/{run_id}/start      StartReport       -> LeaseReply
     POST /worker/v1/runs/{run_id}/block      BlockReport       -> BlockReply
     POST /worker/v1/runs/{run_id}/collect    CollectRequest    -> BlockReply
     POST /worker/v1/runs/{run_id}/suspend    SuspendReport     -> LeaseReply
+    POST /worker/v1/runs/{run_id}/save       SaveReport        -> LeaseReply
+    POST /worker/v1/runs/{run_id}/move       MoveReport        -> LeaseReply
     POST /worker/v1/runs/{run_id}/refuse     Refusal           -> LeaseReply
     POST /worker/v1/runs/{run_id}/finish     FinishReport      -> LeaseReply
     POST /worker/v1/runs/{run_id}/events     EventReport       -> LeaseReply
@@ -51,6 +58,8 @@ class Introduction(msgspec.Struct):
     slots: int
     can_freeze: bool
     facts: dict[str, Any]  # criu, kernel, arch, python, why it can't freeze, …
+    store_id: str = ""  # of the object store that it reads and writes; "": its images are on its own disk
+    fitness: str = ""  # digest of what an image may be unfit for: workers of equal fitness refuse the same images
 
 
 class Welcome(msgspec.Struct):
@@ -84,16 +93,37 @@ class DequeueRequest(msgspec.Struct):
     holding: list["HeldLease"] | None = None  # all it has got by earlier requests: an assignment not listed was lost
 
 
-class StoredCheckpoint(msgspec.Struct, frozen=True):
-    """A checkpoint as worker and engine know it."""
+class Pack(msgspec.Struct, frozen=True):
+    """An object that holds pages and blocks of images."""
 
     id: str
-    size_bytes: int
+    size_bytes: int  # as stored
+
+
+class StoredCheckpoint(msgspec.Struct, frozen=True):
+    """A checkpoint as worker and engine know it.
+
+    `kind` tells how its process wakes. wait, named: it sleeps until it is signaled. auto, move: it was frozen wherever it
+    was, and works on at once. warm: the process of a version that has no run yet.
+    """
+
+    id: str
+    size_bytes: int  # all that is stored of it, what it shares with others included
     files_bytes: int = 0  # the run's working directory, packed
     dump_ms: float = 0.0  # CRIU alone
     durable_ms: float = 0.0  # from the wait entered to everything fsynced
     rss_bytes: int = 0  # of the process tree before the dump
     facts: dict[str, Any] = {}  # criu, kernel, arch, python
+    image_id: str = ""  # what is stored of it; "": the same as `id`. A fork's checkpoint has its origin's image
+    kind: Literal["wait", "named", "auto", "move", "warm"] = "wait"
+    name: str | None = None  # of a named save point
+    store_id: str = ""  # where it is; "": on the disk of the worker that made it
+    digest: str = ""  # blake3, in hex, of the manifest object: what this id stands for, and nothing else
+    key_id: str = ""  # the data key that it is sealed with
+    base: str | None = None  # image id of the warm image that it shares pages with
+    packs: list[Pack] = []  # all that it refers to, its base's included; left out of assignments
+    new_bytes: int = 0  # stored for this image alone: packs that are new, and its manifest
+    shared_bytes: int = 0  # how much of its content others had stored already, uncompressed
 
 
 class Assignment(msgspec.Struct):
@@ -114,6 +144,7 @@ class Assignment(msgspec.Struct):
     hook: HookCall | None = None  # perform this hook instead of the task
     payload_is_large: bool = False  # ask for it: runs/{run_id}/payload
     active_s: float = 0.0  # how long the attempt has worked already: counts towards context.max_duration_s
+    save_every_s: float | None = None  # make a save point whenever it has worked for so long without one
 
 
 class DequeueReply(msgspec.Struct):
@@ -150,6 +181,25 @@ class News(msgspec.Struct, frozen=True):
 class HeartbeatReply(msgspec.Struct):
     known: bool  # false: the server doesn't know this worker instance; say hello again
     news: list[News]
+    current_key: str | None = None  # the data key to seal with now: ask for the keys when it isn't at hand
+
+
+class DataKey(msgspec.Struct, frozen=True):
+    """A key that images are sealed with. Workers keep it in memory only."""
+
+    id: str
+    key: str  # 32 bytes, base64
+
+
+class KeysRequest(msgspec.Struct):
+    worker_id: str
+
+
+class KeysReply(msgspec.Struct):
+    """All data keys of the environment that some image may be sealed with."""
+
+    keys: list[DataKey]
+    current: str  # id of the one to seal with
 
 
 class CheckpointCensus(msgspec.Struct):
@@ -157,10 +207,54 @@ class CheckpointCensus(msgspec.Struct):
     ids: list[str]
 
 
-class LeaseReply(msgspec.Struct):
-    """`ok`, `stale` (kill the process), and for suspend: `suspended` (kill it) or `awake` (let it run, drop the image)."""
+class GarbageRequest(msgspec.Struct):
+    """What a worker has deleted of its store, and has found there. Names are `images/<id>` and `packs/<id>`."""
 
-    status: Literal["ok", "stale", "suspended", "awake"]
+    worker_id: str
+    deleted: list[str] = []  # condemned by an earlier reply, and gone now
+    strays: list[str] = []  # older than the grace period: perhaps nothing the engine knows of
+
+
+class GarbageReply(msgspec.Struct):
+    condemned: list[str]  # nothing refers to these, and nothing will: delete them, then say so
+    more: bool = False  # there are others: ask again when these are gone
+
+
+class WarmReport(msgspec.Struct):
+    """The image of a version's warmed process, which has no run yet, is durable."""
+
+    worker_id: str
+    version: str
+    checkpoint: StoredCheckpoint  # of kind warm
+
+
+class WarmRequest(msgspec.Struct):
+    """Is there a warmed process of this version in my store that I can thaw?"""
+
+    worker_id: str
+    version: str
+
+
+class WarmFound(msgspec.Struct):
+    checkpoint: StoredCheckpoint | None = None  # the newest that nobody of this worker's fitness has refused
+
+
+class WarmRefusal(msgspec.Struct):
+    """This worker can't thaw that warm image."""
+
+    worker_id: str
+    image_id: str
+    reason: str
+    damaged: bool = False  # nobody can: it is not to be used any more, by anyone
+
+
+class LeaseReply(msgspec.Struct):
+    """`ok`, `stale` (kill the process), and for suspend and move: `suspended` (kill it) or `awake` (let it run, drop the
+    image). `gone`: nothing has changed; packs in `gone`, which the image refers to, are being deleted: publish it again
+    without them."""
+
+    status: Literal["ok", "stale", "suspended", "awake", "gone"]
+    gone: list[str] = []
 
 
 class StartReport(msgspec.Struct):
@@ -215,15 +309,38 @@ class SuspendReport(msgspec.Struct):
     nth: int = 0  # as in BlockReport
 
 
+class SaveReport(msgspec.Struct):
+    """A save point is durable. The process goes on; its state in the engine stays what it is."""
+
+    lease: int
+    checkpoint: StoredCheckpoint  # of kind named or auto
+    open_waits: list[str]  # what the frozen process waits for
+    waiting_at: list[dict[str, Any]] = []  # where each asyncio task and thread stands
+    nth: int = 0  # as in BlockReport
+
+
+class MoveReport(msgspec.Struct):
+    """The image of a process that was frozen wherever it was is durable. May it be ended, to go on elsewhere?"""
+
+    lease: int
+    checkpoint: StoredCheckpoint  # of kind move
+    open_waits: list[str]
+    waiting_at: list[dict[str, Any]] = []
+    nth: int = 0  # as in BlockReport
+    reason: str = ""  # for the run's story
+
+
 class Refusal(msgspec.Struct):
     """This worker can't do what the assignment asks. Nothing of the user's ran, so no attempt is used up.
 
     With `checkpoint_unusable` (damaged, foreign) the run goes on from the checkpoint before it, or with a new attempt.
+    With `unfit` this worker, and any of its fitness, can't use that image; another one might.
     """
 
     lease: int
     reason: str
     checkpoint_unusable: bool = False
+    unfit: bool = False
 
 
 class FinishReport(msgspec.Struct):

@@ -43,6 +43,15 @@ class RetryPolicy(msgspec.Struct, frozen=True):
     max_delay_s: float = 60.0
     factor: float = 2.0
     jitter: bool = True
+    resume: str = "top"  # top | checkpoint: where the next attempt begins
+
+
+class CheckpointPolicy(msgspec.Struct, frozen=True):
+    """When save points are made by themselves, and how long checkpoints are kept."""
+
+    every_s: float | None = None  # a save point whenever the run has worked for so long; None: only where the code says
+    keep_s: float | None = None  # after the run's end; None: as the server is set
+    keep_last: int = 2  # while it lives: the newest of those without a name
 
 
 class QueueManifest(msgspec.Struct, frozen=True):
@@ -77,6 +86,7 @@ class TaskManifest(msgspec.Struct, frozen=True):
     max_duration_s: float | None = None
     hooks: list[str] = []  # those of on_failure, on_cancel that the task or the app has
     schedule: ScheduleManifest | None = None
+    checkpoints: CheckpointPolicy = CheckpointPolicy()
 
 
 class TaskError(msgspec.Struct, frozen=True):
