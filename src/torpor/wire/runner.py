@@ -12,6 +12,9 @@
       |                               |--------------------------------------->|
       |                               |     Call / Block        Result/Answers |
       |                               |<-------------------------------------->|
+      |                               |     SavePoint, then EOF: it sleeps in sigwait(SIGUSR1)
+      |                               |<---------------------------------------|
+      |                               |  ... dump, SIGUSR1; or kill, restore, SIGUSR1: `Resumed`, `Awoken` as below ...
       |                               |  Suspend                               |
       |                               |--------------------------------------->|
       |                               |    Suspending, then EOF: it sleeps in sigwait(SIGUSR1)
@@ -25,7 +28,12 @@
       |                               |  Finishing (it may exit)               |
 
 The control socket is `<run directory>/ctl.sock`. The runner closes it just before a freeze and opens it again after, so
-no descriptor of ours is ever in an image. EOF without `Suspending` means that the runner died.
+no descriptor of ours is ever in an image. EOF without `Suspending` or `SavePoint` means that the runner died.
+
+A runner may also be frozen at any moment, without being asked. Then it is the supervisor that closes the connection, when the
+tree stands still, everything that the runner had sent is read, and no `Call` is without its `Result`. The runner finds that
+out at its next use of the socket, or when it gets the signal INTERRUPT (sdk/canceling.py). It connects again, says
+`Resumed` (`Hello`, if it has had no `Begin` yet), gets `Awoken`, and sends again what the supervisor had not read to its end.
 """
 
 from typing import Any
@@ -204,7 +212,28 @@ class Suspending(msgspec.Struct, tag="suspending"):
     """Descriptors are parked and output is flushed; after this the socket closes and the process may be dumped."""
 
     parked: list[str] = []  # what was let go and will be opened again, for the story
-    waiting_at: list[dict[str, Any]] = []  # where each asyncio task stands: task, file, line, source
+    waiting_at: list[dict[str, Any]] = []  # where each asyncio task and thread stands: task, file, line, source
+
+
+class SavePoint(msgspec.Struct, tag="save_point"):
+    """User code asks for a checkpoint after which it goes on. As after `Suspending`, the socket closes and the process may be
+    dumped; it wakes by SIGUSR1, says `Resumed`, and learns from `Awoken` what became of it.
+
+    No `Call` of this process is without its `Result`. Other asyncio tasks and threads stand still wherever they are.
+    """
+
+    name: str
+    parked: list[str] = []  # as in Suspending
+    left_open: list[str] = []  # what could not be parked, and so must not change until a restore
+    waiting_at: list[dict[str, Any]] = []
+    open_waits: list[str] = []  # of other asyncio tasks and threads
+
+
+class NotSaved(msgspec.Struct, tag="not_saved"):
+    """User code asked for a save point, but something is open that no image can hold: for the story. It goes on."""
+
+    name: str
+    reasons: list[str]
 
 
 class StayingAwake(msgspec.Struct, tag="staying_awake"):
@@ -218,7 +247,10 @@ class StayingAwake(msgspec.Struct, tag="staying_awake"):
 
 
 class Resumed(msgspec.Struct, tag="resumed"):
-    """First words after a freeze, on a new connection; also after a dump that was given up."""
+    """First words after a freeze, on a new connection; also after a dump that was given up, and after a save point.
+
+    `open_waits` has no wait that is only in a `Block` which is yet to be sent (again).
+    """
 
     run_id: str
     open_waits: list[str]  # wait ids this process still waits for: the engine's view is set to exactly these
@@ -236,7 +268,7 @@ class Finished(msgspec.Struct, tag="finished"):
     hooks: list[str] = []  # on_failure, on_cancel: those that were performed here, so nobody else need
 
 
-RunnerMessage = Hello | Block | Call | Suspending | StayingAwake | Resumed | Finished
+RunnerMessage = Hello | Block | Call | Suspending | SavePoint | NotSaved | StayingAwake | Resumed | Finished
 
 # -- supervisor -> runner ---------------------------------------------------------------------------------------------
 
@@ -247,6 +279,7 @@ class Begin(msgspec.Struct, tag="begin"):
     context: RunContext
     payload: msgspec.Raw
     env: dict[str, str] = {}
+    env_all: dict[str, str] | None = None  # all that are user code's: those of its zygote may be old
     hook: HookCall | None = None
 
 
@@ -273,10 +306,13 @@ class Suspend(msgspec.Struct, tag="suspend"):
 class Awoken(msgspec.Struct, tag="awoken"):
     """The reply to `Resumed`."""
 
-    restored: bool  # false: the dump was given up, this is the same process as before
+    restored: bool  # false: this is the same process as before (a dump that was given up, a save point)
     answers: list[Answer] = []
     env: dict[str, str] = {}  # values that changed meanwhile
+    env_all: dict[str, str] | None = None  # all variables that are user code's here: what is not in it is gone
     context: RunContext | None = None  # after a restore: the attempt may be a later one than that which was frozen
+    saved: str | None = None  # after a SavePoint: the checkpoint's id, also in a process that was restored from it
+    error: str | None = None  # after a SavePoint: why there is no checkpoint
 
 
 class Cancel(msgspec.Struct, tag="cancel"):
