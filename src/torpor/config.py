@@ -66,6 +66,8 @@ class Settings:
     """A payload or output with more bytes of JSON than this goes to the object store instead of the database."""
     criu: str | None = None
     """The criu to use; else one that passes a real dump and restore is looked for."""
+    cpu_baseline: str | None = None
+    """What images need of a CPU: x86-64-v2, x86-64-v3 or x86-64-v4. Default: all that the CPU has on which they are made."""
     freeze: bool = True
     """False holds every waiting run in memory, as on a machine without CRIU."""
 

@@ -64,6 +64,7 @@ def examine(settings: Settings) -> list[Fact]:
         _kernel,
         _places,
         _criu,
+        _fitness,
     )
     return [fact for look in looks for fact in look(settings)]
 
@@ -168,6 +169,29 @@ def _criu(settings: Settings) -> Iterator[Fact]:
         yield Fact("Round trip", "ok", told)
     if not settings.freeze:
         yield Fact("TORPOR_FREEZE", "note", "it is off, so runs are held in memory all the same", "unset TORPOR_FREEZE")
+
+
+def _fitness(settings: Settings) -> Iterator[Fact]:
+    """What decides whether checkpoints of other machines can go on here."""
+    if sys.platform != "linux":
+        return
+    from torpor.worker import cpu, criu_setup, fitness
+
+    level = cpu.level()
+    reached = f"reaches {level}" if level else "reaches no level of x86-64"
+    try:
+        cpu.check(settings.cpu_baseline)
+    except ConfigError as error:
+        yield Fact("CPU", "missing", f"{error} (it {reached})", "choose a baseline that every machine reaches")
+    else:
+        told = settings.cpu_baseline or "all that it has, so they move only to machines that have as much"
+        yield Fact("CPU", "ok", f"{reached}; checkpoints made here need {told}")
+    found = asyncio.run(criu_setup.find(settings))
+    machine = fitness.look(None if isinstance(found, criu_setup.NoCriu) else found.version)
+    told = (
+        f"{machine.digest} (CPU, CRIU, Python, libc, installed packages); equal ones can thaw each other's checkpoints"
+    )
+    yield Fact("Fitness", "ok", told)
 
 
 def is_tmpfs(directory: str, mounts: str) -> bool:

@@ -16,6 +16,7 @@
 `files.py`       a run's own files, packed beside its image and laid again
 `images.py`      checkpoint images on disk: publish whole, verify, delete
 `criu.py`        `criu swrk` over a socketpair; `criu_setup.py` finds or installs one
+`fitness.py`     whether an image can be restored on this machine; `cpu.py`: which instructions images need
 `output.py`      a run's stdout and log lines, batched to the server
 `link.py`        what the worker says to the server
 `namespaces.py`  the system calls Python lacks

@@ -28,7 +28,7 @@ from blake3 import blake3
 
 from torpor.config import Settings
 from torpor.errors import ConfigError
-from torpor.worker import namespaces
+from torpor.worker import cpu, namespaces
 
 RUN_ROOT = Path("/run/torpor")
 PASSED_ON = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
@@ -41,12 +41,14 @@ def run_worker(settings: Settings, path: Path) -> int:
         The exit status for the process.
 
     Raises:
-        ConfigError: the server's address or the worker token is missing, or this data directory has a worker already.
+        ConfigError: the server's address or the worker token is missing, this data directory has a worker already, or this CPU
+            doesn't reach the baseline.
     """
     if settings.api_url is None:
         raise ConfigError("TORPOR_API_URL is not set: it should be the address of the Torpor server")
     if settings.worker_token is None:
         raise ConfigError("TORPOR_WORKER_TOKEN is not set: it should be the secret that the server was started with")
+    cpu.check(settings.cpu_baseline)
     lock = _only_one(settings.data_dir.resolve() / "worker")
     try:
         if not namespaces.may_unshare():

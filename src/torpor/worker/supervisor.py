@@ -154,7 +154,13 @@ class Supervisor:
         try:
             project = discovery.find(self._path)
             if project.version not in self._versions:
-                version = Version(project, self._house.run_root, isolated=self._isolated, on_changed=self._reload)
+                version = Version(
+                    project,
+                    self._house.run_root,
+                    isolated=self._isolated,
+                    on_changed=self._reload,
+                    cpu_baseline=self._settings.cpu_baseline,
+                )
                 await version.start()
                 for name, former in list(self._versions.items()):
                     await former.stop()  # its runs live on; new ones start from the new version

@@ -21,7 +21,7 @@ from torpor import ids
 from torpor.errors import TorporError
 from torpor.wire import runner as wire
 from torpor.wire.framing import Unframer, frame
-from torpor.worker import discovery
+from torpor.worker import cpu, discovery
 from torpor.worker.discovery import Project
 from torpor.worker.process import RunProcess
 
@@ -51,10 +51,17 @@ class Version:
         on_changed: called when the project's files are no longer those of this version: what is imported from them now
             would not be this version.
         isolated: runners get namespaces of their own.
+        cpu_baseline: see `cpu.environment`.
     """
 
     def __init__(
-        self, project: Project, run_root: Path, *, isolated: bool, on_changed: Callable[[], object] = lambda: None
+        self,
+        project: Project,
+        run_root: Path,
+        *,
+        isolated: bool,
+        on_changed: Callable[[], object] = lambda: None,
+        cpu_baseline: str | None = None,
     ) -> None:
         self.project = project
         self.name = project.version
@@ -64,6 +71,7 @@ class Version:
         self._run_root = run_root
         self._isolated = isolated
         self._on_changed = on_changed
+        self._cpu_baseline = cpu_baseline
         self._spare: RunProcess | None = None
         self._forking_ahead: asyncio.Task[None] | None = None
         self._bare = False
@@ -189,7 +197,7 @@ class Version:
                 pass_fds=[theirs.fileno()],
                 cwd=self.project.root,
                 stdin=subprocess.DEVNULL,
-                env=user_environment(),
+                env=user_environment(self._cpu_baseline),
             )
         self._control = ours
         match await self._reply(START_TIMEOUT_S):
@@ -231,6 +239,7 @@ class Version:
         return wire.from_zygote.decode(self._inbox.pop(0))
 
 
-def user_environment() -> dict[str, str]:
-    """The environment of user code: ours, without our own settings and secrets."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(HIDDEN)}
+def user_environment(cpu_baseline: str | None = None) -> dict[str, str]:
+    """The environment of user code: ours, without our own settings and secrets, and with what holds it to the baseline."""
+    theirs = {name: value for name, value in os.environ.items() if not name.startswith(HIDDEN)}
+    return theirs | cpu.environment(cpu_baseline, theirs)
