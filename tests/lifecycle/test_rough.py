@@ -78,6 +78,8 @@ def test_waits_are_awaited_in_any_form(stack: Stack, form: str, expected: object
         ("nameless_files", ["abc", 0, "def"]),
         ("open_transaction", [[1]]),
         ("worker_processes", [2, 4]),
+        ("memory_by_name", ["abcde", None, []]),
+        ("file_with_a_hole", ["end", True]),
         ("connections", "127.0.0.1"),
         ("interval_timer", True),
     ],
@@ -87,6 +89,7 @@ def test_what_a_run_holds_comes_back_with_it(stack: Stack, what: str, expected: 
     run_id = stack.trigger("holds", {"what": what, "token_id": token})
     stack.await_event(run_id, "run.suspended")
     eventually(lambda: stack.process_of(run_id) is None, what="its process is gone")
+    eventually(lambda: not list(Path("/dev/shm").glob("torpor-lifecycle")), what="its shared memory is gone, too")
     stack.client.complete_token(token, None)
     assert stack.output(run_id) == expected
     stack.assert_nothing_left()

@@ -81,7 +81,7 @@ async def thaw(house: House, assignment: http.Assignment) -> Born:
     if house.criu is None:
         raise NotHere(f"this worker can't restore: {house.no_freeze_reason}")
     prepared = await restore.prepare(house.images, stored.id, house.run_root)
-    process = RunProcess(prepared.directory)
+    process = RunProcess(prepared.directory, prepared.home)
     try:
         await process.listen()
         pid, restore_ms = await restore.revive(house.criu, prepared)

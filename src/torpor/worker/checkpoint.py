@@ -50,6 +50,7 @@ async def take(
     pid = process.pid
     assert pid is not None
     rss_bytes = resident_bytes(pid)
+    since = time.time()
     try:
         place = images.begin(checkpoint_id)
         _refuse_foreign_namespaces(pid)
@@ -61,7 +62,7 @@ async def take(
         await dumping
         dump_ms = (time.perf_counter() - began) * 1000
         await reach(Fault.DUMPED)
-        files_bytes = await asyncio.to_thread(files.pack, process.directory, place / FILES)
+        files_bytes = await asyncio.to_thread(_pack, process, place / FILES, since)
         told = facts()
         size_bytes = await asyncio.to_thread(images.publish, checkpoint_id, told)
     except BaseException:
@@ -78,6 +79,19 @@ async def take(
         rss_bytes=rss_bytes,
         facts=told,
     )
+
+
+def _pack(process: RunProcess, archive: Path, since: float) -> int:
+    """The files of a stopped tree, and its shared memory: all of it where that is its own, as it is after a restore."""
+    assert process.pid is not None
+    if namespaces.has_our_mounts(process.pid):
+        shared = process.shared = files.shared_memory(tree(process.pid))
+    else:
+        place = Path(f"/proc/{process.pid}/root") / files.SHARED.relative_to("/")
+        shared = files.shared_memory([], place=place, is_private=True)
+    size = files.pack(process.directory, archive, shared=shared)
+    files.drop_link_remaps(process.directory, shared, since=since)
+    return size
 
 
 async def _write_early(pages: Path, dumping: asyncio.Future[None]) -> None:
@@ -97,7 +111,7 @@ def _refuse_foreign_namespaces(pid: int) -> None:
     for each in tree(pid):
         for kind, what in (("mnt", "mounts"), ("net", "a network")):
             try:
-                if os.readlink(f"/proc/{each}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}"):
+                if os.readlink(f"/proc/{each}/ns/{kind}") != os.readlink(f"/proc/{pid}/ns/{kind}"):
                     command = Path(f"/proc/{each}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                     raise CriuError(f"a child process has {what} of its own: {command.strip()}")
             except (FileNotFoundError, ProcessLookupError):

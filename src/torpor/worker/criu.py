@@ -14,12 +14,14 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from torpor.errors import CriuError
 from torpor.worker import criu_rpc_pb2 as rpc
+from torpor.worker import namespaces
 from torpor.worker.criu_reasons import plain_reason
 
 DUMP_LOG = "dump.log"
@@ -62,7 +64,8 @@ async def dump(criu: Criu, *, pid: int, images: Path, timeout_s: float = 30.0) -
     # CRIU gives up by itself, which is the cleaner way, when a thread can't be stopped in half of our time.
     options.timeout = max(1, math.floor(timeout_s / 2))
     try:
-        await _ask(criu, rpc.Request(type=rpc.DUMP, opts=options), images, timeout_s=timeout_s)
+        request = rpc.Request(type=rpc.DUMP, opts=options)
+        await _ask(criu, request, images, enter=_mounts_of(pid), timeout_s=timeout_s)
     except CriuError as error:
         let_run(pid)
         if "unix socket" in error.reason and (numbers := _connected_unix_sockets(pid)):
@@ -75,11 +78,21 @@ async def dump(criu: Criu, *, pid: int, images: Path, timeout_s: float = 30.0) -
         raise
 
 
-async def restore(criu: Criu, *, images: Path, scratch: Path | None = None, timeout_s: float = 60.0) -> int:
+async def restore(
+    criu: Criu,
+    *,
+    images: Path,
+    scratch: Path | None = None,
+    enter: Callable[[], None] | None = None,
+    timeout_s: float = 60.0,
+) -> int:
     """Bring a dumped tree back to life as a child of this process; it runs when this returns.
 
     CRIU's log goes to `scratch`, so that the image stays as it is and can be verified and restored again; without it, to
     the images.
+
+    Args:
+        enter: called in a thread of its own, before CRIU is started from there: namespaces that it enters are the tree's.
 
     Returns:
         The pid of its first process, as seen from here.
@@ -99,7 +112,9 @@ async def restore(criu: Criu, *, images: Path, scratch: Path | None = None, time
 
     try:
         request = rpc.Request(type=rpc.RESTORE, opts=options)
-        answer = await _ask(criu, request, images, scratch=scratch, timeout_s=timeout_s, on_notify=remember_root)
+        answer = await _ask(
+            criu, request, images, scratch=scratch, enter=enter, timeout_s=timeout_s, on_notify=remember_root
+        )
     except BaseException:
         # Killing CRIU leaves what it has built so far, spinning or stopped.
         if root is not None:
@@ -167,6 +182,7 @@ async def _ask(
     images: Path | None,
     *,
     scratch: Path | None = None,
+    enter: Callable[[], None] | None = None,
     timeout_s: float,
     on_notify: Callable[[rpc.Notify], None] | None = None,
 ) -> rpc.Response:
@@ -175,7 +191,7 @@ async def _ask(
     log = scratch / request.opts.log_file if scratch else None
     if log is not None:
         log.unlink(missing_ok=True)  # An older log must not explain this failure.
-    with _directory(images) as directory, _directory(scratch) as work, _start(criu) as (process, channel):
+    with _directory(images) as directory, _directory(scratch) as work, _start(criu, enter) as (process, channel):
         if images is not None:
             # CRIU opens them as /proc/<our pid>/fd/<number>, so they stay open here until the end.
             request.opts.work_dir_fd = work
@@ -248,22 +264,13 @@ def _directory(path: Path | None) -> Iterator[int]:
 
 
 @contextmanager
-def _start(criu: Criu) -> Iterator[tuple["_Process", socket.socket]]:
+def _start(criu: Criu, enter: Callable[[], None] | None) -> Iterator[tuple["_Process", socket.socket]]:
     """`criu swrk` and our end of the socket pair; in a session of its own, to be killed together with its helpers."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         ours.setblocking(False)
         try:
-            started = subprocess.Popen(
-                [*criu.command, "swrk", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-                cwd="/",
-            )
+            started = _launch(criu, theirs.fileno()) if enter is None else _elsewhere(enter, criu, theirs.fileno())
         except OSError as error:
             raise CriuError(f"CRIU can't be started: {error}") from error
         theirs.close()
@@ -273,6 +280,41 @@ def _start(criu: Criu) -> Iterator[tuple["_Process", socket.socket]]:
         finally:
             process.forget()
             started.poll()  # Takes the exit status if nobody else did; that it is gone already is fine.
+
+
+def _launch(criu: Criu, channel: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [*criu.command, "swrk", str(channel)],
+        pass_fds=[channel],
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+        cwd="/",
+    )
+
+
+def _elsewhere(enter: Callable[[], None], criu: Criu, channel: int) -> subprocess.Popen[bytes]:
+    """Start CRIU in other namespaces, where it must be from its first instruction on. A thread can be in some of its own, which
+    its children inherit; so no helper program is needed, and CRIU is our child as ever.
+    """
+
+    def start() -> subprocess.Popen[bytes]:
+        enter()
+        return _launch(criu, channel)
+
+    # Made for this alone: a thread that has been in other namespaces is of no use for anything else.
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="elsewhere") as thread:
+        return thread.submit(start).result()
+
+
+def _mounts_of(pid: int) -> Callable[[], None] | None:
+    """How to be where the process is: CRIU can't dump a process whose mounts are not its own."""
+    try:
+        return None if namespaces.has_our_mounts(pid) else lambda: namespaces.join_mounts(pid)
+    except OSError:
+        return None  # it has just ended: CRIU says so
 
 
 class _Process:

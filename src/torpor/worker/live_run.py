@@ -396,6 +396,7 @@ class LiveRun:
         else:
             # Stale may mean that an earlier, unanswered copy of this message was accepted: then the image is the run.
             # The census deletes it if it isn't.
+            process.lives_on = reply.status == "suspended"
             self._over = True
 
     async def _let_run_on(self, process: RunProcess, checkpoint_id: str) -> None:

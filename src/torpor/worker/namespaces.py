@@ -1,12 +1,14 @@
-"""The Linux system calls that Python 3.11 lacks: unshare, mount, prctl, sync_file_range. Nothing about runs.
+"""The Linux system calls that Python 3.11 lacks: unshare, setns, mount, prctl, statx, sync_file_range. Nothing about runs.
 
 Importing this module is safe anywhere; calling it is for Linux and, mostly, for root.
 """
 
 import ctypes
 import os
+import struct
 import sys
 
+CLONE_FS = 0x00000200
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
@@ -25,6 +27,9 @@ SYNC_FILE_RANGE_WRITE = 2
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
+_AT_FDCWD = -100
+_STATX_BTIME = 0x800
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -37,6 +42,26 @@ def _check(result: int, what: str) -> None:
 def unshare(flags: int) -> None:
     """Leave the named namespaces for new ones. For CLONE_NEWPID the next child is the new one's pid 1."""
     _check(_libc.unshare(flags), "unshare")
+
+
+def join_mounts(pid: int) -> None:
+    """Enter the mount namespace of another process: this thread alone, and what it starts."""
+    unshare(CLONE_FS)  # threads share their root directory, and one that shares can't change namespaces
+    descriptor = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _check(_libc.setns(descriptor, CLONE_NEWNS), "setns")
+    finally:
+        os.close(descriptor)
+
+
+def own_mounts() -> None:
+    """A mount namespace for this thread alone, and what it starts; it begins as a copy of the one that we are in."""
+    unshare(CLONE_FS | CLONE_NEWNS)
+
+
+def has_our_mounts(pid: int) -> bool:
+    """Whether a process is in our own mount namespace."""
+    return os.readlink(f"/proc/{pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
 
 
 def prctl(option: int, value: int = 0) -> None:
@@ -92,3 +117,13 @@ def start_writing(descriptor: int) -> None:
     """Have the kernel write a file's dirty pages to disk now, without waiting for them. A hint: it promises nothing."""
     if hasattr(_libc, "sync_file_range"):
         _libc.sync_file_range(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), SYNC_FILE_RANGE_WRITE)
+
+
+def birth_time(path: str) -> float | None:
+    """When a file was made (wall time); None when it is gone, or its file system doesn't tell."""
+    answer = ctypes.create_string_buffer(256)
+    if not hasattr(_libc, "statx") or _libc.statx(_AT_FDCWD, path.encode(), 0, _STATX_BTIME, answer) != 0:
+        return None
+    (mask,) = struct.unpack_from("=I", answer, 0)
+    seconds, nanoseconds = struct.unpack_from("=qI", answer, 80)
+    return seconds + nanoseconds / 1e9 if mask & _STATX_BTIME else None

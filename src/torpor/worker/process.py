@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import signal
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,16 +55,23 @@ class RunProcess:
     """A process in its directory.
 
     Args:
-        directory: its own: `ctl.sock`, `output.log`, `work/` (its working directory), `tmp/`. The name must be unique among
-            all runs, for an image that names it is restored into the same path.
+        directory: its own: `ctl.sock`, `output.log`, `work/` (its working directory), `tmp/`. A forked process knows it by
+            this path, and its images name it. A restored one has the path that its image names, in mounts of its own.
+        home: what is removed with it, if that is more than the directory.
 
     Attributes:
+        lives_on: its image is the run now, here or elsewhere: what it shares with nobody can go.
+        shared: its files in the machine's `/dev/shm`, as they were at its last dump.
         inbox: what it says, and `Closed` and `Exited`. Its keeper may put in messages of its own.
         exited: done, with the wait status, when it has ended.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, home: Path | None = None) -> None:
         self.directory = directory
+        self.lives_on = False
+        self.shared: list[Path] = []
+        self._home = home or directory
+        self._began_at = time.time()
         self.pid: int | None = None
         self.inbox: asyncio.Queue[Any] = asyncio.Queue()
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -165,7 +173,9 @@ class RunProcess:
             self._listener.close()
         if self._writer is not None:
             self._writer.close()
-        await asyncio.to_thread(_remove, self.directory)
+        if self.lives_on and self.shared:
+            await asyncio.to_thread(files.release_shared, self.shared, since=self._began_at)
+        await asyncio.to_thread(_remove, self._home)
 
     def _kill_for(self, reason: str) -> None:
         log.warning("%s: %s", self.directory.name, reason)

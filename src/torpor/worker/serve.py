@@ -21,6 +21,7 @@ import signal
 import stat
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 
@@ -28,9 +29,11 @@ from blake3 import blake3
 
 from torpor.config import Settings
 from torpor.errors import ConfigError
-from torpor.worker import cpu, namespaces
+from torpor.worker import cpu, files, namespaces
 
 RUN_ROOT = Path("/run/torpor")
+LONGEST_DUMP_S = 600.0
+"""What a dump leaves in /dev/shm is of no dump that is under way, after this time: another worker may be at one."""
 PASSED_ON = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
@@ -108,6 +111,7 @@ def _furnish(settings: Settings) -> None:
     runs.mkdir(parents=True, exist_ok=True)
     for left_over in runs.iterdir():
         shutil.rmtree(left_over, ignore_errors=True)
+    files.sweep_link_remaps(older_than=time.time() - LONGEST_DUMP_S)
     RUN_ROOT.mkdir(parents=True, exist_ok=True)
     namespaces.bind(str(runs), str(RUN_ROOT))
 

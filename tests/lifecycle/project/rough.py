@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from multiprocessing import shared_memory
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,30 @@ def worker_processes() -> Holding:
 
 
 @contextmanager
+def memory_by_name() -> Holding:
+    lock = multiprocessing.get_context("spawn").Lock()  # a semaphore whose own name is gone, though another is left
+    memory = shared_memory.SharedMemory(name="torpor-lifecycle", create=True, size=1 << 20)
+    memory.buf[:3] = b"abc"
+
+    def look() -> list[object]:
+        with lock:
+            other = shared_memory.SharedMemory(name="torpor-lifecycle")
+            memory.buf[3:5] = b"de"
+            return [bytes(other.buf[:5]).decode(), memory.unlink(), [name for name in os.listdir() if "remap" in name]]
+
+    yield look
+
+
+@contextmanager
+def file_with_a_hole() -> Holding:
+    with open("sparse", "wb+") as file:
+        file.seek(1 << 30)
+        file.write(b"end")
+        file.flush()
+        yield lambda: [os.pread(file.fileno(), 3, 1 << 30).decode(), os.fstat(file.fileno()).st_blocks < 1000]
+
+
+@contextmanager
 def connections() -> Holding:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
         yield lambda: server.getsockname()[0]
@@ -227,6 +252,8 @@ HOLDINGS = {
         nameless_files,
         open_transaction,
         worker_processes,
+        memory_by_name,
+        file_with_a_hole,
         connections,
         interval_timer,
     )
