@@ -18,6 +18,7 @@ Exception
     ConnectionFailed             the server could not be reached
     CriuError                    CRIU could not dump or restore; `.reason` is in plain words
     ImageDamaged                 a checkpoint image failed verification; it is never restored
+      ImageMissing               part of it is not in the object store
 BaseException
   RunCanceled                    the run was asked to end (sync tasks; async ones get asyncio.CancelledError)
 """
@@ -287,6 +288,10 @@ class CriuError(TorporError):
 
 class ImageDamaged(TorporError):
     """A checkpoint image failed verification: it was changed, cut short or isn't ours. It is never restored."""
+
+
+class ImageMissing(ImageDamaged):
+    """A checkpoint image, or a part of it, is not in the object store: it was deleted, or is in another store."""
 
 
 class RunCanceled(BaseException):

@@ -15,8 +15,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from torpor.objects import ObjectMissing, ObjectsDown
 from torpor.store.database import DatabaseDown
-from torpor.store.objects import ObjectMissing, ObjectsDown
 
 log = logging.getLogger("torpor.server")
 

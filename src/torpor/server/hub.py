@@ -8,9 +8,9 @@ from starlette.requests import Request
 
 from torpor.clock import Clock
 from torpor.config import Settings
+from torpor.objects import Objects, open_objects
 from torpor.server.wakeups import Wakeups
 from torpor.store.database import Database
-from torpor.store.objects import Objects, open_objects
 from torpor.store.records import Environment
 
 KEY_MEMORY_S = 5.0

@@ -15,8 +15,8 @@ import msgspec
 
 from torpor import engine
 from torpor.engine.read_batch import ItemResult
+from torpor.objects import ObjectMissing, ObjectsDown, new_name
 from torpor.server.hub import Hub
-from torpor.store.objects import ObjectMissing, ObjectsDown, new_name
 from torpor.store.records import Run, Waitpoint
 from torpor.wire.runner import Answer, TaskError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from torpor.errors import ConfigError
-from torpor.store.objects import Bucket, Directory, ObjectMissing, Objects, ObjectsDown, new_name, open_objects
+from torpor.objects import Bucket, Directory, ObjectMissing, Objects, ObjectsDown, new_name, open_objects
 
 pytestmark = pytest.mark.anyio
 

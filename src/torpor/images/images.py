@@ -1,0 +1,378 @@
+"""Images of frozen processes in an object store: published whole or not at all, verified before use, deleted.
+
+    packs/<pack id>       pages and blocks, compressed and sealed; of one image, and referred to by any number
+    images/<image id>     a sealed manifest: the files, where each of their bytes is, and facts
+
+Packs are durable before their manifest is visible, and `publish` returns after that; whoever keeps a row of the image
+writes it then. A crash in between leaves objects that no row knows: `strays` finds them.
+
+All packs of an image are sealed with its own data key: a key that no image names any longer can be forgotten.
+"""
+
+import asyncio
+import contextlib
+import hmac
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from torpor.errors import ImageDamaged, ImageMissing
+from torpor.images import manifest as manifests
+from torpor.images.delta import Cutter
+from torpor.images.index import Index
+from torpor.images.lay import lay
+from torpor.images.manifest import Content, Manifest
+from torpor.images.mapped import Mapped
+from torpor.images.packs import Packer
+from torpor.images.pages import page_maps
+from torpor.images.seal import Key, Keyring, key_id_of
+from torpor.images.shelf import Base, Shelf
+from torpor.images.workspace import Place, Workspace
+from torpor.objects import ObjectMissing, Objects, ObjectsDown
+from torpor.wire.http import Pack, StoredCheckpoint
+
+FILES = "files.tar"
+"""The run's own files, beside CRIU's."""
+
+_PUTS_AT_ONCE = 8
+
+
+@dataclass
+class Draft:
+    """An image that is being written."""
+
+    image_id: str
+    place: Place
+
+    @property
+    def criu(self) -> Path:
+        """An empty directory for CRIU."""
+        return self.place.path / "criu"
+
+    @property
+    def files(self) -> Path:
+        """Where the run's own files are to be packed; they may be left out."""
+        return self.place.path / FILES
+
+    def dumped(self) -> None:
+        """CRIU has written everything."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was stored."""
+
+    image_id: str
+    digest: str
+    """blake3 of the manifest object, in hex: who has it knows that what is fetched is what was published"""
+    key_id: str
+    size_bytes: int
+    """all that is stored of it, what it shares with others included"""
+    new_bytes: int
+    """stored for this image alone"""
+    shared_bytes: int
+    """of its content (not compressed), what others had stored already"""
+    packs: list[Pack]
+    """all that it refers to"""
+
+
+@dataclass
+class Laid:
+    """A verified image as files."""
+
+    image_id: str
+    place: Place
+    facts: dict[str, Any]
+
+    @property
+    def criu(self) -> Path:
+        """CRIU's images."""
+        return self.place.path / "criu"
+
+    @property
+    def files(self) -> Path:
+        """The run's own files; there is no such file if none were packed."""
+        return self.place.path / FILES
+
+
+class Images:
+    """The images in one object store, for one worker.
+
+    Example:
+        >>> import tempfile
+        >>> from torpor.objects import Directory
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> async def once_around() -> bytes:
+        ...     keys = Keyring({"key_1": bytes(32)}, "key_1")
+        ...     images = Images(Directory(Path(folder.name, "store")), keys, Workspace(Path(folder.name, "work")))
+        ...     draft = images.begin("checkpoint_1", expected_bytes=6)
+        ...     _ = (draft.criu / "core-1.img").write_bytes(b"memory")
+        ...     draft.dumped()
+        ...     stored = await images.publish(draft, {}, base=None)
+        ...     images.discard(draft)
+        ...     laid = await images.fetch(StoredCheckpoint("checkpoint_1", stored.size_bytes, digest=stored.digest))
+        ...     return (laid.criu / "core-1.img").read_bytes()
+        >>> asyncio.run(once_around())
+        b'memory'
+    """
+
+    def __init__(self, objects: Objects, keys: Keyring, workspace: Workspace) -> None:
+        self.objects = objects
+        self.keys = keys
+        self.workspace = workspace
+        cores = len(os.sched_getaffinity(0))
+        self._pool = ThreadPoolExecutor(cores, thread_name_prefix="images")  # compresses, seals, opens
+        self._cutters = ThreadPoolExecutor(4, thread_name_prefix="cutter")  # each waits for the pool
+        self._index = Index()
+        self._shelf = Shelf(workspace)
+        self._shelving = asyncio.Lock()
+        self._laid = 0
+
+    # ---- Publishing ---------------------------------------------------------------------------------------------
+
+    def begin(self, image_id: str, *, expected_bytes: int) -> Draft:
+        """An empty place for an image: in memory if there is room for about twice the bytes, else on disk."""
+        draft = Draft(image_id, self.workspace.begin(f"draft-{image_id}", expected_bytes))
+        draft.criu.mkdir()
+        return draft
+
+    def discard(self, draft: Draft) -> None:
+        """Remove the files: after they are published, or instead. What was stored of them stays."""
+        self.workspace.end(draft.place)
+
+    async def publish(
+        self,
+        draft: Draft,
+        facts: dict[str, Any],
+        *,
+        base: str | None,
+        without: Collection[str] = (),
+        shelve: bool = False,
+    ) -> Published:
+        """Store the image, durably. The draft stays as it is: it may be published again, under the same id.
+
+        Args:
+            facts: what is recorded beside it; `fetch` gives them back.
+            base: the image whose memory this process began with; what it shares with it isn't stored again.
+            without: packs that must not be referred to, since they are being deleted.
+            shelve: it is a base itself: keep its memory at hand for comparing others with.
+
+        Raises:
+            ObjectsDown: the store doesn't take it now.
+            ImageDamaged: there is no key to seal it with.
+            OSError: the draft can't be read.
+        """
+        key = await self.keys.current()
+        self._index.forget(set(without))
+        at_hand = await self._base(base, key) if base is not None else None
+        puts = _Puts(self.objects, asyncio.get_running_loop())
+        packer = Packer(key, self._pool, puts.put)
+        cutter = Cutter(key, packer, self._index, base=at_hand, without=set(without))
+        try:
+            files, last = await self._in_thread(_cut, draft, cutter, packer)
+            made = Manifest(draft.image_id, key.id, base if at_hand is not None else None, facts, files, time.time())
+            sealed = key.seal_manifest(draft.image_id, manifests.encode(made))
+            await puts.settled()
+            await self.objects.put_all([*last, (f"images/{draft.image_id}", sealed)])
+        except BaseException:
+            await puts.undone()
+            raise
+        self._index.add(cutter.named())
+        if shelve:
+            await self._shelve(made, draft.criu)
+        return _published(made, sealed, {pack.id for pack in packer.packs})
+
+    # ---- Fetching -----------------------------------------------------------------------------------------------
+
+    async def fetch(self, stored: StoredCheckpoint) -> Laid:
+        """Lay the image as files, every byte of them verified. One of kind `warm` is kept at hand as a base as well.
+
+        Raises:
+            ImageDamaged: it was changed, isn't ours, isn't the one meant, or (ImageMissing) isn't there.
+            ObjectsDown: it can't be read now.
+            OSError: there is no room for it.
+        """
+        image_id = stored.image_id or stored.id
+        made, key = await self.manifest(image_id, stored.digest)
+        base = self._shelf.get(made.base) if made.base is not None else self._shelf.get(image_id)
+        self._laid += 1
+        place = self.workspace.begin(f"laid-{image_id}-{self._laid}", made.size)
+        laid = Laid(image_id, place, made.facts)
+        try:
+            laid.criu.mkdir()
+            where = {name: (laid.files if name == FILES else laid.criu / name) for name in made.files}
+            await lay(self.objects, key, self._pool, {where[name]: each for name, each in made.files.items()}, base)
+            if stored.kind == "warm" and self._shelf.get(image_id) is None:
+                await self._shelve(made, laid.criu)
+        except BaseException:
+            self.workspace.end(place)
+            raise
+        return laid
+
+    def release(self, laid: Laid) -> None:
+        """The files are no longer needed."""
+        self.workspace.end(laid.place)
+
+    async def manifest(self, image_id: str, digest: str = "") -> tuple[Manifest, Key]:
+        """An image's manifest, opened, and the key that it was sealed with.
+
+        Args:
+            digest: what `publish` said. Without it any manifest is taken that was sealed for an image of this id.
+
+        Raises:
+            ImageDamaged, ObjectsDown: as `fetch`.
+        """
+        try:
+            sealed = await self.objects.get(f"images/{image_id}")
+        except ObjectMissing:
+            raise ImageMissing(f"image {image_id} is not in the object store") from None
+        if digest and not hmac.compare_digest(blake3(sealed).hexdigest(), digest):
+            raise ImageDamaged(f"image {image_id}: its manifest is not the one that was published")
+        key_id = key_id_of(image_id, sealed)
+        try:
+            key = await self.keys.find(key_id)
+        except ImageDamaged as error:
+            raise ImageDamaged(f"image {image_id}: {error}") from None
+        return manifests.decode(image_id, key_id, key.open_manifest(image_id, sealed)), key
+
+    # ---- Deleting -----------------------------------------------------------------------------------------------
+
+    async def delete(self, names: Sequence[str]) -> list[str]:
+        """Delete these objects (`packs/…`, `images/…`); which of them are gone now.
+
+        Raises:
+            ObjectsDown: the store doesn't answer, and nothing was deleted.
+        """
+        self._index.forget({name.removeprefix("packs/") for name in names})
+        gone: list[str] = []
+        for first in range(0, len(names), 100):
+            some = names[first : first + 100]
+            try:
+                await self.objects.delete(some)
+            except ObjectsDown:
+                if not gone:
+                    raise
+                break
+            gone += some
+        for name in gone:
+            self._shelf.forget(name.removeprefix("images/"))
+        return gone
+
+    async def strays(self, before: datetime) -> AsyncIterator[list[str]]:
+        """Objects that were put before that instant, some at a time: whether a row knows them is for others to say."""
+        for kind in ("images", "packs"):
+            async for names in self.objects.old(kind, before):
+                yield names
+
+    # ---- Bases --------------------------------------------------------------------------------------------------
+
+    async def _base(self, image_id: str, key: Key) -> Base | None:
+        """The base, if it can be had and is sealed with the same key; without it an image is larger, no more."""
+        async with self._shelving:
+            found = self._shelf.get(image_id)
+            if found is None:
+                with contextlib.suppress(ImageDamaged, ObjectsDown, OSError):
+                    found = await self._fetch_base(image_id)
+        return found if found is not None and found.key_id == key.id else None
+
+    async def _fetch_base(self, image_id: str) -> Base:
+        made, key = await self.manifest(image_id)
+        wanted = {name: each for name, each in made.files.items() if name.startswith(("pagemap-", "pages-"))}
+        place = self.workspace.begin(f"base-{image_id}", sum(each.size for each in wanted.values()))
+        try:
+            await lay(self.objects, key, self._pool, {place.path / name: each for name, each in wanted.items()}, None)
+            base = Base(made, place)
+        except BaseException:
+            self.workspace.end(place)
+            raise
+        self._shelf.put(base)
+        return base
+
+    async def _shelve(self, made: Manifest, criu: Path) -> None:
+        """Keep the memory of this image at hand. The files are the same ones where that is possible."""
+        place = self.workspace.begin(f"base-{made.image_id}", made.size)
+        try:
+            for name in made.files:
+                if name.startswith(("pagemap-", "pages-")):
+                    await self._in_thread(_link_or_copy, criu / name, place.path / name)
+            self._shelf.put(Base(made, place))
+        except OSError:
+            self.workspace.end(place)  # No room: it is fetched when it is wanted.
+
+    async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._cutters, function, *args)
+
+
+class _Puts:
+    """Packs on their way into the store, put from a thread that goes on gathering the next one."""
+
+    def __init__(self, objects: Objects, loop: asyncio.AbstractEventLoop) -> None:
+        self._objects = objects
+        self._loop = loop
+        self._room = threading.Semaphore(_PUTS_AT_ONCE)
+        self._under_way: list[tuple[str, Future[None]]] = []
+
+    def put(self, name: str, data: bytes) -> None:
+        """Called in a thread. It blocks when the store falls behind, and fails when the store has failed."""
+        self._room.acquire()
+        for _, done in self._under_way:
+            if done.done():
+                done.result()
+        coroutine: Awaitable[None] = self._objects.put(name, data)
+        done = asyncio.run_coroutine_threadsafe(coroutine, self._loop)  # pyright: ignore[reportArgumentType]
+        done.add_done_callback(lambda _: self._room.release())
+        self._under_way.append((name, done))
+
+    async def settled(self) -> None:
+        """All are durable."""
+        await asyncio.gather(*(asyncio.wrap_future(done) for _, done in self._under_way))
+
+    async def undone(self) -> None:
+        """The image has failed: forget its packs, if the store lets us. What stays is found by `strays`."""
+        waiting = [asyncio.wrap_future(done) for _, done in self._under_way]
+        await asyncio.gather(*waiting, return_exceptions=True)
+        with contextlib.suppress(ObjectsDown):
+            await self._objects.delete([name for name, _ in self._under_way])
+
+
+def _cut(draft: Draft, cutter: Cutter, packer: Packer) -> tuple[dict[str, Content], list[tuple[str, bytes]]]:
+    maps = {each.pages: each for each in page_maps(draft.criu)}
+    names = sorted(os.listdir(draft.criu), key=lambda name: (name not in maps, name))
+    files: dict[str, Content] = {}
+    for name in names:
+        mapped = Mapped(draft.criu / name)
+        files[name] = cutter.memory(maps[name], mapped) if name in maps else cutter.plain(mapped)
+    if draft.files.exists():
+        files[FILES] = cutter.plain(Mapped(draft.files))
+    cutter.settle()
+    return files, packer.finish()
+
+
+def _published(made: Manifest, sealed: bytes, new: set[str]) -> Published:
+    frames = made.frames().values()
+    extents = [extent for content in made.files.values() for extent in content.extents]
+    packs = made.packs()
+    return Published(
+        image_id=made.image_id,
+        digest=blake3(sealed).hexdigest(),
+        key_id=made.key_id,
+        size_bytes=sum(frame.stored for frame in frames) + len(sealed),
+        new_bytes=sum(pack.size_bytes for pack in packs.values() if pack.id in new) + len(sealed),
+        shared_bytes=sum(length for frame, _, length in extents if frame is not None and frame.pack.id not in new),
+        packs=[Pack(pack.id, pack.size_bytes) for pack in packs.values()],
+    )
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        target.write_bytes(source.read_bytes())
