@@ -8,6 +8,7 @@ from typing import Any
 
 from torpor.config import Settings
 from torpor.worker.criu import Criu
+from torpor.worker.fitness import Machine
 from torpor.worker.images import Images
 from torpor.worker.link import Link
 from torpor.worker.version import Version
@@ -25,7 +26,9 @@ class House:
     criu: Criu | None = None
     no_freeze_reason: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
-    """Of this machine, recorded with each image: CRIU, kernel, architecture, Python."""
+    """Of this machine, recorded with each image: what it will need to be restored, and what explains it."""
+    machine: Machine | None = None
+    """This machine, to be compared with an image's facts; known before any run is taken."""
     settled: set[str] = field(default_factory=set)
     """Images that the engine has decided about: the census may delete them when it does not list them."""
     room: asyncio.Event = field(default_factory=asyncio.Event)

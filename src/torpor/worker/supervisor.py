@@ -22,7 +22,7 @@ from torpor import ids
 from torpor.config import Settings
 from torpor.errors import ApiError, ConfigError, CriuError
 from torpor.wire import http
-from torpor.worker import criu, discovery
+from torpor.worker import criu, discovery, fitness
 from torpor.worker.criu_setup import NoCriu, find
 from torpor.worker.house import House
 from torpor.worker.images import Images
@@ -113,11 +113,11 @@ class Supervisor:
             except CriuError as error:
                 log.warning("CRIU could not be warmed up: %s", error)
         self._house.no_freeze_reason = reason or ""
+        version = self._house.criu.version if self._house.criu else None
+        self._house.machine = await asyncio.to_thread(fitness.look, version, self._settings.cpu_baseline)
         self._house.facts = {
-            "criu": self._house.criu.version if self._house.criu else None,
+            **self._house.machine.facts(),
             "kernel": platform.release(),
-            "arch": platform.machine(),
-            "python": platform.python_version(),
             "host": platform.node(),
         }
         if reason:
@@ -138,6 +138,7 @@ class Supervisor:
                 "no_freeze_reason": self._house.no_freeze_reason or None,
                 "start_patience_s": self._settings.start_patience_s,  # the engine's boot time-out begins after it
             },
+            fitness=self._house.machine.digest if self._house.machine else "",
         )
         welcome = await self._house.link.send("hello", introduction, http.Welcome)
         self._lease_s = welcome.lease_s
