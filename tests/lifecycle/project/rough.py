@@ -200,12 +200,12 @@ def worker_processes() -> Holding:
 @contextmanager
 def memory_by_name() -> Holding:
     lock = multiprocessing.get_context("spawn").Lock()  # a semaphore whose own name is gone, though another is left
-    memory = shared_memory.SharedMemory(name="torpor-lifecycle", create=True, size=1 << 20)
+    memory: Any = shared_memory.SharedMemory(name="torpor-lifecycle", create=True, size=1 << 20)
     memory.buf[:3] = b"abc"
 
     def look() -> list[object]:
         with lock:
-            other = shared_memory.SharedMemory(name="torpor-lifecycle")
+            other: Any = shared_memory.SharedMemory(name="torpor-lifecycle")
             memory.buf[3:5] = b"de"
             return [bytes(other.buf[:5]).decode(), memory.unlink(), [name for name in os.listdir() if "remap" in name]]
 
