@@ -332,7 +332,7 @@ SupervisorMessage = Begin | Answers | Result | Suspend | Awoken | Cancel | Finis
 
 
 class ZygoteReady(msgspec.Struct, tag="ready"):
-    """The version is imported. `threads` > 1 means that forking is unsafe: each run then imports for itself."""
+    """The version is imported. `threads` > 1 means that forking is unsafe: a run is then thawed, or imports for itself."""
 
     tasks: list[TaskManifest]
     threads: int
@@ -352,6 +352,7 @@ class Fork(msgspec.Struct, tag="fork"):
     name: str  # of the runner: it has no run yet
     directory: str  # its own: ctl.sock, output.log, work/ (cwd), tmp/
     isolated: bool  # own pid, ipc and uts namespaces (needs root)
+    parked: bool = False  # say Hello, close, and sleep in sigwait(SIGUSR1): to be frozen before there is a run
 
 
 class Forked(msgspec.Struct, tag="forked"):

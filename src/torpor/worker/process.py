@@ -51,6 +51,16 @@ class Exited:
         return f"the run's process ended with exit status {code} before the task was done"
 
 
+@dataclass
+class Origin:
+    """The memory that a process began with, and that its image need not hold again where it is the same.
+
+    Forks of one zygote share theirs, and a warm image is made of it once, at some time; until then there is none.
+    """
+
+    image_id: str | None = None
+
+
 class RunProcess:
     """A process in its directory.
 
@@ -58,6 +68,7 @@ class RunProcess:
         directory: its own: `ctl.sock`, `output.log`, `work/` (its working directory), `tmp/`. A forked process knows it by
             this path, and its images name it. A restored one has the path that its image names, in mounts of its own.
         home: what is removed with it, if that is more than the directory.
+        origin: whose memory it began with.
 
     Attributes:
         lives_on: its image is the run now, here or elsewhere: what it shares with nobody can go.
@@ -66,8 +77,9 @@ class RunProcess:
         exited: done, with the wait status, when it has ended.
     """
 
-    def __init__(self, directory: Path, home: Path | None = None) -> None:
+    def __init__(self, directory: Path, home: Path | None = None, origin: Origin | None = None) -> None:
         self.directory = directory
+        self.origin = origin or Origin()
         self.lives_on = False
         self.shared: list[Path] = []
         self._home = home or directory
@@ -80,6 +92,11 @@ class RunProcess:
         self._pidfd: int | None = None
         self._killed_for: str | None = None
         self._wake_watch: asyncio.TimerHandle | None = None
+
+    @property
+    def base(self) -> str | None:
+        """The warm image that its own image is to be compared with; recorded there, so that a restored process has it too."""
+        return self.origin.image_id
 
     @property
     def is_connected(self) -> bool:
@@ -114,18 +131,18 @@ class RunProcess:
         else:
             asyncio.get_running_loop().add_reader(self._pidfd, self._on_exit)
 
-    async def first_words(self, kind: type[Any]) -> Any:
+    async def first_words(self, kind: type[Any], timeout_s: float = FIRST_WORDS_TIMEOUT_S) -> Any:
         """What it says when it connects. None: it has ended, or kept silent and is killed; `Exited` is in the inbox."""
         others: list[Any] = []
         try:
-            async with asyncio.timeout(FIRST_WORDS_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 while not isinstance(event := await self.inbox.get(), kind):
                     others.append(event)
                     if isinstance(event, Exited):
                         return None
                 return event
         except TimeoutError:
-            self._kill_for(f"the run's process gave no sign of life for {FIRST_WORDS_TIMEOUT_S:.0f} s and was killed")
+            self._kill_for(f"the run's process gave no sign of life for {timeout_s:.0f} s and was killed")
             await asyncio.wait([self.exited], timeout=FIRST_WORDS_TIMEOUT_S)
             return None
         finally:

@@ -1,5 +1,9 @@
 """The forked child: takes its place in its own directory, waits for a run, makes one attempt at it, and exits.
 
+One that is `parked` sleeps before it asks for a run, and is frozen there: its image is the warm image of the version. Whoever
+is restored from it wakes in the same place, knows its directory by the same path (in mounts of its own), and goes on as if
+it had just been forked.
+
 It never returns to the zygote's code: whatever happens, it ends in `os._exit`, and how it ends is what the supervisor reads.
 """
 
@@ -11,6 +15,7 @@ import sys
 import traceback
 from typing import NoReturn
 
+from torpor.sdk.channel import Channel
 from torpor.wire import runner as wire
 
 LOST_SUPERVISOR = 70
@@ -22,7 +27,13 @@ def main(request: wire.Fork, modules: list[str]) -> NoReturn:
     status = 1
     try:
         _settle(request)
-        _attempt(request, modules)
+        if modules:
+            from torpor.worker import zygote
+
+            zygote.warm_up(modules)
+        if request.parked:
+            _park(request)
+        _attempt(request)
         status = 0
     except BaseException:  # noqa: BLE001  (there is nobody above us: the output is the only place left to tell it)
         traceback.print_exc()
@@ -52,11 +63,38 @@ def _settle(request: wire.Fork) -> None:
         with contextlib.suppress(AttributeError, OSError):
             stream.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
     _title("torpor spare: a process that waits for a run")
-    # A fork has its parent's generators: without this every run of a version would draw the same numbers.
+    _reseed()
+    _let_go_of_the_old_place()
+
+
+def _park(request: wire.Fork) -> None:
+    """Sleep, with nothing of the supervisor's in our descriptors, until we are woken: as one of many, on any machine.
+
+    Hash seeds stay equal in all of them, as in all forks of one zygote.
+    """
+    channel = Channel(f"{request.directory}/ctl.sock")
+    channel.send(wire.Hello(request.name))
+    channel.close()
+    signal.sigwait({signal.SIGUSR1})
+    _reseed()
+
+
+def _reseed() -> None:
+    """A fork has its parent's generators, and a thaw its image's: without this every run of a version would draw the same.
+    OpenSSL knows forks by the process id, which is 1 in every run.
+    """
     random.seed()
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()
+    if ssl := sys.modules.get("ssl"):
+        ssl.RAND_add(os.urandom(32), 32.0)
+
+
+def _let_go_of_the_old_place() -> None:
+    """`tempfile` looks at TMPDIR once: what the import has found there is the zygote's, not ours."""
+    if tempfile := sys.modules.get("tempfile"):
+        tempfile.tempdir = None
 
 
 def _title(title: str) -> None:
@@ -65,14 +103,10 @@ def _title(title: str) -> None:
     setproctitle(title)
 
 
-def _attempt(request: wire.Fork, modules: list[str]) -> None:
+def _attempt(request: wire.Fork) -> None:
     from torpor.sdk import task
     from torpor.sdk.session import Session
 
-    if modules:
-        from torpor.worker.zygote import import_version
-
-        import_version(modules)
     session = Session.open(f"{request.directory}/ctl.sock", request.name)
     asked = session.begin.context.task_id
     _title(f"torpor run {asked} {session.begin.context.run_id}")

@@ -34,12 +34,10 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C at the terminal is the supervisor's business
     began = time.perf_counter()
     try:
-        import_version([] if bare else modules)
-        _warm()
+        warm_up([] if bare else modules)
     except BaseException as error:  # noqa: BLE001  (user code may raise anything, SystemExit included)
         _say(control, wire.ImportFailed(_told(error)))
         return
-    _tidy_memory()
     if not _introduce(control, (time.perf_counter() - began) * 1000):
         return
     unframer = Unframer()
@@ -48,23 +46,22 @@ def main() -> None:
             _make_runner(control, wire.to_zygote.decode(body), modules if bare else [])
 
 
-def import_version(modules: list[str]) -> None:
-    """Import the user's modules; their `@task` decorators fill the registry."""
-    for module in modules:
-        importlib.import_module(module)
-
-
-def _warm() -> None:
-    """Import and build what every run needs, so that no run has to."""
+def warm_up(modules: list[str]) -> None:
+    """Import the user's modules, whose `@task` decorators fill the registry, and build what every run needs, so that no run
+    has to.
+    """
     import asyncio
     import random
     import ssl
 
     from torpor.sdk import session, task
 
+    for module in modules:
+        importlib.import_module(module)
     for each in task.registry().values():
         each.warm()
     _ = asyncio, random, ssl, session
+    _tidy_memory()
 
 
 def _tidy_memory() -> None:
