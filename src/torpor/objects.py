@@ -116,8 +116,12 @@ def open_objects(url: str | None, directory: Path) -> Objects:
 
 async def identity(objects: Objects) -> str:
     """The id of this store, made at first use. Who reads the same id reads the same objects."""
-    await objects.put_new(IDENTITY, ids.new("store").encode())
-    return (await objects.get(IDENTITY)).decode()
+    try:
+        return (await objects.get(IDENTITY)).decode()
+    except ObjectMissing:
+        # There are S3 servers that don't know conditional writes; so nothing is written where something could be read.
+        await objects.put_new(IDENTITY, ids.new("store").encode())
+        return (await objects.get(IDENTITY)).decode()
 
 
 class Directory:
@@ -135,7 +139,13 @@ class Directory:
         return await self._do(self._put_new, name, data)
 
     async def put_all(self, objects: Sequence[tuple[str, bytes]]) -> None:
-        drafts = await asyncio.gather(*(self._do(self._draft, name, data) for name, data in objects))
+        writing = (self._do(self._draft, name, data) for name, data in objects)
+        done = await asyncio.gather(*writing, return_exceptions=True)
+        drafts = [draft for draft in done if isinstance(draft, Path)]
+        for failure in done:
+            if isinstance(failure, BaseException):
+                await self._do(lambda: [draft.unlink() for draft in drafts])
+                raise failure
         await self._do(self._publish, drafts)
 
     async def get_range(self, name: str, start: int, size: int) -> bytes:
@@ -188,11 +198,15 @@ class Directory:
         else:
             _sync(self._root)
         draft = path.with_name(path.name + ending)
-        with draft.open("wb", buffering=0) as file:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[file.write(rest) :]
-            os.fsync(file.fileno())
+        try:
+            with draft.open("wb", buffering=0) as file:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
+        except OSError:
+            draft.unlink(missing_ok=True)  # On a full disk half a draft would keep others from being written.
+            raise
         return draft
 
     def _publish(self, drafts: Sequence[Path]) -> None:
@@ -250,10 +264,12 @@ class Bucket:
             await self._store.put_async(name, data)
 
     async def put_new(self, name: str, data: bytes) -> bool:
+        from obstore.exceptions import AlreadyExistsError
+
         try:
             with self._told():
                 await self._store.put_async(name, data, mode="create")
-        except FileExistsError:
+        except AlreadyExistsError:
             return False
         return True
 
@@ -268,6 +284,8 @@ class Bucket:
                 return bytes(await self._store.get_range_async(name, start=start, length=size))
         except FileNotFoundError:
             raise ObjectMissing(f"object {name} is not in {self._url}") from None
+        except _NoRanges:
+            return (await self.get(name))[start : start + size]  # There are S3 servers that always send all of it.
 
     async def get(self, name: str) -> bytes:
         try:
@@ -297,12 +315,20 @@ class Bucket:
 
     @contextlib.contextmanager
     def _told(self) -> Any:
+        from obstore.exceptions import AlreadyExistsError
+
         try:
             yield
-        except (FileNotFoundError, FileExistsError):
+        except (FileNotFoundError, AlreadyExistsError, _NoRanges):
             raise
         except Exception as error:
+            if "non-partial response" in str(error):
+                raise _NoRanges from error
             raise ObjectsDown(f"the object store {self._url} does not answer: {_first_line(error)}") from error
+
+
+class _NoRanges(Exception):
+    """The server doesn't know ranges."""
 
 
 def _options(url: str, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -312,7 +338,15 @@ def _options(url: str, environ: Mapping[str, str]) -> dict[str, Any]:
     named = {
         name.removeprefix(_CREDENTIALS).lower(): text for name, text in environ.items() if name.startswith(_CREDENTIALS)
     }
-    return {"config": named, "retry_config": _PATIENCE, "client_options": {"connect_timeout": "5s", "timeout": "60s"}}
+    client: dict[str, Any] = {"connect_timeout": "5s", "timeout": "60s"}
+    for name in [name for name in named if name.endswith(("allow_http", "allow_invalid_certificates"))]:
+        option = name[name.index("allow_") :]
+        client[option] = named.pop(name).lower() in (
+            "1",
+            "true",
+            "yes",
+        )  # The library panics at these among the others.
+    return {"config": named, "retry_config": _PATIENCE, "client_options": client}
 
 
 def _sync(directory: Path) -> None:

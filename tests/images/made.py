@@ -2,6 +2,7 @@
 
 import os
 import struct
+import tempfile
 from pathlib import Path
 
 from torpor.images.images import Images, Published
@@ -55,10 +56,15 @@ def keyring() -> Keyring:
     return Keyring({"key_1": bytes(range(32))}, "key_1")
 
 
+IN_MEMORY = Path("/dev/shm") / f"torpor-test-images-{os.getpid()}"
+"""Where images of these tests are in memory; removed after them."""
+
+
 def images(directory: Path, objects: Objects | None = None, keys: Keyring | None = None, name: str = "one") -> Images:
     """One worker's look at the store in this directory."""
     store = objects or Directory(directory / "store")
-    return Images(store, keys or keyring(), Workspace(directory / f"disk-{name}", directory / f"memory-{name}"))
+    memory = Path(tempfile.mkdtemp(dir=IN_MEMORY)) if IN_MEMORY.exists() else None
+    return Images(store, keys or keyring(), Workspace(directory / f"disk-{name}", memory))
 
 
 async def publish(
@@ -71,7 +77,7 @@ async def publish(
     if files is not None:
         draft.files.write_bytes(files)
     draft.dumped()
-    content = {path.name: path.read_bytes() for path in [*draft.criu.iterdir(), *([draft.files] if files else [])]}
+    content = {path.name: path.read_bytes() for path in [*draft.criu.iterdir(), draft.files] if path.exists()}
     try:
         published = await into.publish(draft, {"about": image_id}, **{"base": None, **options})  # pyright: ignore
     finally:

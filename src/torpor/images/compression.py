@@ -28,7 +28,7 @@ def restored(method: int, body: Any, size: int) -> Any:
     Raises:
         ValueError: it doesn't have that size.
     """
-    content = zstd.decompress(body) if method == ZSTD else body
+    content = opened(body) if method == ZSTD else body
     if method not in (PLAIN, ZSTD) or len(content) != size:
         raise ValueError("content of another size")
     return content

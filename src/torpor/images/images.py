@@ -181,6 +181,7 @@ class Images:
             made = Manifest(draft.image_id, key.id, base if at_hand is not None else None, facts, files, time.time())
             sealed = key.seal_manifest(draft.image_id, manifests.encode(made))
             await puts.settled()
+            puts.last = [name for name, _ in last]
             await self.objects.put_all([*last, (f"images/{draft.image_id}", sealed)])
         except BaseException:
             await puts.undone()
@@ -319,6 +320,8 @@ class _Puts:
         self._loop = loop
         self._room = threading.Semaphore(_PUTS_AT_ONCE)
         self._under_way: list[tuple[str, Future[None]]] = []
+        self.last: list[str] = []
+        """packs that were put together with the manifest"""
 
     def put(self, name: str, data: bytes) -> None:
         """Called in a thread. It blocks when the store falls behind, and fails when the store has failed."""
@@ -340,7 +343,7 @@ class _Puts:
         waiting = [asyncio.wrap_future(done) for _, done in self._under_way]
         await asyncio.gather(*waiting, return_exceptions=True)
         with contextlib.suppress(ObjectsDown):
-            await self._objects.delete([name for name, _ in self._under_way])
+            await self._objects.delete([*(name for name, _ in self._under_way), *self.last])
 
 
 def _cut(draft: Draft, cutter: Cutter, packer: Packer) -> tuple[dict[str, Content], list[tuple[str, bytes]]]:

@@ -49,7 +49,8 @@ async def lay(objects: Objects, key: Key, pool: Executor, files: Mapping[Path, C
     async def fetch(pack_id: str, start: int, size: int, wanted: Sequence[_Wanted]) -> None:
         async with room:
             try:
-                body = memoryview(await objects.get_range(f"packs/{pack_id}", start, size))
+                name, whole = f"packs/{pack_id}", size == wanted[0].frame.pack.size_bytes
+                body = memoryview(await (objects.get(name) if whole else objects.get_range(name, start, size)))
             except ObjectMissing:
                 raise ImageMissing(f"pack {pack_id} is not in the object store") from None
             await asyncio.gather(*(in_pool(_write, key, body, start, some) for some in _shares(wanted)))
