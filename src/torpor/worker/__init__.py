@@ -6,6 +6,7 @@
 `discovery.py`   which modules of a project hold tasks, and what the version is called
 `zygote.py`      the process that imported the version once and forks runners
 `runner.py`      the forked child: one attempt, then exit
+`warm.py`        the image of a version's warmed process: what runs share pages with, and a way to start without an import
 `house.py`       what all runs of a worker share
 `birth.py`       how a leased run gets its process: forked, or thawed
 `process.py`     a run's process: its directory, its control socket, its end

@@ -51,8 +51,8 @@ async def begin(house: House, assignment: http.Assignment) -> Born:
     payload = await _large_payload(house, assignment) if assignment.payload_is_large else assignment.payload
     await reach(Fault.BEFORE_FORK)
     process = await version.runner()
-    process.say(runner.Begin(assignment.context, payload, hook=assignment.hook))
-    version.fork_ahead()
+    process.say(runner.Begin(assignment.context, payload, env_all=version.environment, hook=assignment.hook))
+    version.make_ahead()
     report = http.StartReport(assignment.lease, pid=process.pid, start_ms=_ms_since(began))
     return Born(process, Output(process.directory / "output.log"), report)
 

@@ -5,6 +5,7 @@ Importing this module is safe anywhere; calling it is for Linux and, mostly, for
 
 import ctypes
 import os
+import socket
 import struct
 import sys
 
@@ -57,6 +58,25 @@ def join_mounts(pid: int) -> None:
 def own_mounts() -> None:
     """A mount namespace for this thread alone, and what it starts; it begins as a copy of the one that we are in."""
     unshare(CLONE_FS | CLONE_NEWNS)
+
+
+def share_host_name(pid: int) -> None:
+    """Give the host name namespace of another process our name. For a thread of its own, which is back afterwards: one that was
+    restored has the name of the machine on which it was frozen.
+    """
+    name, ours = socket.gethostname(), os.open("/proc/self/ns/uts", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        theirs = os.open(f"/proc/{pid}/ns/uts", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _check(_libc.setns(theirs, CLONE_NEWUTS), "setns")
+            try:
+                socket.sethostname(name)
+            finally:
+                _check(_libc.setns(ours, CLONE_NEWUTS), "setns")
+        finally:
+            os.close(theirs)
+    finally:
+        os.close(ours)
 
 
 def has_our_mounts(pid: int) -> bool:

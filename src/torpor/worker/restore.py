@@ -73,7 +73,7 @@ async def revive(tool: criu.Criu, prepared: Prepared) -> tuple[int, float]:
     await reach(Fault.BEFORE_RESTORE)
     began = time.perf_counter()
     making = criu.restore(
-        tool, images=prepared.criu_images, scratch=prepared.directory, enter=lambda: _go_apart(prepared)
+        tool, images=prepared.criu_images, scratch=prepared.directory, enter=lambda: go_apart(prepared)
     )
     restoring = asyncio.ensure_future(making)
     await reach(Fault.DURING_RESTORE)
@@ -83,7 +83,7 @@ async def revive(tool: criu.Criu, prepared: Prepared) -> tuple[int, float]:
     return pid, took_ms
 
 
-def _go_apart(prepared: Prepared) -> None:
+def go_apart(prepared: Prepared) -> None:
     """In a thread of its own: leave our mounts for a copy, and change it to what the tree is to see."""
     namespaces.own_mounts()
     namespaces.mount(str(prepared.home), str(prepared.run_root), None, namespaces.MS_BIND)

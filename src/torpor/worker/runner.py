@@ -94,7 +94,7 @@ def _reseed() -> None:
 def _let_go_of_the_old_place() -> None:
     """`tempfile` looks at TMPDIR once: what the import has found there is the zygote's, not ours."""
     if tempfile := sys.modules.get("tempfile"):
-        tempfile.tempdir = None
+        tempfile.tempdir = None  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _title(title: str) -> None:

@@ -29,7 +29,7 @@ from torpor.worker.images import Images
 from torpor.worker.link import Link
 from torpor.worker.live_run import LiveRun
 from torpor.worker.process import watched
-from torpor.worker.version import ImportFailed, Version, ZygoteDied
+from torpor.worker.version import ImportFailed, Version, ZygoteDied, user_environment
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ class Supervisor:
                     self._house.run_root,
                     isolated=self._isolated,
                     on_changed=self._reload,
-                    cpu_baseline=self._settings.cpu_baseline,
+                    environment=user_environment(self._settings.cpu_baseline),
                 )
                 await version.start()
                 for name, former in list(self._versions.items()):
@@ -170,7 +170,7 @@ class Supervisor:
             version = self._versions[project.version]
             report = http.VersionReport(self._worker_id, version.name, version.tasks, version.queues)
             await self._house.link.send("versions", report, http.VersionAccepted)
-            version.fork_ahead()
+            version.make_ahead()
             self._house.room.set()
             names = ", ".join(task.id for task in version.tasks) or "no tasks"
             log.info("version %s: %s (imported in %.0f ms)", version.name, names, version.import_ms)

@@ -1,32 +1,43 @@
 """One version of the user's code, seen from the supervisor: its zygote, started, asked for runners, started again.
 
-One runner is always forked ahead: it has its place and its connection, and only waits to hear which run it is to perform.
+One runner is always made ahead: it has its place and its connection, and only waits to hear which run it is to perform.
 So a run starts without waiting for a fork.
 
-A version whose imports start threads can't be forked safely (the threads would be missing in the child): its zygote
-stays bare, and each runner imports for itself. That is slower to start and otherwise the same.
+    imported here, no threads      fork, in milliseconds
+    not imported here (yet)        thaw of a warm image that another worker has stored (warm.py)
+    its imports start threads      a fork would lose them: thaw of a warm image, another's or our own. Until there is one, and
+                                   where nothing can be frozen, the zygote stays bare and each runner imports for itself
 """
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torpor import ids
-from torpor.errors import TorporError
+from torpor.errors import CriuError, ImageDamaged, TorporError
 from torpor.wire import runner as wire
 from torpor.wire.framing import Unframer, frame
 from torpor.worker import cpu, discovery
 from torpor.worker.discovery import Project
-from torpor.worker.process import RunProcess
+from torpor.worker.process import Origin, RunProcess
+from torpor.worker.warm import Warm, WarmImage, parked
+
+log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 120.0
 FORK_TIMEOUT_S = 10.0
+QUIET_S = 1.0
+"""A warm image is made when no run has begun for so long: it is in no hurry, and a start is."""
+LONGEST_NOISE_S = 30.0
+"""But where it is never quiet it is needed most."""
 HIDDEN = ("TORPOR_", "TRIGGER_")  # our settings and keys: user code runs without them
 
 
@@ -51,7 +62,8 @@ class Version:
         on_changed: called when the project's files are no longer those of this version: what is imported from them now
             would not be this version.
         isolated: runners get namespaces of their own.
-        cpu_baseline: see `cpu.environment`.
+        environment: what user code has; see `user_environment`.
+        warm: where its warm images are; None where nothing can be frozen.
     """
 
     def __init__(
@@ -61,7 +73,8 @@ class Version:
         *,
         isolated: bool,
         on_changed: Callable[[], object] = lambda: None,
-        cpu_baseline: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        warm: Warm | None = None,
     ) -> None:
         self.project = project
         self.name = project.version
@@ -71,10 +84,17 @@ class Version:
         self._run_root = run_root
         self._isolated = isolated
         self._on_changed = on_changed
-        self._cpu_baseline = cpu_baseline
+        self.environment = dict(user_environment() if environment is None else environment)
+        self._warm = warm
+        self._image: WarmImage | None = None
+        self._thaws = 0
+        self._warming: asyncio.Task[None] | None = None
+        self._began_at = 0.0
         self._spare: RunProcess | None = None
-        self._forking_ahead: asyncio.Task[None] | None = None
+        self._making_ahead: asyncio.Task[None] | None = None
         self._bare = False
+        self._ready: wire.ZygoteReady | None = None
+        self._origin = Origin()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._inbox: list[bytes] = []
@@ -95,36 +115,74 @@ class Version:
         async with self._one_at_a_time:
             await self._start()
 
+    async def find_image(self) -> bool:
+        """Take up a warm image that somebody has stored. If there is one the version can be used at once, and `start` has time,
+        unless `needs_import` says that there is nothing to be gained by it.
+        """
+        if self._warm is None or (found := await self._warm.find()) is None:
+            return False
+        self._image = found
+        self.tasks, self.queues = found.tasks, found.queues
+        return True
+
+    @property
+    def needs_import(self) -> bool:
+        """Forks are faster than thaws. A version with threads is never forked."""
+        return self._image is None or not self._image.has_threads
+
     async def runner(self) -> RunProcess:
-        """A process that waits to be told its run; the one forked ahead, if it lives.
+        """A process that waits to be told its run; the one made ahead, if it lives.
 
         Raises:
             ZygoteDied: none could be made, even after a fresh start.
+            ImportFailed: it had to be imported first, and could not be.
         """
-        if self._forking_ahead is not None:
-            await asyncio.wait([self._forking_ahead])
+        self._began_at = time.monotonic()
+        if self._making_ahead is not None:
+            await asyncio.wait([self._making_ahead])
         spare, self._spare = self._spare, None
         if spare is not None and not spare.is_connected:
             await spare.bury()
             spare = None
         return spare or await self._make_runner()
 
-    def fork_ahead(self) -> None:
+    def make_ahead(self) -> None:
         """Make the spare runner in the background, unless there is one. Call it when a run has begun."""
-        if self._spare is None and (self._forking_ahead is None or self._forking_ahead.done()):
-            self._forking_ahead = asyncio.create_task(self._make_spare())
+        if self._spare is None and (self._making_ahead is None or self._making_ahead.done()):
+            self._making_ahead = asyncio.create_task(self._make_spare())
 
     async def _make_spare(self) -> None:
         with contextlib.suppress(ZygoteDied, ImportFailed, OSError):  # then the next run finds out, and its story tells
             self._spare = await self._make_runner()
 
     async def _make_runner(self) -> RunProcess:
+        if self._image is not None:
+            with contextlib.suppress(CriuError, OSError):
+                return await self._thaw(self._image)
+        return await self._forked()
+
+    async def _thaw(self, image: WarmImage) -> RunProcess:
+        assert self._warm is not None
+        self._thaws += 1
+        try:
+            return await self._warm.thaw(image)
+        except CriuError as error:
+            if self._image is image:
+                self._image = None
+                await self._warm.refuse(image.image_id, error.reason)
+            raise
+        finally:
+            self._thaws -= 1
+            self._let_go_of(image)
+
+    async def _forked(self, *, parked: bool = False) -> RunProcess:
         process = RunProcess(self._run_root / ids.new("runner"))
         try:
             process.furnish()
             await process.listen()
-            process.watch(await self._fork(process.directory))
-            if await process.first_words(wire.Hello) is None:
+            process.watch(await self._fork(process.directory, parked=parked))
+            process.origin = Origin() if self._bare else self._origin  # who imports for itself has no memory in common
+            if await process.first_words(wire.Hello, START_TIMEOUT_S) is None:
                 told = (process.directory / "output.log").read_text(errors="replace").strip()
                 raise ZygoteDied(
                     f"a process of version {self.name} ended before it had a run: {told or 'it said nothing'}"
@@ -134,8 +192,8 @@ class Version:
             raise
         return process
 
-    async def _fork(self, directory: Path) -> int:
-        request = wire.Fork(directory.name, str(directory), self._isolated)
+    async def _fork(self, directory: Path, *, parked: bool) -> int:
+        request = wire.Fork(directory.name, str(directory), self._isolated, parked)
         async with self._one_at_a_time:
             for _ in range(2):
                 if self._control is None:
@@ -149,14 +207,63 @@ class Version:
                 self._stop_zygote()
         raise ZygoteDied(f"the zygote of version {self.name} could not fork")
 
+    # -- the warm image -----------------------------------------------------------------------------------------------
+
+    def _warm_up_soon(self) -> None:
+        """Make this zygote's warm image in the background."""
+        if self._warm is not None:
+            if self._warming is not None:
+                self._warming.cancel()
+            self._warming = asyncio.create_task(self._warm_up(self._warm))
+
+    async def _warm_up(self, warm: Warm) -> None:
+        assert self._ready is not None
+        try:
+            if not self._bare:
+                await self._quiet()
+            process = await self._forked(parked=True)
+            try:
+                await parked(process)
+                image = await warm.freeze(process, self._ready)
+            finally:
+                await process.bury()
+        except (CriuError, ZygoteDied, ImportFailed, OSError) as error:
+            log.warning("version %s has no warm image: %s", self.name, error)
+            return
+        if self._bare:
+            self._image = image
+        try:
+            if await warm.store(image):
+                process.origin.image_id = image.image_id
+        except (ImageDamaged, OSError) as error:
+            log.warning("the warm image of %s can't be stored: %s", self.name, error)
+        finally:
+            self._let_go_of(image)
+
+    async def _quiet(self) -> None:
+        end = time.monotonic() + LONGEST_NOISE_S
+        while (now := time.monotonic()) < min(self._began_at + QUIET_S, end):
+            await asyncio.sleep(min(self._began_at + QUIET_S, end) - now)
+
+    def _let_go_of(self, image: WarmImage) -> None:
+        """Remove its files, if nobody is going to thaw from them."""
+        if self._warm is not None and image is not self._image and not self._thaws:
+            self._warm.let_go(image)
+
+    # -- ends ---------------------------------------------------------------------------------------------------------
+
     async def stop(self) -> None:
         """End the zygote and the spare runner. Runners that perform a run are not touched."""
-        if self._forking_ahead is not None:
-            self._forking_ahead.cancel()
-            await asyncio.wait([self._forking_ahead])
+        for task in (self._making_ahead, self._warming):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
         if self._spare is not None:
             await self._spare.bury()
             self._spare = None
+        if (image := self._image) is not None:
+            self._image = None
+            self._let_go_of(image)
         self._stop_zygote()
 
     def _stop_zygote(self) -> None:
@@ -179,13 +286,19 @@ class Version:
                 f"the files of version {self.name} have changed since; they are being imported as a new one"
             )
         ready = await self._launch()
-        if self._bare:
-            return
-        self.tasks, self.queues, self.import_ms = ready.tasks, ready.queues, ready.import_ms
-        if ready.threads > 1:
-            self._bare = True
-            self._stop_zygote()
-            await self._launch()
+        if not self._bare:
+            self._ready = ready
+            self.tasks, self.queues, self.import_ms = ready.tasks, ready.queues, ready.import_ms
+            if ready.threads > 1:
+                self._bare = True
+                self._stop_zygote()
+                await self._launch()
+        self._origin = Origin()  # the memory of this zygote is no other's
+        if not self._bare or self._image is None:
+            self._warm_up_soon()
+        if not self._bare and (image := self._image) is not None:
+            self._image = None  # from now on runners are forked
+            self._let_go_of(image)
 
     async def _launch(self) -> wire.ZygoteReady:
         ours, theirs = socket.socketpair()
@@ -197,7 +310,7 @@ class Version:
                 pass_fds=[theirs.fileno()],
                 cwd=self.project.root,
                 stdin=subprocess.DEVNULL,
-                env=user_environment(self._cpu_baseline),
+                env=self.environment,
             )
         self._control = ours
         match await self._reply(START_TIMEOUT_S):
