@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from torpor.sdk.retry import Retry
     from torpor.sdk.retrying import retry
     from torpor.sdk.runs import Run
+    from torpor.sdk.save_point import Checkpoint, checkpoint
     from torpor.sdk.schedule import ScheduleTick, schedule
     from torpor.sdk.task import Task, task
     from torpor.sdk.wait import create_token
@@ -58,6 +59,7 @@ __all__ = [
     "BatchItem",
     "BatchResult",
     "BlockingInLoop",
+    "Checkpoint",
     "Client",
     "ConfigError",
     "ConnectionFailed",
@@ -82,6 +84,7 @@ __all__ = [
     "app",
     "batch_trigger",
     "batch_trigger_and_wait",
+    "checkpoint",
     "create_token",
     "current",
     "logger",
@@ -104,6 +107,7 @@ _HOMES = {
     "torpor.sdk.retry": ("Retry",),
     "torpor.sdk.retrying": ("retry",),
     "torpor.sdk.runs": ("Run",),
+    "torpor.sdk.save_point": ("Checkpoint", "checkpoint"),
     "torpor.sdk.schedule": ("ScheduleTick", "schedule"),
     "torpor.sdk.task": ("Task", "task"),
     "torpor.sdk.wait": ("create_token",),

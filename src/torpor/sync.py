@@ -1,4 +1,5 @@
-"""For code that does not await: the blocking twins of `torpor.wait`, `torpor.create_token` and `torpor.batch_trigger`.
+"""For code that does not await: the blocking twins of `torpor.wait`, `torpor.checkpoint`, `torpor.create_token` and
+`torpor.batch_trigger`.
 
     from torpor.sync import wait, create_token
 
@@ -16,7 +17,18 @@ Example:
 from torpor.sdk import sync_wait as wait
 from torpor.sdk.any_batch import batch_trigger_and_wait_blocking as batch_trigger_and_wait
 from torpor.sdk.any_batch import batch_trigger_blocking as batch_trigger
+from torpor.sdk.save_point import Checkpoint
+from torpor.sdk.save_point import checkpoint_blocking as checkpoint
 from torpor.sdk.sync_wait import create_token
 from torpor.sdk.waits import Approval, Token
 
-__all__ = ["Approval", "Token", "batch_trigger", "batch_trigger_and_wait", "create_token", "wait"]
+__all__ = [
+    "Approval",
+    "Checkpoint",
+    "Token",
+    "batch_trigger",
+    "batch_trigger_and_wait",
+    "checkpoint",
+    "create_token",
+    "wait",
+]

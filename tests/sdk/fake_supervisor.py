@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from torpor.sdk.canceling import INTERRUPT
 from torpor.wire.framing import Unframer, frame
 from torpor.wire.runner import (
     Answer,
@@ -33,6 +34,7 @@ from torpor.wire.runner import (
     Resumed,
     RunContext,
     RunnerMessage,
+    SavePoint,
     SupervisorMessage,
     Suspend,
     Suspending,
@@ -83,10 +85,14 @@ class Supervisor:
 
     def start(self, task: Callable[..., Any], payload: Any = None, **values: Any) -> None:
         """Fork a runner that performs the task, and bring it to its first line."""
-        self.start_doing(lambda: _perform(self.path, task))
+        self.start_spare(task)
         self.accept()
         assert self.expect(Hello).name == "run_test"
         self.send(Begin(context(**values), msgspec.Raw(b"null") if payload is None else json(payload)))
+
+    def start_spare(self, task: Callable[..., Any]) -> None:
+        """Fork a runner that will perform the task as soon as it is told to."""
+        self.start_doing(lambda: _perform(self.path, task))
 
     def start_doing(self, what: Callable[[], None]) -> None:
         """Fork a child that does this, with its output in the run's output.log."""
@@ -144,6 +150,11 @@ class Supervisor:
             self._inbox += map(from_runner.decode, self._unframer.feed(data))
         return self._inbox.pop(0)
 
+    def read_some(self) -> None:
+        """A part of a large message."""
+        assert self._connection is not None
+        self._inbox += map(from_runner.decode, self._unframer.feed(self._connection.recv(1 << 16)))
+
     def expect(self, kind: type[M]) -> M:
         message = self.receive()
         assert isinstance(message, kind), f"expected {kind.__name__}, got {message}\n{self.output()}"
@@ -161,9 +172,43 @@ class Supervisor:
             self._connection.settimeout(PATIENCE_S)
         return False
 
-    def hang_up(self) -> None:
+    def let_go(self, *, read: bool = True) -> None:
+        """Close our end, as before a freeze that nobody is asked for: all that the run had sent is read first."""
         assert self._connection is not None
+        if read:
+            self._connection.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    self._inbox += map(from_runner.decode, self._unframer.feed(self._connection.recv(1 << 16)))
         self._connection.close()
+
+    def stand_still(self) -> None:
+        """SIGSTOP; returns when it does."""
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
+
+    def freeze(self, *, read: bool = True) -> None:
+        """What a real one does to a run at any moment: stop, read what is left, let go. CRIU would write an image now."""
+        self.stand_still()
+        self.let_go(read=read)
+        os.kill(self.pid, signal.SIGCONT)
+
+    def met_again(self, *answers: Answer, nudge: bool = False, restored: bool = True, **more: Any) -> Resumed:
+        """The run has found out that we let go, and is back."""
+        if nudge:
+            os.kill(self.pid, INTERRUPT)
+        self.accept()
+        while isinstance(resumed := self.receive(), Block):
+            pass  # told before we let go
+        assert isinstance(resumed, Resumed), f"{resumed}\n{self.output()}"
+        self.send(Awoken(restored=restored, answers=list(answers), **more))
+        return resumed
+
+    def die(self) -> None:
+        """Nobody is there any more."""
+        self._listener.close()
+        os.unlink(self.path)
+        self.let_go()
 
     # -- conversations --
 
@@ -214,13 +259,20 @@ class Supervisor:
         self._connection.close()
         return told
 
-    def wake(self, *answers: Answer, restored: bool = True, env: dict[str, str] | None = None) -> Resumed:
+    def save_point(self) -> SavePoint:
+        """The run asks for one, and stands still."""
+        while isinstance(told := self.receive(), Block):
+            pass
+        assert isinstance(told, SavePoint), f"{told}\n{self.output()}"
+        assert self._connection is not None
+        assert self._connection.recv(1) == b"", "it said SavePoint and kept the connection"
+        self._connection.close()
+        return told
+
+    def wake(self, *answers: Answer, restored: bool = True, **more: Any) -> Resumed:
         """Have it go on, as after a restore."""
         os.kill(self.pid, signal.SIGUSR1)
-        self.accept()
-        resumed = self.expect(Resumed)
-        self.send(Awoken(restored=restored, answers=list(answers), env=env or {}))
-        return resumed
+        return self.met_again(*answers, restored=restored, **more)
 
     def finished(self) -> Finished:
         """The outcome; the runner has exited well."""

@@ -43,12 +43,13 @@ def others() -> set[int]:
 def park(run: str, others: set[int]) -> list[descriptors.Parked]:
     """As `freeze` does it: all or nothing."""
     found = descriptors.look(run, others)
-    assert found.reasons == []
+    assert found.could_change == []
     return descriptors.park(found.to_park)
 
 
 def reasons(run: str, others: set[int]) -> list[str]:
-    return descriptors.look(run, others).reasons
+    found = descriptors.look(run, others)
+    return found.never + found.could_change
 
 
 def test_an_outside_file_may_grow_while_the_run_is_away(run: str, outside: Path, others: set[int]) -> None:
@@ -150,7 +151,7 @@ def test_a_file_that_hangs_on_more_than_its_path_forbids_the_freeze(run: str, tm
     changing = "which could change while the run is frozen, and"
     found = descriptors.look(run, others)
     assert [each.path for each in found.to_park] == [str(tmp_path / "elsewhere")]
-    assert found.reasons == [
+    assert found.could_change == [
         f"fd {flocked.fileno()} is open on {flocked.name}, {changing} this process holds a lock on it",
         f"fd {posix.fileno()} is open on {posix.name}, {changing} this process holds a lock on it",
         f"fd {posix_too.fileno()} is open on {posix.name}, {changing} this process holds a lock on it",

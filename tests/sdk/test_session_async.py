@@ -9,6 +9,7 @@ from fake_supervisor import Supervisor
 
 import torpor.sdk.loop as loop_door
 from torpor import RunFailed, TokenTimeout, WaitCycle, WaitTimeout, current, task, wait
+from torpor.sdk import channel
 from torpor.wire.runner import Answer, Block, Finished, NewWait, StayingAwake, Suspend, TaskError
 
 
@@ -251,14 +252,17 @@ def test_a_token_that_times_out_raises(supervisor: Supervisor) -> None:
     assert supervisor.output_of_run() == "waitpoint_9"
 
 
-def test_a_runner_whose_supervisor_dies_ends_at_once(supervisor: Supervisor) -> None:
+def test_a_runner_whose_supervisor_dies_ends(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks for it for a while, since a supervisor that freezes a run lets go of it as well."""
+    monkeypatch.setattr(channel, "RECONNECT_S", 0.3)
+
     @task
     async def nap() -> None:
         await wait.for_(hours=1)
 
     supervisor.start(nap)
     supervisor.expect_idle()
-    supervisor.hang_up()
+    supervisor.die()
     assert supervisor.exit_code() == 70
 
 

@@ -4,6 +4,7 @@
 `retry.py`    Retry                                             `options.py`    what a trigger may say besides
 `idempotency.py`, `debounce.py`  Idempotency, Debounce
 `wait.py`     wait.for_ and its kin, awaited                    `sync_wait.py`  the same, blocking
+`save_point.py`  checkpoint                                     `hooks.py`, `app.py`  functions called at moments of a run
 `context.py`  current                                           `logger.py`     log lines with fields
 `payload.py`  from a call to JSON and back                      `schedule.py`   @schedule, ScheduleTick
 `client.py`   the HTTP API, for everything outside of runs      `kept_client.py`  the one that triggers share
@@ -14,6 +15,7 @@ Beneath, only inside a run:
 `loop.py`     the door of async tasks                           `blocking.py`   the door of sync tasks
 `waits.py`    requests and answers, written once for both       `ledger.py`     which waits and calls are open
 `idle.py`     may this run be frozen, and if not: why not       `freeze.py`     standing still for a checkpoint
+`standstill.py`  what the doors ask for to do so                `refresh.py`    what must not repeat or be stale after it
 `descriptors.py`  files let go before it and opened after       `channel.py`    the control socket
 `running.py`  which run this process performs
 """

@@ -5,18 +5,21 @@ time is the reader: it hands out what comes, and when it has its own answer anot
 
 The run is idle when every thread is blocked in a wait, or asleep until another one wakes it (threads.py). A thread that is
 at work keeps the run in memory: frozen, it would work on nothing until the wait ends. Only daemon threads are frozen along.
+
+When the supervisor lets go of the connection, the reader opens it again, or whoever wants to send when there is none. For a
+save point the reader is sent away first: a socket isn't closed as long as a thread reads from it.
 """
 
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from torpor.sdk import idle, threads
 from torpor.sdk.canceling import Cancellation
-from torpor.sdk.channel import Channel
+from torpor.sdk.channel import Channel, LetGo
 from torpor.sdk.ledger import Ledger
+from torpor.sdk.standstill import Standstill
 from torpor.wire.runner import (
     Answer,
     Answers,
@@ -25,10 +28,14 @@ from torpor.wire.runner import (
     Cancel,
     NewWait,
     Result,
+    RunnerMessage,
     StayingAwake,
     SupervisorMessage,
     Suspend,
 )
+
+HANDLER_PATIENCE_S = 0.5
+"""How long a signal's handler waits for a thread that sends something."""
 
 
 class _Box:
@@ -49,24 +56,21 @@ class BlockingDoor:
     """Waits and calls for code without an event loop.
 
     Args:
-        freeze: stand still for a checkpoint, given where the run stands; None if that was not possible.
+        standstill: what is done while nothing of the run moves.
         cancellation: asked to end, the run's threads are told where they wait.
     """
 
-    def __init__(
-        self,
-        channel: Channel,
-        ledger: Ledger,
-        freeze: Callable[[list[dict[str, Any]]], Awoken | None],
-        cancellation: Cancellation,
-    ) -> None:
+    def __init__(self, channel: Channel, ledger: Ledger, standstill: Standstill, cancellation: Cancellation) -> None:
         self._channel = channel
         self._ledger = ledger
-        self._freeze = freeze
+        self._standstill = standstill
         self._cancellation = cancellation
         cancellation.look = self._read_now
         self._turn = threading.Condition()  # guards all below, and writing to the channel
-        self._has_reader = False
+        self._reader: int | None = None  # the thread that reads
+        self._is_saving = False  # calls have to wait
+        self._is_shut = False  # nobody may read, or connect again
+        self._has_new_life = False  # restored, and hooks are yet to be called
         self._waiting: dict[int, _Box] = {}  # threads that are blocked in a wait
         self._pace = threads.Pace()
 
@@ -83,6 +87,7 @@ class BlockingDoor:
                 self._ledger.enter(new, box)
                 self._waiting[thread] = box
                 try:
+                    self._call_hooks()
                     self._tell()
                     self._read_until(box, is_wait=True)
                 finally:
@@ -104,9 +109,14 @@ class BlockingDoor:
         self._cancellation.enter()
         try:
             with self._turn:
+                self._call_hooks()
+                while (
+                    self._is_saving
+                ):  # its reply would come to a process that a restore of that save point knows nothing of
+                    self._turn.wait()
                 call_id = self._ledger.calling(box)
                 try:
-                    self._channel.send(Call(call_id, kind, msgspec.Raw(body)))
+                    self._send(Call(call_id, kind, msgspec.Raw(body)))
                     self._read_until(box, is_wait=False)
                 finally:
                     self._ledger.hang_up(call_id)
@@ -116,28 +126,77 @@ class BlockingDoor:
         self._cancellation.check()
         return box.value
 
+    def save(self, name: str) -> Awoken:
+        """Have a checkpoint taken, and go on. Other threads stand still wherever they are.
+
+        Raises:
+            RunCanceled: the run is to end.
+        """
+        self._cancellation.enter()
+        try:
+            with self._turn:
+                while self._is_saving:
+                    self._turn.wait()
+                self._is_saving = True
+                try:
+                    awoken = self._save(name)
+                finally:
+                    self._is_saving = False
+                    self._turn.notify_all()
+        finally:
+            self._cancellation.leave()
+        self._cancellation.check()
+        return awoken
+
+    def _save(self, name: str) -> Awoken:
+        while True:
+            while self._ledger.is_calling:
+                self._read_once()
+            if block := self._ledger.tell(False, []):
+                self._send(block)
+            self._is_shut = True
+            try:
+                awoken = self._standstill.save(name, idle.threads_standing(), self._until_nobody_reads)
+            finally:
+                self._is_shut = False
+            self._take_up(awoken)
+            if awoken.saved or awoken.error:  # else it was not heard of
+                return awoken
+
+    def _until_nobody_reads(self) -> None:
+        while self._reader not in (None, threading.get_ident()):
+            self._turn.wait()
+
     def _read_until(self, box: _Box, *, is_wait: bool) -> None:
         while not box.done():
             if is_wait:
-                self._cancellation.check(once_heard=True)  # a message that was signaled is read here
-            if self._has_reader:
-                self._turn.wait()
-                continue
-            self._has_reader = True
+                self._cancellation.check()
+            self._read_once()
+
+    def _read_once(self) -> None:
+        """Read and hand out what comes, or let another thread do it. May return for no reason."""
+        if self._is_shut or self._reader is not None:
+            self._turn.wait()
+            return
+        self._reader = threading.get_ident()
+        try:
+            self._turn.release()
             try:
-                self._turn.release()
-                try:
-                    # No thread tells us when it falls asleep.
-                    message = self._channel.receive() if self._has_news() else None
-                finally:
-                    self._turn.acquire()
-                if message is None:
-                    self._tell()
-                else:
-                    self._dispatch([message, *self._channel.left_over()])
+                # No thread tells us when it falls asleep.
+                message = self._channel.receive() if self._has_news() else None
             finally:
-                self._has_reader = False
-                self._turn.notify_all()
+                self._turn.acquire()
+            if message is None:
+                self._tell()
+            else:
+                self._dispatch([message, *self._channel.left_over()])
+        except LetGo:
+            if not self._is_shut:
+                self._come_back()
+                self._tell()
+        finally:
+            self._reader = None
+            self._turn.notify_all()
 
     def _has_news(self) -> bool:
         pause_s = self._pace.pause_s
@@ -145,12 +204,45 @@ class BlockingDoor:
 
     def _read_now(self) -> None:
         """Read what has come, unless another thread is at it. In the main thread, outside of waits and calls."""
-        if self._turn.acquire(blocking=False):
+        if self._turn.acquire(timeout=HANDLER_PATIENCE_S):
             try:
-                if not self._has_reader and self._channel.has_news():
-                    self._dispatch(self._channel.received())
+                while self._reader is None and not self._is_shut and self._channel.has_news():  # twice in a row
+                    self._reader = threading.get_ident()
+                    try:
+                        self._dispatch(self._channel.received())
+                    except LetGo:
+                        self._come_back()
+                    finally:
+                        self._reader = None
+                        self._turn.notify_all()
             finally:
                 self._turn.release()
+
+    def _send(self, message: RunnerMessage) -> None:
+        try:
+            self._channel.send(message)
+        except LetGo:
+            if self._reader in (None, threading.get_ident()) and not self._is_shut:
+                self._come_back()  # which sends it
+            # Else the reader finds it out as well, or whoever has shut it connects again.
+
+    def _come_back(self) -> None:
+        """The supervisor has let go of us."""
+        awoken = self._standstill.come_back()
+        self._has_new_life |= awoken.restored
+        self._take_up(awoken)
+
+    def _take_up(self, awoken: Awoken) -> None:
+        self._ledger.answer(awoken.answers)
+        self._pace.moved()
+        self._turn.notify_all()
+        self._dispatch(self._channel.left_over())
+
+    def _call_hooks(self) -> None:
+        """After a restore in the middle of anything this is the first place where the author's code may be called."""
+        if self._has_new_life and threading.current_thread() is threading.main_thread():
+            self._has_new_life = False
+            self._standstill.resumed()
 
     def _look(self) -> idle.Verdict:
         if self._ledger.is_calling or any(box.done() for box in self._waiting.values()):
@@ -160,20 +252,11 @@ class BlockingDoor:
             busy.append(threading.current_thread())
         return idle.Verdict(not busy, sorted(map(idle.thread_told, busy)), is_up_to_threads=bool(busy))
 
-    def _standing(self) -> list[dict[str, Any]]:
-        """Where the author's code stands, in the main thread first."""
-        main = threading.main_thread()
-        places: list[dict[str, Any]] = []
-        for thread in sorted(threading.enumerate(), key=lambda each: (each is not main, each.name)):
-            if (frame := idle.users_frame(threads.frame_of(thread))) is not None:
-                places.append(idle.place("main thread" if thread is main else thread.name, frame))
-        return places
-
     def _tell(self) -> None:
         verdict = self._look()
         self._pace.looked(verdict.is_up_to_threads)
         if block := self._ledger.tell(verdict.is_idle, verdict.blockers):
-            self._channel.send(block)
+            self._send(block)
 
     def _dispatch(self, messages: list[SupervisorMessage]) -> None:
         while messages:
@@ -185,20 +268,19 @@ class BlockingDoor:
                     self._ledger.reply(result)
                     self._pace.moved()
                 case Suspend():
-                    messages += self._suspend()
+                    self._suspend()
+                    messages += self._channel.left_over()
                 case Cancel(reason):
                     self._cancellation.ask(reason)
                 case _:
                     pass  # not for a run that works
 
-    def _suspend(self) -> list[SupervisorMessage]:
+    def _suspend(self) -> None:
         verdict = self._look()
         if not verdict.is_idle or self._ledger.has_moved or not self._ledger.has_waits:
             reasons = verdict.blockers or ["something moved since the run was idle"]
-            self._channel.send(StayingAwake(reasons, moved=True))
+            self._send(StayingAwake(reasons, moved=True))
             self._ledger.tell_again()
-        elif awoken := self._freeze(self._standing()):
+        elif awoken := self._standstill.freeze(idle.threads_standing()):
             self._ledger.answer(awoken.answers)
             self._pace.moved()
-            return self._channel.left_over()
-        return []

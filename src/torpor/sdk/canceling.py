@@ -4,8 +4,11 @@
     sync task     RunCanceled, raised in the wait that blocks, or in the main thread while it computes
 
 The request is a message on the control socket. Nobody reads that while a sync task computes, so the supervisor sends a
-signal with it; its handler runs in the main thread, between two bytecodes. It doesn't raise while that thread is inside a
+signal after it; its handler runs in the main thread, between two bytecodes. It doesn't raise while that thread is inside a
 wait or a call of ours, which will see the message itself, nor outside of the author's code.
+
+The signal says no more than "look at the socket". It comes as well when the supervisor has let go of it, for a freeze that
+nobody was asked for: then looking means to connect again.
 """
 
 import signal
@@ -28,9 +31,9 @@ class Cancellation:
         """User code's main thread or task has been told: whatever it does now, the run is canceled."""
         self.is_async = False
         self.look: Callable[[], None] = lambda: None
-        """Reads the message that came with the signal: it says why."""
+        """Looks at the socket; called in the main thread, outside of waits and calls."""
         self._is_asked = False
-        self._is_heard = False  # the message was read, not only the signal seen that comes with it
+        self._is_signaled = False  # inside of a wait or call, which may have been about to leave
         self._is_open = False
         self._depth = 0
         self._told_threads: set[int] = set()
@@ -42,8 +45,11 @@ class Cancellation:
 
     def ask(self, reason: str | None) -> None:
         """The message has come. Twice is once."""
-        self._is_asked = self._is_heard = True
+        self._is_asked = True
         self.reason = self.reason or reason
+        main = threading.main_thread()
+        if not self.is_async and threading.current_thread() is not main and main.ident is not None:
+            signal.pthread_kill(main.ident, INTERRUPT)  # another thread has read it: the main thread may be computing
 
     def take(self) -> bool:
         """Whether the main thread or task is to be told now; from then on it has been."""
@@ -70,17 +76,16 @@ class Cancellation:
     def leave(self) -> None:
         if threading.current_thread() is threading.main_thread():
             self._depth -= 1
-            if self._is_asked and not self._is_heard:
+            if self._is_signaled and self._depth == 0:
+                self._is_signaled = False
                 self.look()
 
-    def check(self, *, once_heard: bool = False) -> None:
-        """Tell this thread if it has not been told yet; `once_heard`: not before the message, which has the reason.
+    def check(self) -> None:
+        """Tell this thread if it has not been told yet.
 
         Raises:
             RunCanceled: it is to end.
         """
-        if once_heard and not self._is_heard:
-            return
         if threading.current_thread() is threading.main_thread():
             if self.take():
                 raise self._error()
@@ -90,13 +95,13 @@ class Cancellation:
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
         """The signal's handler."""
-        if self.is_async:
-            return  # its event loop reads the message; code that never awaits can't be told
-        self._is_asked = True
-        if self._depth == 0:
-            self.look()
-            if self.take():
-                raise self._error()
+        if self._depth > 0:
+            self._is_signaled = True
+            return
+        self.look()
+        # Code of an async task that never awaits can't be told: its event loop does it.
+        if not self.is_async and self.take():
+            raise self._error()
 
     def _error(self) -> RunCanceled:
         return RunCanceled(self.reason)

@@ -68,16 +68,21 @@ class Parked:
 
 @dataclass(frozen=True)
 class Findings:
-    """What is open: files that can be parked, and why this process can't be frozen now, one line per descriptor."""
+    """What is open: files that can be parked, and what is wrong with the others, one line per descriptor.
+
+    `could_change`: files that can't be parked; a restore would fail if they changed meanwhile.
+    `never`: what no image can hold.
+    """
 
     to_park: list[Parked]
-    reasons: list[str]
+    could_change: list[str]
+    never: list[str]
 
 
 def look(run_directory: str, ours: set[int]) -> Findings:
     """Go through all descriptors but `ours`. Nothing is touched yet."""
     opened = list(_open(ours))
-    reasons = [f"fd {fd} is {why}" for fd, name in opened if (why := _why_not(fd, name))]
+    never = [f"fd {fd} is {why}" for fd, name in opened if (why := _why_not(fd, name))]
     files = [file for fd, path in opened if path.startswith("/") and (file := _describe(fd, path))]
     inside = (os.path.realpath(run_directory) + "/", *_ELSEWHERE)
     outside = [file for file in files if not file.path.startswith(inside)]
@@ -87,11 +92,12 @@ def look(run_directory: str, ours: set[int]) -> Findings:
     user = _thread_at_work() if outside else None
     installed = _installed()
     to_park: list[Parked] = []
+    could_change: list[str] = []
     for file in outside:
         if (obstacle := _obstacle(file, locked, mapped, user)) is None:
             to_park.append(file)
         elif not _comes_back_anyway(file, installed):
-            reasons.append(
+            could_change.append(
                 f"fd {file.descriptors[0][0]} is open on {file.path}, "
                 f"which could change while the run is frozen, and {obstacle}"
             )
@@ -99,8 +105,8 @@ def look(run_directory: str, ours: set[int]) -> Findings:
     told = {file.inode for file in files} | {file.path for file in files}
     for inode, path in mapped.items():
         if not told & {inode, path} and not path.startswith((*inside, "/dev/")) and os.path.isfile(path):
-            reasons.append(f"{path} is mapped for writing, and could change while the run is frozen")
-    return Findings(to_park, reasons)
+            could_change.append(f"{path} is mapped for writing, and could change while the run is frozen")
+    return Findings(to_park, could_change, never)
 
 
 # -- what can't be frozen ---------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -41,6 +42,8 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
 }
 """What each hook may ask for."""
 _AT_THE_END = frozenset({"on_success", "on_failure", "on_cancel", "on_complete", "on_suspend"})
+in_standstill: ContextVar[bool] = ContextVar("in_standstill", default=False)
+"""Whether this is code of an on_suspend or on_resume hook: it can neither wait nor trigger."""
 STANDSTILL_TIMEOUT_S = 30.0
 """How long async on_suspend and on_resume hooks may take: nothing else of the run goes on meanwhile."""
 
@@ -249,7 +252,11 @@ def call_still(hooks: list[Hook], loop: "asyncio.AbstractEventLoop | None") -> N
         with contextlib.suppress(asyncio.InvalidStateError):
             task.result()
 
-    call_all_blocking(hooks, {}, run)
+    token = in_standstill.set(True)
+    try:
+        call_all_blocking(hooks, {}, run)
+    finally:
+        in_standstill.reset(token)
 
 
 async def _awaiting(awaitable: Awaitable[Any]) -> Any:

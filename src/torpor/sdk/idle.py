@@ -26,13 +26,14 @@ import linecache
 import os
 import sys
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import Any
 
 from torpor.sdk import threads
-from torpor.wire.runner import Answer, Result
+from torpor.wire.runner import Answer, Awoken, Result
 
 _TORPOR = str(Path(__file__).resolve().parent.parent) + os.sep
 _STDLIB = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
@@ -47,6 +48,10 @@ class WaitFuture(asyncio.Future[Answer]):
 
 class CallFuture(asyncio.Future[Result]):
     """Resolves when the server has replied to a call: soon, so it's not worth telling."""
+
+
+class SaveFuture(asyncio.Future[Awoken]):
+    """Resolves when a save point was made, or not: at once, but for calls that are under way."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def look(loop: asyncio.AbstractEventLoop) -> Verdict:
         future = getattr(task, "_fut_waiter", None)
         if isinstance(future, WaitFuture):
             continue
-        if future is None or future.done() or isinstance(future, CallFuture):
+        if future is None or future.done() or isinstance(future, CallFuture | SaveFuture):
             is_idle = False  # it is about to run, or calls the server
             continue
         frames = _frames(task.get_coro())
@@ -88,13 +93,31 @@ def look(loop: asyncio.AbstractEventLoop) -> Verdict:
 
 
 def standing(loop: asyncio.AbstractEventLoop) -> list[dict[str, Any]]:
-    """Where each asyncio task of the author's stands: name, file, line and source line."""
+    """Where each asyncio task of the author's stands, and then each of its other threads: name, file, line, source line."""
     places: list[dict[str, Any]] = []
     for task in asyncio.all_tasks(loop):
         frames = _frames(task.get_coro())
         if (index := _user_frame(frames)) is not None:
             places.append(place(task.get_name(), frames[index]))
-    return sorted(places, key=lambda one: one["task"])
+    here = threading.current_thread()
+    return sorted(places, key=lambda one: one["task"]) + threads_standing(
+        each for each in _threads() if each is not here
+    )
+
+
+def threads_standing(some: Iterable[threading.Thread] | None = None) -> list[dict[str, Any]]:
+    """The same of threads, in order: those in which there is code of the author's."""
+    places: list[dict[str, Any]] = []
+    for thread in _threads() if some is None else some:
+        if (frame := users_frame(threads.frame_of(thread))) is not None:
+            name = "main thread" if thread is threading.main_thread() else f"thread {thread.name}"
+            places.append(place(name, frame))
+    return places
+
+
+def _threads() -> list[threading.Thread]:
+    main = threading.main_thread()
+    return sorted(threading.enumerate(), key=lambda each: (each is not main, each.name))
 
 
 def place(name: str, frame: FrameType) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """The waits a run has open and the calls it has under way: what was told to the supervisor, and what is to be told."""
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
-from torpor.wire.runner import Answer, Block, NewWait, Result
+from torpor.wire.runner import Answer, Block, NewWait, Result, RunnerMessage
 
 
 class Slot(Protocol):
@@ -24,10 +25,12 @@ class Ledger:
         self._alarm: str | None = None
         self._told: tuple[bool, tuple[str, ...]] = (False, ())
 
-    @property
-    def open_waits(self) -> list[str]:
-        """Ids of the waits that have no answer yet, the alarm among them."""
-        return list(self._waits)
+    def open_waits(self, unsent: Iterable[RunnerMessage] = ()) -> list[str]:
+        """Ids of the waits that have no answer yet, the alarm among them, as far as the supervisor has heard of them: without
+        those in messages that have not left.
+        """
+        untold = {new.wait_id for block in unsent if isinstance(block, Block) for new in block.waits}
+        return [wait_id for wait_id in self._waits if wait_id not in untold and wait_id not in self._new]
 
     @property
     def has_waits(self) -> bool:

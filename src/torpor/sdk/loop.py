@@ -7,20 +7,26 @@ Timers of the loop count wall time, also that in which the run was frozen: `time
 And when the run is idle the engine is told when the first timer is due, the *alarm*, a wait of our own: so a run that is
 frozen in `asyncio.timeout(3600)` comes back after an hour. The alarm is told anew when it changes, and dropped with the
 last wait.
+
+That moment is also the one for save points: whatever asyncio tasks are up to, none of them is in the middle of a step. And
+when the supervisor has let go of the connection, to freeze the run without asking, it is opened again wherever that is
+noticed; what it brings is handed out by the loop.
 """
 
 import asyncio
 import selectors
 import time
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import msgspec
 
 from torpor.sdk import idle, threads, waits
-from torpor.sdk.channel import Channel
-from torpor.sdk.idle import CallFuture, WaitFuture
+from torpor.sdk.channel import Channel, LetGo
+from torpor.sdk.idle import CallFuture, SaveFuture, WaitFuture
 from torpor.sdk.ledger import Ledger
+from torpor.sdk.standstill import Standstill
 from torpor.wire.runner import (
     Answer,
     Answers,
@@ -29,35 +35,39 @@ from torpor.wire.runner import (
     Cancel,
     NewWait,
     Result,
+    RunnerMessage,
     StayingAwake,
     SupervisorMessage,
     Suspend,
 )
 
+T = TypeVar("T")
+
 LOOK_SHARE = 10
 """While a run is kept awake we look again after this many times what looking took, so it costs a tenth at most."""
+SLEW_S = 0.1
+"""Wall clock and monotonic clock don't part by more between two looks, unless one was set, or the process was frozen."""
 
 
 class LoopDoor:
     """Everything here runs in the loop's own thread.
 
     Args:
-        freeze: stand still for a checkpoint, given where the run stands; None if that was not possible.
+        standstill: what is done while nothing of the run moves.
         cancel: have the run's main task end.
     """
 
     def __init__(
-        self,
-        channel: Channel,
-        ledger: Ledger,
-        freeze: Callable[[list[dict[str, Any]]], Awoken | None],
-        cancel: Callable[[Cancel], None],
+        self, channel: Channel, ledger: Ledger, standstill: Standstill, cancel: Callable[[Cancel], None]
     ) -> None:
         self.loop: _Loop | None = None
         self._channel = channel
         self._ledger = ledger
-        self._freeze = freeze
+        self._standstill = standstill
         self._cancel = cancel
+        self._listening = -1
+        self._saves: list[tuple[str, SaveFuture]] = []
+        self._has_new_life = False  # restored, and hooks are yet to be called
         self._should_suspend = False
         self._is_still = False
         self._look_again_at = 0.0
@@ -81,18 +91,48 @@ class LoopDoor:
 
     async def call(self, kind: str, body: bytes) -> Result:
         """Have the supervisor ask the server something."""
+        while self._saves:  # its reply would come to a process that a restore of that save point knows nothing of
+            await asyncio.wait([self._saves[0][1]])
         future = CallFuture(loop=self.loop)
         call_id = self._ledger.calling(future)
         try:
-            self._channel.send(Call(call_id, kind, msgspec.Raw(body)))
+            self._send(Call(call_id, kind, msgspec.Raw(body)))
             return await future
         finally:
             self._ledger.hang_up(call_id)
 
+    async def save(self, name: str) -> Awoken:
+        """Have a checkpoint taken, and go on. It is put off until no call is under way."""
+        assert self.loop is not None
+        future = SaveFuture(loop=self.loop)
+        self._saves.append((name, future))
+        return await future
+
+    def look(self) -> None:
+        """A signal says that there may be news. Code that computes is not in the way of connecting again."""
+        while self.loop is not None and not self._channel.in_use and self._channel.was_let_go():
+            self._come_back()
+
     # -- what the selector calls --
 
-    def about_to_block(self, timeout: float | None) -> float | None:
-        """Nothing is left to do. Returns how long the loop may block."""
+    def about_to_select(self, timeout: float | None) -> float | None:
+        """The loop has gone once through all that was ready. Returns how long it may block."""
+        assert self.loop is not None
+        self.loop.look_at_clocks()
+        if self._saves and not self._ledger.is_calling:
+            self._save()
+            return 0
+        if timeout is None or timeout > 0:
+            return self._about_to_block(timeout)
+        self._is_busy()
+        return timeout
+
+    def _about_to_block(self, timeout: float | None) -> float | None:
+        """Nothing is left to do."""
+        if self._has_new_life:
+            self._has_new_life = False
+            self._stand_still(self._standstill.resumed)
+            return 0
         if self._should_suspend:
             self._should_suspend = False
             return self._suspend(timeout)
@@ -109,7 +149,7 @@ class LoopDoor:
         if verdict.is_idle and self._ledger.has_waits:
             self._set_alarm()
         if block := self._ledger.tell(verdict.is_idle, verdict.blockers):
-            self._channel.send(block)
+            self._send(block)
         self._look_again_at = 0.0 if verdict.is_idle else now + LOOK_SHARE * (time.monotonic() - now)
         self._pace.looked(verdict.is_up_to_threads)
         pauses = [pause for pause in (timeout, self._pace.pause_s) if pause is not None]
@@ -119,7 +159,7 @@ class LoopDoor:
         """Whether a freeze is going on: user code doesn't move."""
         return self._is_still
 
-    def is_busy(self) -> None:
+    def _is_busy(self) -> None:
         """The loop goes on without blocking."""
         if self._should_suspend:
             self._should_suspend = False
@@ -147,30 +187,96 @@ class LoopDoor:
             self._stay_awake(verdict.blockers or ["something moved since the run was idle"])
             return 0
         assert self.loop is not None
-        self.loop.remove_reader(self._channel.fileno())
-        wall, counted = time.time(), time.monotonic()
-        self._is_still = True
-        try:
-            awoken = self._freeze(idle.standing(self.loop))
-        finally:
-            self._is_still = False
+        self._listen_no_more()
+        self.loop.take_clocks()
+        where = idle.standing(self.loop)
         # After on_resume hooks, which turn the loop: timers that are overdue by now are user code, and come later.
-        if awoken is not None and awoken.restored:
-            self.loop.was_asleep((time.time() - wall) - (time.monotonic() - counted))
+        awoken = self._stand_still(lambda: self._standstill.freeze(where))
         self._listen()
         if awoken is None:
             return timeout
-        self._ledger.answer(awoken.answers)
-        self._dispatch(self._channel.left_over())
+        self._take_up(awoken)
         return 0
 
+    def _save(self) -> None:
+        """For all who ask for it, one after the other. Tasks that are ready stand still as well, whatever hooks do."""
+        assert self.loop is not None
+        name, future = self._saves[0]
+        if future.done():  # its task was cancelled
+            del self._saves[0]
+            return
+        if block := self._ledger.tell(False, []):
+            self._send(block)
+        self._listen_no_more()
+        if not self._channel.was_let_go():
+            self.loop.take_clocks()
+        where = idle.standing(self.loop)
+        ready = self.loop.set_aside()
+        try:
+            awoken = self._stand_still(lambda: self._standstill.save(name, where, lambda: None))
+        finally:
+            self.loop.put_back(ready)
+        self._listen()
+        self._take_up(awoken)
+        if awoken.saved or awoken.error:  # else it was not heard of, and is tried again
+            del self._saves[0]
+            future.set_result(awoken)
+
+    def _stand_still(self, what: Callable[[], T]) -> T:
+        self._is_still = True
+        try:
+            return what()
+        finally:
+            self._is_still = False
+
+    def _come_back(self) -> None:
+        """The supervisor has let go of us. What it says now is for the loop to hand out, wherever we are here."""
+        assert self.loop is not None
+        self._should_suspend = False  # whoever asked has forgotten it
+        awoken = self._standstill.come_back()
+        self._has_new_life |= awoken.restored
+        self.loop.call_soon_threadsafe(self._caught_up, awoken)  # it wakes the loop, should it be about to block
+
+    def _caught_up(self, awoken: Awoken) -> None:
+        self._listen()
+        self._take_up(awoken)
+
+    def _take_up(self, awoken: Awoken) -> None:
+        assert self.loop is not None
+        self.loop.was_asleep(awoken.restored)
+        self._ledger.answer(awoken.answers)
+        self._dispatch(self._channel.left_over())
+
+    def _send(self, message: RunnerMessage) -> None:
+        try:
+            self._channel.send(message)
+        except LetGo:
+            self._come_back()  # which sends it
+
     def _stay_awake(self, reasons: list[str]) -> None:
-        self._channel.send(StayingAwake(reasons, moved=True))
+        self._send(StayingAwake(reasons, moved=True))
         self._ledger.tell_again()
 
     def _listen(self) -> None:
+        """To the connection that there is now."""
         assert self.loop is not None
-        self.loop.add_reader(self._channel.fileno(), lambda: self._dispatch(self._channel.received()))
+        self._listen_no_more()
+        self._listening = self._channel.fileno()
+        self.loop.add_reader(self._listening, self._hear)
+
+    def _listen_no_more(self) -> None:
+        assert self.loop is not None
+        if self._listening >= 0:
+            self.loop.remove_reader(self._listening)
+            self._listening = -1
+
+    def _hear(self) -> None:
+        try:
+            messages = self._channel.received()
+        except LetGo:
+            self._come_back()
+        else:
+            self._dispatch(messages)
 
     def _dispatch(self, messages: list[SupervisorMessage]) -> None:
         for message in messages:
@@ -190,21 +296,50 @@ class LoopDoor:
 class _Loop(asyncio.SelectorEventLoop):
     """A loop whose time goes on while the run is frozen."""
 
+    _ready: deque[asyncio.Handle]
+
     def __init__(self, selector: selectors.BaseSelector) -> None:
         self._asleep_s = 0.0
+        self._apart_s = _apart_s()
         super().__init__(selector)
 
     def time(self) -> float:
         return super().time() + self._asleep_s
 
-    def was_asleep(self, seconds: float) -> None:
-        """The process's own clock stood still for so long. A wall clock that was set back counts for nothing."""
-        self._asleep_s += max(seconds, 0.0)
+    def look_at_clocks(self) -> None:
+        """Follow a wall clock that is put right bit by bit: a leap may have been a freeze that nobody was asked for."""
+        if abs((now := _apart_s()) - self._apart_s) < SLEW_S:
+            self._apart_s = now
+
+    def take_clocks(self) -> None:
+        """They are right, whatever has become of the wall clock: a freeze is about to begin."""
+        self._apart_s = _apart_s()
+
+    def was_asleep(self, is_restored: bool) -> None:
+        """Count the time for which this process's own clock stood still. A wall clock that was set is no sleep."""
+        now = _apart_s()
+        if is_restored:
+            self._asleep_s += max(now - self._apart_s, 0.0)
+        self._apart_s = now
+
+    def set_aside(self) -> list[asyncio.Handle]:
+        """What is ready to run, so that hooks can turn the loop without it."""
+        ready = list(self._ready)
+        self._ready.clear()
+        return ready
+
+    def put_back(self, ready: list[asyncio.Handle]) -> None:
+        self._ready.extendleft(reversed(ready))
 
     def first_timer(self) -> float | None:
         """When the first timer is due, by `time()`."""
         scheduled: list[asyncio.TimerHandle] = getattr(self, "_scheduled", [])
         return min((timer.when() for timer in scheduled if not timer.cancelled()), default=None)
+
+
+def _apart_s() -> float:
+    """Wall clock minus the process's own."""
+    return time.time() - time.monotonic()
 
 
 class _SettlingSelector(selectors.DefaultSelector):
@@ -215,10 +350,6 @@ class _SettlingSelector(selectors.DefaultSelector):
         self._door = door
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if self._door.is_still():
-            pass  # hooks around a freeze turn the loop: what they await says nothing about the run
-        elif timeout is None or timeout > 0:
-            timeout = self._door.about_to_block(timeout)
-        else:
-            self._door.is_busy()
+        if not self._door.is_still():  # hooks around a freeze turn the loop: what they await says nothing about the run
+            timeout = self._door.about_to_select(timeout)
         return super().select(timeout)

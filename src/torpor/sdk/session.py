@@ -15,7 +15,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,13 +31,14 @@ from torpor.errors import (
     Unauthorized,
     Unprocessable,
 )
-from torpor.sdk import freeze, hooks, logger, outcome, running, waits
+from torpor.sdk import freeze, hooks, logger, outcome, refresh, running, waits
 from torpor.sdk.attempt import Attempt
 from torpor.sdk.blocking import BlockingDoor
 from torpor.sdk.canceling import Cancellation
-from torpor.sdk.channel import Channel
+from torpor.sdk.channel import Channel, LetGo
 from torpor.sdk.ledger import Ledger
 from torpor.sdk.loop import LoopDoor
+from torpor.sdk.standstill import Standstill
 from torpor.wire.runner import Answer, Awoken, Begin, Cancel, Finished, Finishing, Hello, NewWait, Result, StayingAwake
 
 if TYPE_CHECKING:
@@ -49,19 +50,21 @@ T = TypeVar("T")
 class Session:
     """The run that this process performs. Made by `open`, used once."""
 
-    def __init__(self, channel: Channel, begin: Begin, cancellation: Cancellation) -> None:
+    def __init__(
+        self, channel: Channel, begin: Begin, cancellation: Cancellation, environment: refresh.Environment
+    ) -> None:
         self.begin = begin
         self.context = begin.context
         """What `torpor.current` shows."""
         self._channel = channel
         self._ledger = Ledger()
         self._door: LoopDoor | BlockingDoor | None = None
-        self._directory = str(Path(channel.path).parent)
+        self._freezer = freeze.Freezer(channel, self._told, environment, run_directory=str(Path(channel.path).parent))
+        self._standstill = Standstill(self._freeze, self._save, self._come_back, self._resumed)
         self._cancellation = cancellation
         self._main_task: asyncio.Task[Any] | None = None
         self._task: Task[..., Any] | None = None
         self._is_hook_loop = False
-        self._is_still = False  # on_suspend or on_resume hooks run, in the middle of a freeze
 
     @classmethod
     def open(cls, socket_path: str | os.PathLike[str], name: str) -> "Session":
@@ -77,11 +80,8 @@ class Session:
         cancellation = Cancellation()
         cancellation.listen()
         channel = Channel(os.fspath(socket_path))
-        channel.send(Hello(name))
-        while not isinstance(begin := channel.receive(), Begin):
-            pass
-        os.environ.update(begin.env)
-        return cls(channel, begin, cancellation)
+        begin = _begin(channel, Hello(name))
+        return cls(channel, begin, cancellation, refresh.Environment(begin.env, begin.env_all))
 
     def perform(self, task: "Task[..., Any]") -> Finished:
         """Run the task to its end. Nothing that user code does comes out as an exception."""
@@ -96,7 +96,7 @@ class Session:
                 return self._in_loop(made, task.id)
             except BaseException as error:  # noqa: BLE001 - such as sys.exit() in a task of its own: it ends the loop
                 return outcome.failed(error)
-        self._door = BlockingDoor(self._channel, self._ledger, self._freeze, self._cancellation)
+        self._door = BlockingDoor(self._channel, self._ledger, self._standstill, self._cancellation)
         return attempt.perform_blocking() if hook is None else attempt.perform_hook_blocking(hook)
 
     def finish(self, outcome: Finished) -> None:
@@ -105,13 +105,21 @@ class Session:
             with contextlib.suppress(OSError, ValueError, AttributeError):  # closed or replaced by user code
                 stream.flush()
         running.session = None
-        self._channel.send(outcome)
-        while not isinstance(self._channel.receive(), Finishing):
-            pass  # an answer or a Suspend that crossed with the end
+        self._cancellation.look = lambda: None
+        while True:
+            try:
+                self._channel.send(outcome)
+                while not isinstance(self._channel.receive(), Finishing):
+                    pass  # an answer or a Suspend that crossed with the end
+            except LetGo:  # the supervisor may have it or not: told twice is once
+                self._channel.withdraw(outcome)
+                self._come_back()
+            else:
+                break
         self._channel.close()
 
     def _in_loop(self, made: Coroutine[Any, Any, Finished], name: str) -> Finished:
-        door = self._door = LoopDoor(self._channel, self._ledger, self._freeze, self._cancel)
+        door = self._door = LoopDoor(self._channel, self._ledger, self._standstill, self._cancel)
 
         async def main() -> Finished:
             self._main_task = asyncio.current_task()
@@ -119,8 +127,12 @@ class Session:
             self._main_task.set_name(name)  # blockers name tasks
             return await made
 
-        with asyncio.Runner(loop_factory=door.make_loop) as runner:
-            return runner.run(main())
+        self._cancellation.look = door.look
+        try:
+            with asyncio.Runner(loop_factory=door.make_loop) as runner:
+                return runner.run(main())
+        finally:
+            self._cancellation.look = lambda: None
 
     def _run_hook(self, awaitable: Awaitable[Any]) -> Any:
         """An async hook of a sync task, in a loop of its own. Its waits and calls block that loop: nothing else is in it."""
@@ -140,35 +152,55 @@ class Session:
         if self._main_task is not None and self._cancellation.take():
             self._main_task.cancel(asked.reason)
 
+    # -- standing still, for the doors --
+
     def _freeze(self, waiting_at: list[dict[str, Any]]) -> Awoken | None:
         assert self._task is not None
-        suspending, resuming = hooks.of("on_suspend", self._task), hooks.of("on_resume", self._task)
-        if not suspending and not resuming:
-            return self._freeze_now(waiting_at)
-        loop = self._door.loop if isinstance(self._door, LoopDoor) else None
-        self._is_still = True
-        try:
-            hooks.call_still(suspending, loop)
-            if self._ledger.has_moved:  # a timer of user code, most likely
+        hooks.call_still(hooks.of("on_suspend", self._task), self._loop)
+        if self._ledger.has_moved:  # a timer of user code, most likely
+            with contextlib.suppress(LetGo):  # it is kept, and the next to use the socket finds out
                 self._channel.send(StayingAwake(["something moved while on_suspend hooks ran"], moved=True))
+            self._ledger.tell_again()
+            awoken = None
+        else:
+            awoken = self._freezer.freeze(waiting_at)
+            if awoken is None or awoken.restored:
+                # It was refused, or the engine takes it for executing. After a dump that was given up it still waits.
                 self._ledger.tell_again()
-                awoken = None
-            else:
-                awoken = self._freeze_now(waiting_at)
-            hooks.call_still(resuming, loop)
-        finally:
-            self._is_still = False
+            if awoken is not None:
+                self._take_up(awoken)
+        self._resumed()
         return awoken
 
-    def _freeze_now(self, waiting_at: list[dict[str, Any]]) -> Awoken | None:
-        open_waits = self._ledger.open_waits
-        awoken = freeze.freeze(self._channel, self.context.run_id, open_waits, waiting_at, self._directory)
-        if awoken is not None and awoken.context is not None:
-            self.context = awoken.context
-        if awoken is None or awoken.restored:
-            # It was refused, or the engine takes it for executing. After a dump that was given up it still waits.
-            self._ledger.tell_again()
+    def _save(self, name: str, waiting_at: list[dict[str, Any]], until_nobody_reads: Callable[[], None]) -> Awoken:
+        """Connections stay open in the process that goes on, so hooks are due only in one that was restored."""
+        awoken = self._freezer.save(name, waiting_at, until_nobody_reads)
+        self._take_up(awoken)
+        self._ledger.tell_again()
+        if awoken.restored:
+            self._resumed()
         return awoken
+
+    def _come_back(self) -> Awoken:
+        awoken = self._freezer.come_back()
+        self._take_up(awoken)
+        self._ledger.tell_again()
+        return awoken
+
+    def _resumed(self) -> None:
+        assert self._task is not None
+        hooks.call_still(hooks.of("on_resume", self._task), self._loop)
+
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop | None:
+        return self._door.loop if isinstance(self._door, LoopDoor) else None
+
+    def _told(self) -> tuple[str, list[str]]:
+        return self.context.run_id, self._ledger.open_waits(self._channel.unsent)
+
+    def _take_up(self, awoken: Awoken) -> None:
+        if awoken.context is not None:
+            self.context = awoken.context
 
     # -- what the SDK asks of the run: each once awaited and once blocking --
 
@@ -220,8 +252,28 @@ class Session:
             return _read(self._door.call(kind, msgspec.json.encode(body)))
         return self._from_thread(self.call(kind, body))
 
+    async def save(self, name: str) -> Awoken:
+        """Have a checkpoint taken, and go on."""
+        self._refuse_while_still()
+        match self._door:
+            case BlockingDoor() as door if self._is_hook_loop:
+                return door.save(name)
+            case LoopDoor() as door if door.loop is asyncio.get_running_loop():
+                return await door.save(name)
+            case LoopDoor(loop=asyncio.AbstractEventLoop() as loop):
+                return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.save(name), loop))
+            case _:
+                raise _own_loop("checkpoint")
+
+    def save_blocking(self, name: str) -> Awoken:
+        """As `save`, for code that does not await."""
+        self._refuse_while_still()
+        if isinstance(self._door, BlockingDoor):
+            return self._door.save(name)
+        return self._from_thread(self.save(name))
+
     def _refuse_while_still(self) -> None:
-        if self._is_still:
+        if hooks.in_standstill.get():
             raise NotInRun(
                 "on_suspend and on_resume hooks can neither wait nor trigger: the run stands still around them"
             )
@@ -231,6 +283,19 @@ class Session:
         assert isinstance(self._door, LoopDoor)
         assert self._door.loop is not None
         return asyncio.run_coroutine_threadsafe(coroutine, self._door.loop).result()
+
+
+def _begin(channel: Channel, hello: Hello) -> Begin:
+    """What to do. A process may be frozen while it waits for that, and restored many times: then it says hello anew."""
+    try:
+        channel.send(hello)
+        while not isinstance(begin := channel.receive(), Begin):
+            pass
+    except LetGo:
+        refresh.reseed_openssl()
+        begin = channel.reconnect(hello, Begin)
+        refresh.reseed_all()
+    return begin
 
 
 def _own_loop(what: str) -> NotYet:
@@ -264,6 +329,7 @@ def _capture_output() -> None:
 def _in_forked_child() -> None:
     """A child that user code forks must neither speak for the run nor keep its connection alive."""
     if running.session is not None:
+        running.session._cancellation.look = lambda: None
         running.session._channel.close()
         running.session, running.is_fork = None, True
 

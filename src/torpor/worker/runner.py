@@ -9,12 +9,12 @@ It never returns to the zygote's code: whatever happens, it ends in `os._exit`, 
 
 import contextlib
 import os
-import random
 import signal
 import sys
 import traceback
 from typing import NoReturn
 
+from torpor.sdk import refresh
 from torpor.sdk.channel import Channel
 from torpor.wire import runner as wire
 
@@ -63,7 +63,8 @@ def _settle(request: wire.Fork) -> None:
         with contextlib.suppress(AttributeError, OSError):
             stream.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
     _title("torpor spare: a process that waits for a run")
-    _reseed()
+    # A fork has its parent's generators: without this every run of a version would draw the same numbers.
+    refresh.reseed_all()
     _let_go_of_the_old_place()
 
 
@@ -76,19 +77,7 @@ def _park(request: wire.Fork) -> None:
     channel.send(wire.Hello(request.name))
     channel.close()
     signal.sigwait({signal.SIGUSR1})
-    _reseed()
-
-
-def _reseed() -> None:
-    """A fork has its parent's generators, and a thaw its image's: without this every run of a version would draw the same.
-    OpenSSL knows forks by the process id, which is 1 in every run.
-    """
-    random.seed()
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()
-    if ssl := sys.modules.get("ssl"):
-        ssl.RAND_add(os.urandom(32), 32.0)
+    refresh.reseed_all()
 
 
 def _let_go_of_the_old_place() -> None:

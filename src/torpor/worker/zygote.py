@@ -20,6 +20,7 @@ import sys
 import time
 import traceback
 
+from torpor.sdk import refresh
 from torpor.wire import runner as wire
 from torpor.wire.framing import Unframer, frame
 from torpor.worker import namespaces, runner
@@ -33,6 +34,7 @@ def main() -> None:
     sys.path.insert(0, root)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C at the terminal is the supervisor's business
     began = time.perf_counter()
+    refresh.before_user_code()
     try:
         warm_up([] if bare else modules)
     except BaseException as error:  # noqa: BLE001  (user code may raise anything, SystemExit included)
