@@ -19,6 +19,7 @@ Exception
     CriuError                    CRIU could not dump or restore; `.reason` is in plain words
     ImageDamaged                 a checkpoint image failed verification; it is never restored
       ImageMissing               part of it is not in the object store
+    MemoryLost                   a process was restored before its memory, and could not be given the rest of it
 BaseException
   RunCanceled                    the run was asked to end (sync tasks; async ones get asyncio.CancelledError)
 """
@@ -292,6 +293,10 @@ class ImageDamaged(TorporError):
 
 class ImageMissing(ImageDamaged):
     """A checkpoint image, or a part of it, is not in the object store: it was deleted, or is in another store."""
+
+
+class MemoryLost(TorporError):
+    """A process was restored before its memory, and could not be given the rest of it: it has to be killed."""
 
 
 class RunCanceled(BaseException):

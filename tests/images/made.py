@@ -13,7 +13,7 @@ from torpor.objects import Directory, Objects
 from torpor.wire.http import StoredCheckpoint
 
 MAGICS = struct.pack("<II", 0x54564319, 0x56084025)
-PRESENT = 4
+LAZY, PRESENT = 2, 4
 
 
 def varint(value: int) -> bytes:
@@ -30,12 +30,13 @@ def message(**fields: int) -> bytes:
     return struct.pack("<I", len(body)) + body
 
 
-def page_map(pages_id: int, runs: list[tuple[int, int]]) -> bytes:
-    """Runs are address and number of pages."""
-    return MAGICS + message(f1=pages_id) + b"".join(message(f1=at, f2=count, f4=PRESENT) for at, count in runs)
+def page_map(pages_id: int, runs: list[tuple[int, int]], *, lazy_from: int | None = None) -> bytes:
+    """Runs are address and number of pages; those from an address on are lazy."""
+    flags = {at: PRESENT | LAZY if lazy_from is not None and at >= lazy_from else PRESENT for at, _ in runs}
+    return MAGICS + message(f1=pages_id) + b"".join(message(f1=at, f2=count, f4=flags[at]) for at, count in runs)
 
 
-def write_memory(criu: Path, memory: dict[int, bytes], *, pid: int = 1) -> None:
+def write_memory(criu: Path, memory: dict[int, bytes], *, pid: int = 1, lazy_from: int | None = None) -> None:
     """What CRIU writes of a process that has these pages at these addresses."""
     runs: list[tuple[int, int]] = []
     for address in sorted(memory):
@@ -43,7 +44,7 @@ def write_memory(criu: Path, memory: dict[int, bytes], *, pid: int = 1) -> None:
             runs[-1] = (runs[-1][0], runs[-1][1] + 1)
         else:
             runs.append((address, 1))
-    (criu / f"pagemap-{pid}.img").write_bytes(page_map(pid, runs))
+    (criu / f"pagemap-{pid}.img").write_bytes(page_map(pid, runs, lazy_from=lazy_from))
     (criu / f"pages-{pid}.img").write_bytes(b"".join(memory[address] for address in sorted(memory)))
 
 
@@ -68,11 +69,17 @@ def images(directory: Path, objects: Objects | None = None, keys: Keyring | None
 
 
 async def publish(
-    into: Images, image_id: str, memory: dict[int, bytes] | None = None, files: bytes | None = None, **options: object
+    into: Images,
+    image_id: str,
+    memory: dict[int, bytes] | None = None,
+    files: bytes | None = None,
+    *,
+    lazy_from: int | None = None,
+    **options: object,
 ) -> tuple[Published, StoredCheckpoint, dict[str, bytes]]:
     """Publish an image of this memory; what it consists of comes back too."""
     draft = into.begin(image_id, expected_bytes=1 << 20)
-    write_memory(draft.criu, memory if memory is not None else {})
+    write_memory(draft.criu, memory if memory is not None else {}, lazy_from=lazy_from)
     (draft.criu / "core-1.img").write_bytes(b"registers of " + image_id.encode() + os.urandom(100))
     if files is not None:
         draft.files.write_bytes(files)

@@ -12,14 +12,28 @@
 `seal.py`         keys, and what is sealed with them
 `manifest.py`     what an image consists of
 `lay.py`          an image becomes files again
+`later.py`        and what of its memory doesn't
 `scrub.py`        read and verify everything; prove that a deletion takes nothing from anybody
 
 It knows objects, keys and CRIU's files; nothing of runs, of the engine or of HTTP.
 """
 
 from torpor.images.images import FILES, Draft, Images, Laid, Published
+from torpor.images.later import Later
 from torpor.images.scrub import Scrubbed, needed_by, scrub
 from torpor.images.seal import Keyring
 from torpor.images.workspace import Workspace
 
-__all__ = ["FILES", "Draft", "Images", "Keyring", "Laid", "Published", "Scrubbed", "Workspace", "needed_by", "scrub"]
+__all__ = [
+    "FILES",
+    "Draft",
+    "Images",
+    "Keyring",
+    "Laid",
+    "Later",
+    "Published",
+    "Scrubbed",
+    "Workspace",
+    "needed_by",
+    "scrub",
+]

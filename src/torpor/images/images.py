@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,12 @@ from torpor.errors import ImageDamaged, ImageMissing
 from torpor.images import manifest as manifests
 from torpor.images.delta import Cutter
 from torpor.images.index import Index
+from torpor.images.later import Later, Stored, put_off
 from torpor.images.lay import lay
 from torpor.images.manifest import Content, Manifest
 from torpor.images.mapped import Mapped
 from torpor.images.packs import Packer
-from torpor.images.pages import page_maps
+from torpor.images.pages import PageMap, page_maps, parse
 from torpor.images.seal import Key, Keyring, key_id_of
 from torpor.images.shelf import Base, Shelf
 from torpor.images.workspace import Place, Workspace
@@ -91,6 +92,8 @@ class Laid:
     image_id: str
     place: Place
     facts: dict[str, Any]
+    later: list[Later] = field(default_factory=list)
+    """the memory that was not laid, process by process; none if all was"""
 
     @property
     def criu(self) -> Path:
@@ -193,8 +196,12 @@ class Images:
 
     # ---- Fetching -----------------------------------------------------------------------------------------------
 
-    async def fetch(self, stored: StoredCheckpoint) -> Laid:
+    async def fetch(self, stored: StoredCheckpoint, *, lazy_bytes: int = 0) -> Laid:
         """Lay the image as files, every byte of them verified. One of kind `warm` is kept at hand as a base as well.
+
+        Args:
+            lazy_bytes: of an image with more memory than that, lay only what CRIU needs; the rest is read `later`, and
+                verified then. 0 lays everything.
 
         Raises:
             ImageDamaged: it was changed, isn't ours, isn't the one meant, or (ImageMissing) isn't there.
@@ -205,12 +212,23 @@ class Images:
         made, key = await self.manifest(image_id, stored.digest)
         base = self._shelf.get(made.base) if made.base is not None else self._shelf.get(image_id)
         self._laid += 1
-        place = self.workspace.begin(f"laid-{image_id}-{self._laid}", made.size)
+        memory = sum(content.size for name, content in made.files.items() if name.startswith("pages-"))
+        is_lazy = stored.kind != "warm" and 0 < lazy_bytes < memory
+        size = made.size - memory if is_lazy else made.size
+        place = self.workspace.begin(f"laid-{image_id}-{self._laid}", size)
         laid = Laid(image_id, place, made.facts)
         try:
             laid.criu.mkdir()
             where = {name: (laid.files if name == FILES else laid.criu / name) for name in made.files}
-            await lay(self.objects, key, self._pool, {where[name]: each for name, each in made.files.items()}, base)
+            files = dict(made.files)
+            if is_lazy:
+                first = {name: files.pop(name) for name in made.files if name.startswith("pagemap-")}
+                await lay(self.objects, key, self._pool, {where[name]: each for name, each in first.items()}, base)
+                stored_memory = Stored(self.objects, key, base)
+                for map in _maps_of_processes(laid.criu, files):
+                    later, files[map.pages] = put_off(map, files[map.pages], stored_memory)
+                    laid.later.append(later)
+            await lay(self.objects, key, self._pool, {where[name]: each for name, each in files.items()}, base)
             if stored.kind == "warm" and self._shelf.get(image_id) is None:
                 await self._shelve(made, laid.criu)
         except BaseException:
@@ -344,6 +362,15 @@ class _Puts:
         await asyncio.gather(*waiting, return_exceptions=True)
         with contextlib.suppress(ObjectsDown):
             await self._objects.delete([*(name for name, _ in self._under_way), *self.last])
+
+
+def _maps_of_processes(criu: Path, files: dict[str, Content]) -> list[PageMap]:
+    """Not those of shared memory: CRIU reads that itself. None at all if there is one that we don't understand."""
+    try:
+        found = [parse(path.name, path.read_bytes()) for path in criu.glob("pagemap-[0-9]*.img")]
+    except ValueError:
+        return []
+    return found if all(map.pages in files and files[map.pages].size == map.size for map in found) else []
 
 
 def _cut(draft: Draft, cutter: Cutter, packer: Packer) -> tuple[dict[str, Content], list[tuple[str, bytes]]]:

@@ -24,7 +24,7 @@ _AT_ONCE = 6
 
 
 @dataclass
-class _Wanted:
+class Wanted:
     """A frame, and where parts of its content go: descriptor, offset there, offset in the frame, bytes."""
 
     frame: Frame
@@ -46,7 +46,7 @@ async def lay(objects: Objects, key: Key, pool: Executor, files: Mapping[Path, C
         submitted.append(pool.submit(function, *args))
         await asyncio.wrap_future(submitted[-1])
 
-    async def fetch(pack_id: str, start: int, size: int, wanted: Sequence[_Wanted]) -> None:
+    async def fetch(pack_id: str, start: int, size: int, wanted: Sequence[Wanted]) -> None:
         async with room:
             try:
                 name, whole = f"packs/{pack_id}", size == wanted[0].frame.pack.size_bytes
@@ -61,7 +61,7 @@ async def lay(objects: Objects, key: Key, pool: Executor, files: Mapping[Path, C
             os.truncate(opened[path].fileno(), content.size)
         wanted, copies = _sorted({opened[path].fileno(): content for path, content in files.items()}, base)
         tasks = [asyncio.ensure_future(in_pool(_copy, copies))]
-        tasks += [asyncio.ensure_future(fetch(*each)) for each in _ranges(wanted)]
+        tasks += [asyncio.ensure_future(fetch(*each)) for each in ranges(wanted)]
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -74,9 +74,9 @@ async def lay(objects: Objects, key: Key, pool: Executor, files: Mapping[Path, C
 
 def _sorted(
     files: Mapping[int, Content], base: Base | None
-) -> tuple[dict[tuple[str, int], _Wanted], list[tuple[int, int, Any]]]:
+) -> tuple[dict[tuple[str, int], Wanted], list[tuple[int, int, Any]]]:
     """What has to be fetched, by frame; and what can be copied."""
-    wanted: dict[tuple[str, int], _Wanted] = {}
+    wanted: dict[tuple[str, int], Wanted] = {}
     copies: list[tuple[int, int, Any]] = []
     for descriptor, content in files.items():
         at = 0
@@ -87,15 +87,15 @@ def _sorted(
                     copies.append((descriptor, at, at_hand))
                 else:
                     name = (frame.pack.id, frame.number)
-                    each = wanted.get(name) or wanted.setdefault(name, _Wanted(frame))
+                    each = wanted.get(name) or wanted.setdefault(name, Wanted(frame))
                     each.parts.append((descriptor, at, offset, length))
             at += length
     return wanted, copies
 
 
-def _ranges(wanted: Mapping[tuple[str, int], _Wanted]) -> Iterator[tuple[str, int, int, list[_Wanted]]]:
+def ranges(wanted: Mapping[tuple[str, int], Wanted]) -> Iterator[tuple[str, int, int, list[Wanted]]]:
     """Which parts of which packs to fetch: pack, offset, bytes, and what is in there."""
-    by_pack: dict[str, list[_Wanted]] = {}
+    by_pack: dict[str, list[Wanted]] = {}
     for (pack_id, _), each in sorted(wanted.items()):
         by_pack.setdefault(pack_id, []).append(each)
     for pack_id, all_of_it in by_pack.items():
@@ -114,22 +114,30 @@ def _ranges(wanted: Mapping[tuple[str, int], _Wanted]) -> Iterator[tuple[str, in
         yield pack_id, start, some[-1].frame.offset + some[-1].frame.stored - start, some
 
 
-def _shares(wanted: Sequence[_Wanted]) -> Iterator[Sequence[_Wanted]]:
+def _shares(wanted: Sequence[Wanted]) -> Iterator[Sequence[Wanted]]:
     """Small helpings, so that all cores get some."""
     for first in range(0, len(wanted), 4):
         yield wanted[first : first + 4]
 
 
-def _write(key: Key, body: Any, start: int, wanted: Sequence[_Wanted]) -> None:
+def _write(key: Key, body: Any, start: int, wanted: Sequence[Wanted]) -> None:
     for each in wanted:
-        frame = each.frame
-        at = frame.offset - start
-        try:
-            content = memoryview(packs.opened(key, frame, body[at : at + frame.stored]))
-        except ValueError as error:
-            raise ImageDamaged(f"pack {frame.pack.id} can't be read ({error})") from None
+        content = opened(key, each.frame, body, start)
         for descriptor, to, offset, length in each.parts:
             _write_all(descriptor, to, content[offset : offset + length])
+
+
+def opened(key: Key, frame: Frame, body: Any, start: int) -> Any:
+    """The content of a frame, which is in this part of its pack.
+
+    Raises:
+        ImageDamaged: it was changed, cut short or swapped.
+    """
+    at = frame.offset - start
+    try:
+        return memoryview(packs.opened(key, frame, body[at : at + frame.stored]))
+    except ValueError as error:
+        raise ImageDamaged(f"pack {frame.pack.id} can't be read ({error})") from None
 
 
 def _copy(copies: Sequence[tuple[int, int, Any]]) -> None:

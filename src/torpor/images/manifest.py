@@ -84,10 +84,11 @@ class Content:
     def pieces(self, offset: int, length: int) -> Iterator[Extent]:
         """Where these bytes of the file are."""
         if self._starts is None:
-            self._starts, at = [], 0
+            starts, at = list[int](), 0
             for _, _, long in self.extents:
-                self._starts.append(at)
+                starts.append(at)
                 at += long
+            self._starts = starts  # Complete before another thread can see it.
         number = bisect_right(self._starts, offset) - 1
         while length:
             frame, at, long = self.extents[number]

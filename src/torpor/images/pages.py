@@ -15,7 +15,7 @@ from pathlib import Path
 PAGE = 4096
 
 _MAGICS = struct.pack("<II", 0x54564319, 0x56084025)
-_IN_PARENT, _PRESENT = 1, 4
+_IN_PARENT, _LAZY, _PRESENT = 1, 2, 4
 
 
 @dataclass
@@ -28,6 +28,8 @@ class PageMap:
     """of the pages file"""
     runs: list[tuple[int, int, int]] = field(default_factory=list)
     """address, offset in the pages file, bytes; in the order of the file"""
+    lazy: list[tuple[int, int, int]] = field(default_factory=list)
+    """those that CRIU can restore a process without: plain private memory"""
 
     @property
     def size(self) -> int:
@@ -69,6 +71,8 @@ def parse(name: str, content: bytes) -> PageMap:
         if entry.get(3) or flags & _IN_PARENT or (4 in entry and not flags & _PRESENT):
             continue  # Its pages are not in this file.
         found.runs.append((entry[1], offset, pages * PAGE))
+        if flags & _LAZY:
+            found.lazy.append(found.runs[-1])
         offset += pages * PAGE
     return found
 

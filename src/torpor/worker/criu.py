@@ -23,6 +23,7 @@ from torpor.errors import CriuError
 from torpor.worker import criu_rpc_pb2 as rpc
 from torpor.worker import namespaces
 from torpor.worker.criu_reasons import plain_reason
+from torpor.worker.lazy import LazyMemory
 
 DUMP_LOG = "dump.log"
 RESTORE_LOG = "restore.log"
@@ -84,6 +85,7 @@ async def restore(
     images: Path,
     scratch: Path | None = None,
     enter: Callable[[], None] | None = None,
+    memory: LazyMemory | None = None,
     timeout_s: float = 60.0,
 ) -> int:
     """Bring a dumped tree back to life as a child of this process; it runs when this returns.
@@ -93,6 +95,7 @@ async def restore(
 
     Args:
         enter: called in a thread of its own, before CRIU is started from there: namespaces that it enters are the tree's.
+        memory: listens in `scratch`; the tree runs before its memory is there.
 
     Returns:
         The pid of its first process, as seen from here.
@@ -103,12 +106,15 @@ async def restore(
     options = _options(RESTORE_LOG)
     options.rst_sibling = True
     options.notify_scripts = True
+    options.lazy_pages = memory is not None
     root: _Process | None = None
 
     def remember_root(notify: rpc.Notify) -> None:
         nonlocal root
         if notify.script == "setup-namespaces":
             root = _Process(notify.pid)
+            if memory is not None:
+                memory.protect(notify.pid)
 
     try:
         request = rpc.Request(type=rpc.RESTORE, opts=options)

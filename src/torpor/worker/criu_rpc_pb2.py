@@ -24,33 +24,33 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ctorpor/worker/criu_rpc.proto\x12\x0btorpor.criu\"$\n\tInheritFd\x12\x0b\n\x03key\x18\x01 \x02(\t\x12\n\n\x02\x66\x64\x18\x02 \x02(\x05\"\xe1\x03\n\x07Options\x12\x15\n\rimages_dir_fd\x18\x01 \x02(\x05\x12\x0b\n\x03pid\x18\x02 \x01(\x05\x12\x13\n\x0b\x65xt_unix_sk\x18\x04 \x01(\x08\x12\x12\n\nfile_locks\x18\x08 \x01(\x08\x12\x11\n\tlog_level\x18\t \x01(\x05\x12\x10\n\x08log_file\x18\n \x01(\t\x12\x16\n\x0enotify_scripts\x18\x0c \x01(\x08\x12\x13\n\x0bwork_dir_fd\x18\x11 \x01(\x05\x12\x12\n\nlink_remap\x18\x12 \x01(\x08\x12\x13\n\x0brst_sibling\x18\x1a \x01(\x08\x12*\n\ninherit_fd\x18\x1b \x03(\x0b\x32\x16.torpor.criu.InheritFd\x12\x34\n\x13manage_cgroups_mode\x18\" \x01(\x0e\x32\x17.torpor.criu.CgroupMode\x12\x13\n\x0bghost_limit\x18# \x01(\r\x12\x10\n\x08\x65xternal\x18% \x03(\t\x12\x0f\n\x07timeout\x18- \x01(\r\x12\x1a\n\x12tcp_skip_in_flight\x18. \x01(\x08\x12\x11\n\ttcp_close\x18\x34 \x01(\x08\x12.\n\x0cnetwork_lock\x18@ \x01(\x0e\x32\x18.torpor.criu.NetworkLock\x12\x15\n\rleave_stopped\x18\x45 \x01(\x08\"\x1c\n\rRestoreAnswer\x12\x0b\n\x03pid\x18\x01 \x02(\x05\"%\n\x06Notify\x12\x0e\n\x06script\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\x05\"\x1d\n\x08\x46\x65\x61tures\x12\x11\n\tmem_track\x18\x01 \x01(\x08\"\x96\x01\n\x07Request\x12&\n\x04type\x18\x01 \x02(\x0e\x32\x18.torpor.criu.RequestType\x12\"\n\x04opts\x18\x02 \x01(\x0b\x32\x14.torpor.criu.Options\x12\x16\n\x0enotify_success\x18\x03 \x01(\x08\x12\'\n\x08\x66\x65\x61tures\x18\x05 \x01(\x0b\x32\x15.torpor.criu.Features\"G\n\x07Version\x12\x14\n\x0cmajor_number\x18\x01 \x02(\x05\x12\x14\n\x0cminor_number\x18\x02 \x02(\x05\x12\x10\n\x08sublevel\x18\x04 \x01(\x05\"\xe1\x01\n\x08Response\x12&\n\x04type\x18\x01 \x02(\x0e\x32\x18.torpor.criu.RequestType\x12\x0f\n\x07success\x18\x02 \x02(\x08\x12+\n\x07restore\x18\x04 \x01(\x0b\x32\x1a.torpor.criu.RestoreAnswer\x12#\n\x06notify\x18\x05 \x01(\x0b\x32\x13.torpor.criu.Notify\x12\x10\n\x08\x63r_errno\x18\x07 \x01(\x05\x12\x11\n\tcr_errmsg\x18\t \x01(\t\x12%\n\x07version\x18\n \x01(\x0b\x32\x14.torpor.criu.Version*\x1f\n\nCgroupMode\x12\x11\n\rCGROUP_IGNORE\x10\x00*>\n\x0bNetworkLock\x12\x18\n\x14NETWORK_LOCK_UNKNOWN\x10\x00\x12\x15\n\x11NETWORK_LOCK_SKIP\x10\x03*[\n\x0bRequestType\x12\t\n\x05\x45MPTY\x10\x00\x12\x08\n\x04\x44UMP\x10\x01\x12\x0b\n\x07RESTORE\x10\x02\x12\n\n\x06NOTIFY\x10\x06\x12\x11\n\rFEATURE_CHECK\x10\t\x12\x0b\n\x07VERSION\x10\n')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ctorpor/worker/criu_rpc.proto\x12\x0btorpor.criu\"$\n\tInheritFd\x12\x0b\n\x03key\x18\x01 \x02(\t\x12\n\n\x02\x66\x64\x18\x02 \x02(\x05\"\xf5\x03\n\x07Options\x12\x15\n\rimages_dir_fd\x18\x01 \x02(\x05\x12\x0b\n\x03pid\x18\x02 \x01(\x05\x12\x13\n\x0b\x65xt_unix_sk\x18\x04 \x01(\x08\x12\x12\n\nfile_locks\x18\x08 \x01(\x08\x12\x11\n\tlog_level\x18\t \x01(\x05\x12\x10\n\x08log_file\x18\n \x01(\t\x12\x16\n\x0enotify_scripts\x18\x0c \x01(\x08\x12\x13\n\x0bwork_dir_fd\x18\x11 \x01(\x05\x12\x12\n\nlink_remap\x18\x12 \x01(\x08\x12\x13\n\x0brst_sibling\x18\x1a \x01(\x08\x12*\n\ninherit_fd\x18\x1b \x03(\x0b\x32\x16.torpor.criu.InheritFd\x12\x34\n\x13manage_cgroups_mode\x18\" \x01(\x0e\x32\x17.torpor.criu.CgroupMode\x12\x13\n\x0bghost_limit\x18# \x01(\r\x12\x10\n\x08\x65xternal\x18% \x03(\t\x12\x0f\n\x07timeout\x18- \x01(\r\x12\x12\n\nlazy_pages\x18\x30 \x01(\x08\x12\x1a\n\x12tcp_skip_in_flight\x18. \x01(\x08\x12\x11\n\ttcp_close\x18\x34 \x01(\x08\x12.\n\x0cnetwork_lock\x18@ \x01(\x0e\x32\x18.torpor.criu.NetworkLock\x12\x15\n\rleave_stopped\x18\x45 \x01(\x08\"\x1c\n\rRestoreAnswer\x12\x0b\n\x03pid\x18\x01 \x02(\x05\"%\n\x06Notify\x12\x0e\n\x06script\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\x05\"\x1d\n\x08\x46\x65\x61tures\x12\x11\n\tmem_track\x18\x01 \x01(\x08\"\x96\x01\n\x07Request\x12&\n\x04type\x18\x01 \x02(\x0e\x32\x18.torpor.criu.RequestType\x12\"\n\x04opts\x18\x02 \x01(\x0b\x32\x14.torpor.criu.Options\x12\x16\n\x0enotify_success\x18\x03 \x01(\x08\x12\'\n\x08\x66\x65\x61tures\x18\x05 \x01(\x0b\x32\x15.torpor.criu.Features\"G\n\x07Version\x12\x14\n\x0cmajor_number\x18\x01 \x02(\x05\x12\x14\n\x0cminor_number\x18\x02 \x02(\x05\x12\x10\n\x08sublevel\x18\x04 \x01(\x05\"\xe1\x01\n\x08Response\x12&\n\x04type\x18\x01 \x02(\x0e\x32\x18.torpor.criu.RequestType\x12\x0f\n\x07success\x18\x02 \x02(\x08\x12+\n\x07restore\x18\x04 \x01(\x0b\x32\x1a.torpor.criu.RestoreAnswer\x12#\n\x06notify\x18\x05 \x01(\x0b\x32\x13.torpor.criu.Notify\x12\x10\n\x08\x63r_errno\x18\x07 \x01(\x05\x12\x11\n\tcr_errmsg\x18\t \x01(\t\x12%\n\x07version\x18\n \x01(\x0b\x32\x14.torpor.criu.Version*\x1f\n\nCgroupMode\x12\x11\n\rCGROUP_IGNORE\x10\x00*>\n\x0bNetworkLock\x12\x18\n\x14NETWORK_LOCK_UNKNOWN\x10\x00\x12\x15\n\x11NETWORK_LOCK_SKIP\x10\x03*[\n\x0bRequestType\x12\t\n\x05\x45MPTY\x10\x00\x12\x08\n\x04\x44UMP\x10\x01\x12\x0b\n\x07RESTORE\x10\x02\x12\n\n\x06NOTIFY\x10\x06\x12\x11\n\rFEATURE_CHECK\x10\t\x12\x0b\n\x07VERSION\x10\n')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'torpor.worker.criu_rpc_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CGROUPMODE']._serialized_start=1121
-  _globals['_CGROUPMODE']._serialized_end=1152
-  _globals['_NETWORKLOCK']._serialized_start=1154
-  _globals['_NETWORKLOCK']._serialized_end=1216
-  _globals['_REQUESTTYPE']._serialized_start=1218
-  _globals['_REQUESTTYPE']._serialized_end=1309
+  _globals['_CGROUPMODE']._serialized_start=1141
+  _globals['_CGROUPMODE']._serialized_end=1172
+  _globals['_NETWORKLOCK']._serialized_start=1174
+  _globals['_NETWORKLOCK']._serialized_end=1236
+  _globals['_REQUESTTYPE']._serialized_start=1238
+  _globals['_REQUESTTYPE']._serialized_end=1329
   _globals['_INHERITFD']._serialized_start=45
   _globals['_INHERITFD']._serialized_end=81
   _globals['_OPTIONS']._serialized_start=84
-  _globals['_OPTIONS']._serialized_end=565
-  _globals['_RESTOREANSWER']._serialized_start=567
-  _globals['_RESTOREANSWER']._serialized_end=595
-  _globals['_NOTIFY']._serialized_start=597
-  _globals['_NOTIFY']._serialized_end=634
-  _globals['_FEATURES']._serialized_start=636
-  _globals['_FEATURES']._serialized_end=665
-  _globals['_REQUEST']._serialized_start=668
-  _globals['_REQUEST']._serialized_end=818
-  _globals['_VERSION']._serialized_start=820
-  _globals['_VERSION']._serialized_end=891
-  _globals['_RESPONSE']._serialized_start=894
-  _globals['_RESPONSE']._serialized_end=1119
+  _globals['_OPTIONS']._serialized_end=585
+  _globals['_RESTOREANSWER']._serialized_start=587
+  _globals['_RESTOREANSWER']._serialized_end=615
+  _globals['_NOTIFY']._serialized_start=617
+  _globals['_NOTIFY']._serialized_end=654
+  _globals['_FEATURES']._serialized_start=656
+  _globals['_FEATURES']._serialized_end=685
+  _globals['_REQUEST']._serialized_start=688
+  _globals['_REQUEST']._serialized_end=838
+  _globals['_VERSION']._serialized_start=840
+  _globals['_VERSION']._serialized_end=911
+  _globals['_RESPONSE']._serialized_start=914
+  _globals['_RESPONSE']._serialized_end=1139
 # @@protoc_insertion_point(module_scope)
