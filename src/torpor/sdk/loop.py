@@ -75,7 +75,7 @@ class LoopDoor:
         self._pace = threads.Pace()
 
     def make_loop(self) -> asyncio.AbstractEventLoop:
-        """The run's event loop. Not uvloop: its io_uring can't be in an image."""
+        """The run's event loop. Not uvloop: it doesn't say when it is about to block."""
         self.loop = _Loop(_SettlingSelector(self))
         self._listen()
         return self.loop

@@ -84,8 +84,8 @@ def has_our_mounts(pid: int) -> bool:
     return os.readlink(f"/proc/{pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
 
 
-def prctl(option: int, value: int = 0) -> None:
-    _check(_libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0), f"prctl({option})")
+def prctl(option: int, value: int = 0, further: int = 0) -> None:
+    _check(_libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(further), 0, 0), f"prctl({option})")
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int = 0, data: str | None = None) -> None:

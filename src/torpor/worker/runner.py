@@ -17,6 +17,7 @@ from typing import NoReturn
 from torpor.sdk import refresh
 from torpor.sdk.channel import Channel
 from torpor.wire import runner as wire
+from torpor.worker import seccomp
 
 LOST_SUPERVISOR = 70
 """Exit status: the control socket closed though no freeze was going on. The run is taken back from its lease."""
@@ -62,6 +63,8 @@ def _settle(request: wire.Fork) -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError):
             stream.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
+    if request.isolated:
+        seccomp.refuse_io_uring()
     _title("torpor spare: a process that waits for a run")
     # A fork has its parent's generators: without this every run of a version would draw the same numbers.
     refresh.reseed_all()

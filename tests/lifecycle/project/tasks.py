@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import os
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -252,15 +253,17 @@ async def waits_with_socket(token_id: str, path: str) -> object:
 
 
 @task
-async def waits_with_io_uring(token_id: str) -> object:
-    """CRIU can't dump an io_uring."""
-    parameters = ctypes.create_string_buffer(120)
-    ring = ctypes.CDLL(None, use_errno=True).syscall(425, 4, parameters)
-    assert ring >= 0, os.strerror(ctypes.get_errno())
+async def waits_with_a_counter(token_id: str) -> object:
+    """CRIU can't dump a perf event."""
+    software, size, cpu_clock = 1, 112, 0
+    attributes = ctypes.create_string_buffer(struct.pack("IIQ", software, size, cpu_clock).ljust(size, b"\0"))
+    perf_event_open = 241 if os.uname().machine == "aarch64" else 298
+    counter = ctypes.CDLL(None, use_errno=True).syscall(perf_event_open, attributes, 0, -1, -1, 0)
+    assert counter >= 0, os.strerror(ctypes.get_errno())
     try:
         return await wait.for_token(token_id)
     finally:
-        os.close(ring)
+        os.close(counter)
 
 
 @task
