@@ -10,6 +10,7 @@ that one run never works twice.
 
 import contextlib
 import errno
+import fcntl
 import os
 import select
 import socket
@@ -210,6 +211,8 @@ class Channel:
 
     def _connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)  # close-on-exec, as Python makes all of them
+        if connection.fileno() < 3:  # user code has closed a standard stream, and may want its number again
+            connection = socket.socket(fileno=fcntl.fcntl(connection.detach(), fcntl.F_DUPFD_CLOEXEC, 3))
         connection.settimeout(None)
         try:
             connection.connect(self.path)

@@ -167,7 +167,13 @@ def _outside_peer(fd: int) -> str | None:
 
 
 def _is_ours(pid: int) -> bool:
-    """Whether a process belongs to this run: itself or a descendant. 0 means that it is in another pid namespace."""
+    """Whether a process belongs to this run: itself or a descendant. 0 means that it is in another pid namespace.
+
+    A run that can be frozen is process 1 of its own, and so everybody's ancestor in there. (/proc could not tell: it is that of
+    the worker's namespace, where the same number is somebody else's.)
+    """
+    if os.getpid() == 1:
+        return pid > 0
     seen = 0
     while pid > 1 and pid != os.getpid() and seen < 100:
         try:
