@@ -28,6 +28,7 @@ async def look():
         "drawn": [random.random(), ssl.RAND_bytes(8).hex(), str(uuid.uuid4()), str(uuid.uuid1())],
         "places": [os.getcwd(), tempfile.gettempdir(), os.environ["TMPDIR"]],
         "host": socket.gethostname(),
+        "variables": [os.environ.get("HOSTNAME"), os.environ.get("TERM")],
         "hash": hash("torpor"),
     }}
 """
@@ -81,6 +82,7 @@ def test_a_worker_that_never_saw_the_version_thaws_it_and_imports_nothing(tmp_pa
     for values in zip(*(look["drawn"] for look in looks), strict=True):
         assert len(set(values)) == len(looks), "no two thaws of one image draw the same"
     assert {look["host"] for look in looks} == {"second"}
+    assert [look["variables"] for look in looks] == [[None, "dumb"]] * len(looks), "those of this worker"
     assert len({look["hash"] for look in looks}) == 1
     for work, tmp, variable in (look["places"] for look in looks):
         assert (Path(work).name, Path(tmp).name) == ("work", "tmp")

@@ -1,4 +1,4 @@
-"""Workers without a server, for test_warm.py: started as a process of its own, since it goes into namespaces of its own.
+"""Workers without a server, for test_warm.py and bench/cold_start.py: in a process of its own, since it goes into namespaces.
 
     python warm_programs.py STORY DIRECTORY
 
@@ -10,9 +10,10 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -26,7 +27,8 @@ from torpor.worker.process import RunProcess
 from torpor.worker.version import Version
 from torpor.worker.warm import Place, Warm
 
-ROOT = Path(sys.argv[2])
+ROOT = Path()
+"""Set before anything is done."""
 
 
 class FakeServer:
@@ -61,7 +63,7 @@ async def worker(name: str, environment: dict[str, str] | None = None, **of_its_
     workspace = Workspace(ROOT / name, Path("/run/torpor-images", name))
     images = Images(Directory(ROOT / "store"), Keyring({"key_1": bytes(32)}, "key_1"), workspace)
     place: Any = Place(name, "store", images, server, tool, machine, machine.facts(), serve.RUN_ROOT, "secret")  # pyright: ignore[reportArgumentType]
-    variables = {"PATH": os.environ["PATH"], **(environment or {})}
+    variables = {"PATH": os.environ["PATH"], "OPENBLAS_NUM_THREADS": "1", **(environment or {})}
     project = discovery.find(ROOT / "project")
     version = Version(
         project, serve.RUN_ROOT, isolated=True, environment=variables, warm=Warm(place, project, variables)
@@ -70,18 +72,18 @@ async def worker(name: str, environment: dict[str, str] | None = None, **of_its_
     return version
 
 
-async def imported(name: str) -> Version:
+async def imported(name: str, environment: dict[str, str] | None = None) -> Version:
     """A worker that has imported the version and stored its warm image."""
-    version = await worker(name)
+    version = await worker(name, environment)
     await version.start()
     assert version._warming is not None
     await version._warming
     return version
 
 
-async def output(process: RunProcess, version: Version) -> Any:
-    """What the version's task `look` says."""
-    context = runner.RunContext("run_1", "look", 1, 1, version.name, "dev", [], False, "2026-01-01T00:00:00Z")
+async def output(process: RunProcess, version: Version, task: str = "look") -> Any:
+    """What the version's task says."""
+    context = runner.RunContext("run_1", task, 1, 1, version.name, "dev", [], False, "2026-01-01T00:00:00Z")
     process.say(runner.Begin(context, msgspec.Raw(b"null"), env_all=version.environment))
     finished = await process.first_words(runner.Finished)
     assert finished is not None, (process.directory / "output.log").read_text()
@@ -116,10 +118,10 @@ def damage() -> None:
 
 async def thaws() -> dict[str, Any]:
     """One worker imports; another one, which is called otherwise, thaws three runners, two of them at once."""
-    first = await imported("first")
+    first = await imported("first", {"HOSTNAME": "first", "TERM": "xterm"})
     forked = await first.runner()
     socket.sethostname("second")
-    second = await worker("second")
+    second = await worker("second", {"TERM": "dumb"})
     found = await second.find_image()
     before = imports()
     together = await asyncio.gather(second.runner(), second.runner())
@@ -214,14 +216,18 @@ async def tell() -> dict[str, Any]:
     return {**told, "left": left}
 
 
-def main() -> None:
+def in_namespaces(root: Path, work: Callable[[], None]) -> NoReturn:
+    """Do the work as a worker's supervisor would, and exit."""
+    global ROOT
+    ROOT = root
     namespaces.unshare(namespaces.CLONE_NEWPID | namespaces.CLONE_NEWUTS)
     pid = os.fork()
     if pid:
         raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     serve._furnish(Settings(data_dir=ROOT))
-    print(json.dumps(asyncio.run(tell())))
+    work()
+    raise SystemExit(0)
 
 
 if __name__ == "__main__":
-    main()
+    in_namespaces(Path(sys.argv[2]), lambda: print(json.dumps(asyncio.run(tell()))))

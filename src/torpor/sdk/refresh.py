@@ -94,7 +94,9 @@ class Environment:
 
     def __init__(self, changed: Mapping[str, str], everything: Mapping[str, str] | None = None) -> None:
         self._given = dict(os.environ) if _at_birth is None else dict(_at_birth)
-        self._known: set[str] = set()  # those that come from the worker: TMPDIR, for one, doesn't
+        # Those that come from a worker; TMPDIR, for one, doesn't. In a thawed process they are those of another worker.
+        self._known = set[str]() if _at_birth is None else set(_at_birth)
+        self.update(changed, everything)
 
     def update(self, changed: Mapping[str, str], everything: Mapping[str, str] | None) -> None:
         """Take up what the worker says its variables are now.
