@@ -18,12 +18,15 @@ from torpor.engine import Lease, RunState
 from torpor.store.database import Database, Transaction
 from torpor.store.embedded import EmbeddedPostgres
 from torpor.store.migrate import upgrade
-from torpor.store.records import Event, Run
+from torpor.store.records import Checkpoint, Event, Run
 from torpor.wire.http import (
     Assignment,
     BlockReport,
     FinishReport,
     Introduction,
+    MoveReport,
+    Pack,
+    SaveReport,
     StartReport,
     StoredCheckpoint,
     SuspendReport,
@@ -88,7 +91,9 @@ async def empty(database: Database) -> None:
         await tx.execute(
             """delete from environments; delete from api_keys; delete from workers; delete from tasks; delete from runs;
                delete from idempotency_keys; delete from attempts; delete from waitpoints; delete from waits;
-               delete from checkpoints; delete from events; delete from logs; delete from turns; delete from queues;
+               delete from checkpoints; delete from images; delete from packs; delete from image_packs;
+               delete from let_go; delete from refusals; delete from warm_images; delete from data_keys;
+               delete from events; delete from logs; delete from turns; delete from queues;
                delete from cascades; delete from batches; delete from batch_items; delete from schedules"""
         )
 
@@ -99,9 +104,15 @@ async def world(db: Database) -> "World":
     return await founded(db)
 
 
-async def founded(db: Database) -> "World":
+@pytest.fixture
+async def fleet(db: Database) -> "World":
+    """The same, and its worker shares an object store."""
+    return await founded(db, store_id="store_1", fitness="fit_1")
+
+
+async def founded(db: Database, **more: Any) -> "World":
     """The same, for who has no fixtures."""
-    world = World(db)
+    world = World(db, **more)
     async with db.transaction() as tx:
         environment = await engine.ensure_environment(tx, "dev", key_hash=b"k", now=world.now)
         world.environment_id = environment.id
@@ -127,10 +138,21 @@ class World:
     environment_id: str = ""
     worker_id: str = "w1"
     instance_id: str = "i1"
+    store_id: str = ""  # of the workers that say hello from now on, and of what they store
+    fitness: str = ""
     tasks: list[TaskManifest] = field(default_factory=lambda: [manifest("hello")])
 
     def introduction(self, instance_id: str = "i1", worker_id: str = "w1") -> Introduction:
-        return Introduction(worker_id, instance_id, host="here", slots=10, can_freeze=True, facts={})
+        return Introduction(
+            worker_id,
+            instance_id,
+            host="here",
+            slots=10,
+            can_freeze=True,
+            facts={},
+            store_id=self.store_id,
+            fitness=self.fitness,
+        )
 
     def later(self, seconds: float) -> datetime:
         self.now += timedelta(seconds=seconds)
@@ -209,8 +231,44 @@ class World:
         return await self.do(engine.block, lease, BlockReport(lease.number, list(waits), dropped or [], idle, **more))
 
     async def suspend(self, lease: Lease, checkpoint_id: str | None = None) -> Any:
-        report = SuspendReport(lease.number, StoredCheckpoint(checkpoint_id or ids.new("checkpoint"), 1000))
+        report = SuspendReport(lease.number, self.stored(checkpoint_id))
         return await self.do(engine.suspend, lease, report, worker_id=self.worker_id)
+
+    def stored(self, checkpoint_id: str | None = None, *packs: str, **more: Any) -> StoredCheckpoint:
+        """A published image of these packs, or of one of its own; in the worker's own store, if it has none to share."""
+        id = checkpoint_id or ids.new("checkpoint")
+        if not self.store_id:
+            return StoredCheckpoint(id, 1000, **more)
+        given: dict[str, Any] = {"store_id": self.store_id, "digest": f"digest of {id}", "key_id": "key_1"} | more
+        return StoredCheckpoint(id, 1000, packs=[Pack(pack, 10) for pack in packs or (f"pack_of_{id}",)], **given)
+
+    async def save(
+        self, lease: Lease, *, name: str | None = None, stored: StoredCheckpoint | None = None, **more: Any
+    ) -> Any:
+        """A save point, with this name or made by itself."""
+        image = stored or self.stored(kind="named" if name else "auto", name=name)
+        given: dict[str, Any] = {"open_waits": []} | more
+        report = SaveReport(lease.number, image, **given)
+        return await self.do(engine.save, lease, report, worker_id=self.worker_id)
+
+    async def move(self, lease: Lease, *, stored: StoredCheckpoint | None = None, **more: Any) -> Any:
+        given: dict[str, Any] = {"open_waits": [], "reason": "draining"} | more
+        report = MoveReport(lease.number, stored or self.stored(kind="move"), **given)
+        return await self.do(engine.move, lease, report, worker_id=self.worker_id)
+
+    async def hello(self, worker_id: str, store_id: str, fitness: str = "", **more: Any) -> None:
+        """Another worker, with this object store."""
+        intro = Introduction(worker_id, f"of {worker_id}", "here", 10, True, {}, store_id, fitness)
+        intro = msgspec.structs.replace(intro, **more)
+        await self.do(engine.register_worker, self.environment_id, intro, lease_s=30)
+
+    async def dequeue_as(self, worker_id: str, free: int = 10) -> list[Assignment]:
+        given = {"free": free, "versions": ["v1"], "can_restore": True, "lease_s": 30.0}
+        return await self.do(engine.dequeue, worker_id, f"of {worker_id}", **given)
+
+    async def checkpoints(self, run_id: str) -> list[Checkpoint]:
+        async with self.db.transaction() as tx:
+            return await engine.read.checkpoints(tx, run_id)
 
     async def finish(self, lease: Lease, outcome: Any = "completed", *, jitter: float = 0.0, **more: Any) -> Any:
         report = FinishReport(lease.number, outcome, **more)

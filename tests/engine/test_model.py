@@ -49,7 +49,7 @@ class Model:
     rescues: int = 0
     is_canceling: bool = False
     waits: dict[str, Wait] = field(default_factory=dict)
-    images: list[list[str]] = field(default_factory=list)  # what the current one waits for, then the previous one's
+    images: list[list[str]] = field(default_factory=list)  # what each usable one waits for, newest first
 
     @property
     def is_leased(self) -> bool:
@@ -306,6 +306,23 @@ class Life(RuleBasedStateMachine):
         run.to(S.SUSPENDED, rescues=0)
 
     @precondition(lambda self: self.runs)
+    @rule(nth=st.integers(0, 2), late=st.sampled_from([0, 0, 0, 1]), moves=st.booleans())
+    def save(self, nth: int, late: int, moves: bool) -> None:
+        self.world.later(1)
+        run, lease, is_over = self._held(nth, late)
+        open_waits = sorted(wait_id for wait_id, wait in run.tied().items() if not wait.is_told)
+        outcome = self.call((self.world.move if moves else self.world.save)(lease, open_waits=open_waits))
+        if is_over:
+            assert outcome == Stale(run.lease)
+        elif moves and (run.is_canceling or run.state == S.DEQUEUED):
+            assert outcome == Awake()
+        else:
+            assert outcome == (Suspended() if moves else Ok())
+            run.images, run.rescues = [open_waits, *run.images[:1]], 0
+            if moves:
+                run.to(S.QUEUED, available_at=self.world.now)
+
+    @precondition(lambda self: self.runs)
     @rule(nth=st.integers(0, 2), late=st.sampled_from([0, 0, 0, 1]), unusable=st.booleans())
     def refuse(self, nth: int, late: int, unusable: bool) -> None:
         self.world.later(1)
@@ -365,7 +382,7 @@ class Life(RuleBasedStateMachine):
             rows = await tx.fetch("select * from runs")
             waits = await tx.fetch("select * from waits where detached_at is null")
             images = await tx.fetch(
-                "select run_id, state, open_waits from checkpoints where state in ('current', 'previous')"
+                "select run_id, open_waits from checkpoints where state = 'usable' order by number desc"
             )
         runs = {row["id"]: Run.of(row) for row in rows}
         for model in self.runs:
@@ -375,9 +392,8 @@ class Life(RuleBasedStateMachine):
             assert (run.checkpoint_id is not None) == bool(model.images)
             told = {row["wait_id"]: row["delivered_at"] is not None for row in waits if row["run_id"] == model.id}
             assert told == {wait_id: wait.is_told for wait_id, wait in model.tied().items()}
-            kept = {row["state"]: sorted(row["open_waits"]) for row in images if row["run_id"] == model.id}
-            names = dict(zip(("current", "previous"), map(sorted, model.images), strict=False))
-            assert kept == names
+            usable = [sorted(row["open_waits"]) for row in images if row["run_id"] == model.id]
+            assert usable == [sorted(image) for image in model.images]
 
 
 def test_the_verbs_do_what_the_model_does(run: Runner) -> None:

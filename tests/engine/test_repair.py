@@ -130,13 +130,13 @@ async def test_a_run_whose_worker_is_not_there_is_taken_back(world: World, how: 
     assert (await world.run(lease.run_id)).state == RunState.QUEUED
 
 
-async def test_a_queued_run_is_kept_for_the_worker_that_has_its_image(world: World):
+async def test_a_queued_run_is_kept_for_the_store_that_has_its_image(world: World):
     lease = await world.run_in(RunState.SUSPENDED)
     world.later(3600)
     await world.do(engine.fire_due)
-    await change(world, "update runs set image_worker_id = 'w9'")
-    await heal(world, Fault(FaultKind.WRONG_IMAGE_WORKER, lease.run_id))
-    assert (await world.run(lease.run_id)).image_worker_id == "w1"
+    await change(world, "update runs set image_store_id = 'elsewhere'")
+    await heal(world, Fault(FaultKind.WRONG_STORE, lease.run_id))
+    assert (await world.run(lease.run_id)).image_store_id == "worker:w1"
 
 
 async def test_a_run_whose_version_is_there_is_queued(world: World):

@@ -80,6 +80,10 @@ async def _expire(world: World, lease: Lease) -> Any:
     return await world.do(engine.expire)
 
 
+async def _fork(world: World, lease: Lease) -> Any:
+    return await world.do(engine.fork, world.environment_id, lease.run_id, engine.ForkRequest())
+
+
 Verb = Callable[[World, Lease], Awaitable[Any]]
 CALLS: list[tuple[str, str, Verb]] = [
     ("trigger", "the same id again", lambda w, x: w.trigger(run_id=x.run_id)),
@@ -90,6 +94,10 @@ CALLS: list[tuple[str, str, Verb]] = [
     ("block", "busy", lambda w, x: w.block(x, time_wait("wait_1", 60), idle=False)),
     ("collect", "", lambda w, x: w.do(engine.collect, x, ["wait_0"])),
     ("suspend", "", lambda w, x: w.suspend(x)),
+    ("save", "", lambda w, x: w.save(x)),
+    ("move", "", lambda w, x: w.move(x)),
+    ("fork", "", _fork),
+    ("give_up", "", lambda w, x: w.do(engine.give_up)),
     ("resume", "", _resume),
     ("release", "", _release),
     ("release", "whose task is gone", _release_without_its_task),
@@ -118,6 +126,7 @@ EXPECTED: dict[tuple[str, str], dict[RunState, RunState]] = {
     ("block", "on what is over"): {RunState.WAITING: RunState.EXECUTING},
     ("block", "busy"): {RunState.WAITING: RunState.EXECUTING},
     ("suspend", ""): {RunState.WAITING: RunState.SUSPENDED},
+    ("move", ""): dict.fromkeys((RunState.EXECUTING, RunState.WAITING), RunState.QUEUED),
     ("resume", ""): {RunState.SUSPENDED: RunState.QUEUED},
     ("release", ""): {RunState.DELAYED: RunState.QUEUED},
     ("release", "whose task is gone"): {
@@ -141,7 +150,7 @@ EXPECTED: dict[tuple[str, str], dict[RunState, RunState]] = {
     ("rescue", ""): dict.fromkeys(LEASED, RunState.QUEUED),
     ("rescue", "once too often"): dict.fromkeys(LEASED, RunState.SYSTEM_FAILURE),
 }
-MOVES_THE_LEASE = {"dequeue", "suspend", "refuse", "finish", "cancel", "rescue", "expire"}
+MOVES_THE_LEASE = {"dequeue", "suspend", "move", "refuse", "finish", "cancel", "rescue", "expire"}
 MOVES_BESIDE_THE_STORY = {"block", "collect", "release"}
 """A move that only repeats what the worker knows writes no line each time (waiting -> executing); a delayed run's story
 has said when it is due."""
@@ -183,6 +192,7 @@ def test_every_edge_of_the_table_is_walked_by_some_test():
     walked |= {("grant", (RunState.WAITING, RunState.EXECUTING))}  # test_slots
     walked |= {("suspend", (RunState.WAITING, RunState.QUEUED))}  # test_slots: frozen while it stands in line
     walked |= {("refuse", (RunState.DEQUEUED, RunState.CRASHED))}  # test_checkpoints
+    walked |= {("give_up", (RunState.QUEUED, RunState.CRASHED))}  # test_fall_back
     canceled = {("refuse", (RunState.DEQUEUED, RunState.CANCELED))}
     canceled |= {(verb, (state, RunState.CANCELED)) for verb in ("rescue",) for state in LEASED}
     walked |= canceled  # below
@@ -200,7 +210,7 @@ def test_every_state_has_a_public_name():
 WORKER_VERBS = [
     call
     for call in CALLS
-    if call[0] in {"start", "block", "collect", "suspend", "refuse", "finish"} and call[1] != "busy"
+    if call[0] in {"start", "block", "collect", "suspend", "save", "move", "refuse", "finish"} and call[1] != "busy"
 ]
 
 

@@ -88,9 +88,7 @@ FAULTS = [
         "seconds=boot_timeout_s)\n",
         "seconds=boot_timeout_s)\n    now += timedelta(seconds=25)\n",
     ),
-    Fault(
-        "a retry keeps its checkpoint", "finish.py", "state = 'delayed', checkpoint_id = null,", "state = 'delayed',"
-    ),
+    Fault("a retry keeps its checkpoint", "finish.py", "state = 'delayed', checkpoint_id = $4,", "state = 'delayed',"),
     Fault(
         "a crash forgets the checkpoint",
         "finish.py",

@@ -56,4 +56,6 @@ async def test_runs_of_the_first_release_are_handed_out_after_the_upgrade(postgr
         ("run_queued", "task/hello"),
     ]
     assert [answer.wait_id for answer in given[0].answers] == ["wait_1"]
+    assert given[0].checkpoint is not None
+    assert (given[0].checkpoint.store_id, given[0].checkpoint.digest) == ("worker:w1", "")
     await database.close()

@@ -17,9 +17,17 @@
      7. complete.py     complete_waitpoint, fire_due (due): answer a waitpoint, once, and wake who is tied to it
         release.py, expire.py: delayed runs that are due, queued runs that nobody started in time; also by fire_due
      8. suspend.py      suspend: accept a checkpoint or discard it
+        save.py, move.py   save: a checkpoint after which the run goes on; move: one with which it goes on elsewhere
+        checkpoints.py  what those have in common, and which checkpoints are kept; keep, expire_checkpoints
+        images.py       references to what is stored; garbage.py: condemn, note_strays, condemned, confirm_deleted,
+                        forget_deleted, notice: what may be deleted of it, and why nothing live is
+        fork.py         fork: another run goes on from a checkpoint
+        warm.py         warm, find_warm, refuse_warm, prune_warm: frozen processes that wait for a run
+        data_keys.py    data_keys, make_key, rotate_key, rewrap, drop_keys: what images are sealed with
      9. resume.py       wake, resume: a frozen run is queued again, a living process is told
         grant.py        grant: a slot for a run that waits in memory and has its answer
     10. refuse.py       refuse: a worker can't do what its assignment asks
+        fall_back.py    give_up: a run goes on without a checkpoint that nobody can use
     11. finish.py       finish: the run is over, or tried again (end.py: what every end has in common)
     12. cancel.py       cancel: by a user.  cascade.py: cascade, to its children
         rescue.py       rescue: because a lease ran out; take_back_lost: it never arrived
@@ -30,20 +38,21 @@
         prune.py        prune_runs and others: what has been over for long is deleted, in small steps
         schedule.py     create_schedule, update_schedule, delete_schedule, activate_schedule, deactivate_schedule,
                         declare_schedules; fire_schedules (due_schedules, next_tick): the clock triggers a task
-    14. events.py       record, tell: the story.  logs.py: append.  checkpoints.py: keep
+    14. events.py       record, tell: the story.  logs.py: append
     15. read.py         for API and dashboard; writes nothing (read_batch.py: batches and their results)
 
 Each verb is one function that takes a transaction and `now`, and never reads a clock. It locks the run, compares the
 lease, checks the state, writes everything that belongs together, and answers with a small frozen value.
 
-**The lease is the fence.** Its number moves on at each hand-out and each end (suspend, finish, cancel, rescue, refuse).
+**The lease is the fence.** Its number moves on at each hand-out and each end (suspend, move, finish, cancel, rescue,
+refuse).
 A message with another number is Stale and changes nothing, however late or doubled. Ends are final.
 
-**Lock order**: the worker's row; schedules by id; the environment's turn; runs by id; waitpoints by id; batches by id
-(locks.py says how a completion finds the runs it must lock before). A run's row also guards its waits, attempts and
-checkpoints. Who locks runs or schedules with SKIP LOCKED (dequeue, grant, the release of delayed runs, fire_schedules)
-waits for nobody and so may take them in any order. A deadlock is left only where runs wait for each other in a circle
-through a shared idempotency key: Postgres ends one transaction, and the message is repeated.
+**Lock order**: the worker's row; schedules by id; the environment's turn; runs by id; waitpoints by id; batches by id;
+images by id; packs by id (locks.py says how a completion finds the runs it must lock before). A run's row also guards its
+waits, attempts and checkpoints. Who locks runs or schedules with SKIP LOCKED (dequeue, grant, the release of delayed runs,
+fire_schedules) waits for nobody and so may take them in any order. A deadlock is left only where runs wait for each other
+in a circle through a shared idempotency key: Postgres ends one transaction, and the message is repeated.
 """
 
 from torpor.engine import queues, read, read_batch
@@ -62,7 +71,7 @@ from torpor.engine.batch import (
 )
 from torpor.engine.cancel import AlreadyEnded, Canceled, CancelRequested, cancel
 from torpor.engine.cascade import cascade
-from torpor.engine.checkpoints import keep
+from torpor.engine.checkpoints import expire_checkpoints, keep
 from torpor.engine.complete import (
     AlreadyCompleted,
     Completed,
@@ -72,17 +81,40 @@ from torpor.engine.complete import (
     fire_due,
     next_due,
 )
+from torpor.engine.data_keys import (
+    NewKey,
+    current_key,
+    data_keys,
+    drop_keys,
+    keys_to_rewrap,
+    make_key,
+    rewrap,
+    rotate_key,
+)
 from torpor.engine.debounce import Debounce
 from torpor.engine.deploy import ensure_environment, register_version, register_worker
 from torpor.engine.dequeue import dequeue
 from torpor.engine.draft import TriggerRequest, UnknownQueue, UnknownTask, UnknownVersion
 from torpor.engine.events import record, tell
 from torpor.engine.expire import expire
+from torpor.engine.fall_back import give_up
 from torpor.engine.finish import Finished, finish, retry_delay_s
+from torpor.engine.fork import Forked, ForkRequest, NoCheckpoint, WhichWait, fork
+from torpor.engine.garbage import (
+    Condemned,
+    condemn,
+    condemned,
+    confirm_deleted,
+    forget_deleted,
+    note_strays,
+    notice,
+)
 from torpor.engine.grant import grant
 from torpor.engine.idempotency import KeyReset, reset_key
+from torpor.engine.images import Gone
 from torpor.engine.logs import append
-from torpor.engine.outcomes import Blocked, Lease, Ok, Stale, Unknown
+from torpor.engine.move import move
+from torpor.engine.outcomes import Awake, Blocked, ImageRejected, Lease, Ok, Stale, Suspended, Unknown
 from torpor.engine.payload import PayloadMisfit
 from torpor.engine.prune import (
     Place,
@@ -104,6 +136,7 @@ from torpor.engine.reschedule import NotDelayed, Rescheduled, reschedule
 from torpor.engine.rescue import rescue, take_back_lost
 from torpor.engine.resume import resume, wake
 from torpor.engine.room import QueueFull
+from torpor.engine.save import save
 from torpor.engine.schedule import (
     DeclaredInCode,
     Scheduled,
@@ -121,11 +154,12 @@ from torpor.engine.schedule import (
 )
 from torpor.engine.states import EDGES, ENDS, LEASED, STATUS, RunState
 from torpor.engine.stranded import tell_stranded
-from torpor.engine.suspend import Awake, Suspended, suspend
+from torpor.engine.suspend import suspend
 from torpor.engine.token import TokenCreated, TokenRequest, create_token
 from torpor.engine.trigger import Triggered, trigger, trigger_all
 from torpor.engine.versions import Matched, match_versions
 from torpor.engine.wait import block, collect
+from torpor.engine.warm import find_warm, prune_warm, refuse_warm, warm
 
 __all__ = [
     "EDGES",
@@ -142,12 +176,17 @@ __all__ = [
     "CancelRequested",
     "Canceled",
     "Completed",
+    "Condemned",
     "Debounce",
     "DeclaredInCode",
     "Fault",
     "FaultKind",
     "Finished",
     "FiredTimers",
+    "ForkRequest",
+    "Forked",
+    "Gone",
+    "ImageRejected",
     "ItemsAdded",
     "KeyReset",
     "Lease",
@@ -155,6 +194,8 @@ __all__ = [
     "Matched",
     "Misplaced",
     "NewItem",
+    "NewKey",
+    "NoCheckpoint",
     "NotDelayed",
     "Ok",
     "Page",
@@ -181,6 +222,7 @@ __all__ = [
     "UnknownTask",
     "UnknownVersion",
     "Unstorable",
+    "WhichWait",
     "abort_batches",
     "activate_schedule",
     "add_items",
@@ -190,40 +232,58 @@ __all__ = [
     "cascade",
     "collect",
     "complete_waitpoint",
+    "condemn",
+    "condemned",
+    "confirm_deleted",
     "create_batch",
     "create_schedule",
     "create_token",
+    "current_key",
+    "data_keys",
     "deactivate_schedule",
     "declare_schedules",
     "delete_schedule",
     "dequeue",
+    "drop_keys",
     "due",
     "due_schedules",
     "ensure_environment",
     "expire",
+    "expire_checkpoints",
     "find_faults",
+    "find_warm",
     "finish",
     "fire_due",
     "fire_schedules",
+    "forget_deleted",
+    "fork",
+    "give_up",
     "grant",
     "heartbeat",
     "holds",
     "keep",
+    "keys_to_rewrap",
+    "make_key",
     "match_versions",
+    "move",
     "next_due",
     "next_tick",
+    "note_strays",
+    "notice",
     "prune_batches",
     "prune_keys",
     "prune_logs",
     "prune_runs",
     "prune_tokens",
     "prune_versions",
+    "prune_warm",
     "prune_workers",
     "queues",
     "read",
     "read_batch",
     "record",
     "refuse",
+    "refuse_warm",
     "register_version",
     "register_worker",
     "repair",
@@ -233,6 +293,9 @@ __all__ = [
     "reset_key",
     "resume",
     "retry_delay_s",
+    "rewrap",
+    "rotate_key",
+    "save",
     "start",
     "suspend",
     "take_back_lost",
@@ -243,4 +306,5 @@ __all__ = [
     "unused_objects",
     "update_schedule",
     "wake",
+    "warm",
 ]

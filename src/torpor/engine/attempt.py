@@ -90,7 +90,12 @@ async def heartbeat(
         for run_id in renewed
         if runs[run_id].cancel_requested_at is not None
     ]
-    return HeartbeatReply(known=bool(known), news=news)
+    key = await tx.fetchval(
+        """select data_keys.id from data_keys join workers on workers.environment_id = data_keys.environment_id
+           where workers.id = $1 and data_keys.retired_at is null""",
+        worker_id,
+    )
+    return HeartbeatReply(known=bool(known), news=news, current_key=key)
 
 
 async def holds(tx: Transaction, lease: Lease) -> bool:

@@ -6,6 +6,7 @@ import msgspec
 
 from torpor import ids
 from torpor.engine import queues
+from torpor.engine.checkpoints import own_store
 from torpor.engine.instants import after
 from torpor.engine.rescue import take_back
 from torpor.engine.schedule import declare_schedules
@@ -15,18 +16,27 @@ from torpor.store.records import Environment
 from torpor.wire.http import Introduction, VersionReport
 
 
-async def ensure_environment(tx: Transaction, slug: str, *, key_hash: bytes | None, now: datetime) -> Environment:
+async def ensure_environment(
+    tx: Transaction,
+    slug: str,
+    *,
+    key_hash: bytes | None,
+    checkpoint_retention_s: float = 86400.0,
+    now: datetime,
+) -> Environment:
     """The environment of that name, made if it is missing, with this key (its sha256) and no other. For server start-up.
 
-    Whoever starts the server with a new key wants the old one to be worth nothing.
+    Whoever starts the server with a new key wants the old one to be worth nothing. `checkpoint_retention_s` is for runs
+    that end from now on.
     """
     row = await tx.fetchrow(
-        # The update that changes nothing makes `returning` give the row in either case, also to the slower of two.
-        """insert into environments (id, slug, created_at) values ($1, $2, $3)
-           on conflict (slug) do update set slug = excluded.slug returning *""",
+        # The update makes `returning` give the row in either case, also to the slower of two.
+        """insert into environments (id, slug, created_at, checkpoint_retention_s) values ($1, $2, $3, $4)
+           on conflict (slug) do update set checkpoint_retention_s = excluded.checkpoint_retention_s returning *""",
         ids.new("env"),
         slug,
         now,
+        checkpoint_retention_s,
     )
     environment = Environment.of(row)
     await tx.execute("insert into turns (environment_id) values ($1) on conflict do nothing", environment.id)
@@ -58,13 +68,14 @@ async def register_worker(
     """
     await tx.execute(
         """insert into workers (id, environment_id, instance_id, host, slots, can_freeze, facts,
-                                hello_at, seen_at, expires_at)
-           values ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9)
+                                hello_at, seen_at, expires_at, store_id, fitness)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9, $10, $11)
            on conflict (id) do update set environment_id = excluded.environment_id,
                version = case when workers.instance_id = excluded.instance_id then workers.version end,
                instance_id = excluded.instance_id, host = excluded.host, slots = excluded.slots,
                can_freeze = excluded.can_freeze, facts = excluded.facts, hello_at = excluded.hello_at,
-               seen_at = excluded.seen_at, expires_at = excluded.expires_at""",
+               seen_at = excluded.seen_at, expires_at = excluded.expires_at, store_id = excluded.store_id,
+               fitness = excluded.fitness""",
         intro.worker_id,
         environment_id,
         intro.instance_id,
@@ -74,6 +85,9 @@ async def register_worker(
         intro.facts,
         now,
         after(now, lease_s),
+        # A worker without an object store has its images for itself, and is like no other.
+        intro.store_id or own_store(intro.worker_id),
+        intro.fitness or own_store(intro.worker_id),
     )
     held = await tx.fetch(
         "select id from runs where worker_id = $1 and instance_id <> $2", intro.worker_id, intro.instance_id
@@ -109,13 +123,14 @@ async def register_version(tx: Transaction, environment_id: str, report: Version
     )
     await tx.executemany(
         """insert into tasks (environment_id, version, id, file, line, is_async, parameters, payload_schema, retry, doc,
-                              reported_at, queue, ttl_s, max_duration_s, hooks)
-           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+                              reported_at, queue, ttl_s, max_duration_s, hooks, checkpoints)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
            on conflict (environment_id, version, id) do update set file = excluded.file, line = excluded.line,
                is_async = excluded.is_async, parameters = excluded.parameters,
                payload_schema = excluded.payload_schema, retry = excluded.retry, doc = excluded.doc,
                reported_at = excluded.reported_at, queue = excluded.queue, ttl_s = excluded.ttl_s,
-               max_duration_s = excluded.max_duration_s, hooks = excluded.hooks""",
+               max_duration_s = excluded.max_duration_s, hooks = excluded.hooks,
+               checkpoints = excluded.checkpoints""",
         [
             (
                 environment_id,
@@ -133,6 +148,7 @@ async def register_version(tx: Transaction, environment_id: str, report: Version
                 task.ttl_s,
                 task.max_duration_s,
                 task.hooks,
+                msgspec.to_builtins(task.checkpoints),
             )
             for task in report.tasks
         ],

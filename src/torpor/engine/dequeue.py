@@ -27,6 +27,7 @@ class _HandOut:
     attempt: int
     lease: int
     max_duration_s: float | None = None
+    save_every_s: float | None = None
 
     @property
     def active_ms(self) -> float:
@@ -63,12 +64,12 @@ async def dequeue(
 
     For a worker that has said hello; any other instance gets nothing (its heartbeat tells it to say hello). Fresh
     attempts start with the environment's current version, or the one they are locked to, so only a worker that has it
-    gets them. A checkpoint is on one worker's disk, so only that worker gets its run. `number` is the worker's own for
-    this request: by it rescue.py knows an assignment whose reply was lost.
+    gets them. A checkpoint goes to workers that read the store it is in, unless one of their fitness has refused it.
+    `number` is the worker's own for this request: by it rescue.py knows an assignment whose reply was lost.
     """
     # The share makes a new instance's hello wait: it must find, and take back, what is handed out here.
     found = await tx.fetchrow(
-        """select environments.*, workers.version as imported
+        """select environments.*, workers.version as imported, workers.store_id as store, workers.fitness as fitness
            from workers join environments on environments.id = workers.environment_id
            where workers.id = $1 and workers.instance_id = $2 for share of workers""",
         worker_id,
@@ -79,8 +80,9 @@ async def dequeue(
     known = dict(found)
     # What the request names, and what its worker may have imported while the request was held.
     at_hand = {*versions, known.pop("imported")} - {None}
+    store_id, fitness = known.pop("store"), known.pop("fitness")
     environment = Environment.of(known)
-    work = await _look(tx, environment, worker_id)
+    work = await _look(tx, environment, store_id)
     if not (work.has_fresh or (work.has_resumed and can_restore)):
         return []
     turn = await slots.my_turn(tx, environment.id)
@@ -90,7 +92,7 @@ async def dequeue(
     holder = _Holder(worker_id, instance_id, number, after(now, lease_s))
     handed: list[_HandOut] = []
     if work.has_resumed and can_restore:
-        runs = await next_resumed(tx, environment, worker_id, turn, min(free, room))
+        runs = await next_resumed(tx, environment, store_id, fitness, turn, min(free, room))
         handed = await _hand_out(tx, runs, environment, holder, now)
     # After those are written: they hold slots now.
     runs = await next_fresh(tx, environment, sorted(at_hand), turn, min(free, room) - len(handed))
@@ -107,19 +109,19 @@ class _Work:
     has_fresh: bool
 
 
-async def _look(tx: Transaction, environment: Environment, worker_id: str) -> _Work:
+async def _look(tx: Transaction, environment: Environment, store_id: str) -> _Work:
     """A look without a lock: most requests of idle workers end here. What comes after it brings a note of its own."""
     row = await tx.fetchrow(
         # In the order of the indexes, else a planner that sees many queued runs reads the table.
         """select
                (select true from runs where environment_id = $1 and ready_at is not null order by ready_at, id limit 1),
                (select true from runs where environment_id = $1 and state = 'queued' and checkpoint_id is not null
-                    and image_worker_id = $2
+                    and image_store_id = $2
                 order by queue, concurrency_key, available_at, id limit 1),
                (select true from runs where environment_id = $1 and state = 'queued' and checkpoint_id is null
                 order by queue, concurrency_key, available_at, id limit 1)""",
         environment.id,
-        worker_id,
+        store_id,
     )
     assert row is not None
     return _Work(*(bool(seen) for seen in row.values()))
@@ -132,7 +134,9 @@ async def _hand_out(
         return []
     handed = await _prepare(tx, runs, environment)
     limits = await _write(tx, handed, holder, now)
-    return [replace(each, max_duration_s=limits[each.run.id]) for each in handed]
+    return [
+        replace(each, max_duration_s=limits[each.run.id][0], save_every_s=limits[each.run.id][1]) for each in handed
+    ]
 
 
 async def _prepare(tx: Transaction, runs: list[Run], environment: Environment) -> list[_HandOut]:
@@ -171,18 +175,23 @@ async def _share_waitpoints(tx: Transaction, checkpoint_ids: list[str]) -> None:
     )
 
 
-async def _write(tx: Transaction, handed: list[_HandOut], holder: _Holder, now: datetime) -> dict[str, float | None]:
-    """The leases, the attempts and the story's lines, all runs at once. Returns how long each attempt may work."""
+async def _write(
+    tx: Transaction, handed: list[_HandOut], holder: _Holder, now: datetime
+) -> dict[str, tuple[float | None, float | None]]:
+    """The leases, the attempts and the story's lines, all runs at once. Returns how long each attempt may work, and how
+    often it is saved."""
     columns = ([h.run.id for h in handed], [h.attempt for h in handed], [h.version for h in handed])
     rows = await tx.fetch(
         """update runs set state = 'dequeued', lease = lease + 1, lease_expires_at = $5, worker_id = $6, instance_id = $7,
                version = given.version, attempt = given.attempt, active_ms = given.active_ms, handed_out_at = $8,
-               handed_out_for = $9, heard = 0, updated_at = $8
+               handed_out_for = $9, heard = 0, unfit_since = null, updated_at = $8
            from unnest($1::text[], $2::int[], $3::text[], $4::float8[]) as given (id, attempt, version, active_ms)
            where runs.id = given.id
            returning runs.id, coalesce(max_duration_s,
                (select tasks.max_duration_s from tasks where tasks.environment_id = runs.environment_id
-                    and tasks.version = runs.version and tasks.id = runs.task_id)) as max_duration_s""",
+                    and tasks.version = runs.version and tasks.id = runs.task_id)) as max_duration_s,
+               (select (tasks.checkpoints->>'every_s')::float8 from tasks where tasks.environment_id = runs.environment_id
+                    and tasks.version = runs.version and tasks.id = runs.task_id) as save_every_s""",
         *columns,
         [h.active_ms for h in handed],
         holder.expires_at,
@@ -191,7 +200,7 @@ async def _write(tx: Transaction, handed: list[_HandOut], holder: _Holder, now: 
         now,
         holder.number,
     )
-    limits = {row["id"]: row["max_duration_s"] for row in rows}
+    limits = {row["id"]: (row["max_duration_s"], row["save_every_s"]) for row in rows}
     await tx.execute(
         """insert into attempts (run_id, number, version, worker_id, lease, dequeued_at)
            select id, attempt, version, $5, lease, $6
@@ -232,6 +241,7 @@ async def _assignment(
         due_at=to_iso(run.due_at) if checkpoint and run.due_at else None,
         active_s=given.active_ms / 1000,
         hook=hook,
+        save_every_s=given.save_every_s if hook is None else None,
     )
 
 
@@ -253,6 +263,15 @@ def _stored(checkpoint: Checkpoint) -> StoredCheckpoint:
         durable_ms=checkpoint.durable_ms,
         rss_bytes=checkpoint.rss_bytes,
         facts=checkpoint.facts,
+        image_id=checkpoint.image_id,
+        kind=checkpoint.kind,  # pyright: ignore[reportArgumentType]
+        name=checkpoint.name,
+        store_id=checkpoint.store_id,
+        digest=checkpoint.digest,
+        key_id=checkpoint.key_id,
+        base=checkpoint.base,
+        new_bytes=checkpoint.new_bytes,
+        shared_bytes=checkpoint.shared_bytes,
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from torpor.engine import active, events, hooks, slots
+from torpor.engine import active, checkpoints, events, hooks, slots
 from torpor.engine.answers import detach_all
 from torpor.engine.batch_end import count_down
 from torpor.engine.complete import settle
@@ -35,7 +35,7 @@ async def end(
     await tx.execute(
         f"""update runs set state = $2, output = $3, error = $4, finished_at = $5, updated_at = $5, lease = lease + 1,
                 lease_expires_at = null, worker_id = null, instance_id = null, checkpoint_id = null, ready_at = null,
-                rescues = 0, output_object = $6, {active.ends("$5")}
+                rescues = 0, unfit_since = null, output_object = $6, {active.ends("$5")}
             where id = $1""",
         run.id,
         state,
@@ -47,7 +47,7 @@ async def end(
     await slots.released(tx, run)
     await close_attempt(tx, run, str(state), error=error, now=now)
     await detach_all(tx, run.id, now=now)
-    await drop_checkpoints(tx, run.id)
+    await checkpoints.keep_for_a_while(tx, run, now=now)
     await events.record(tx, run.id, f"run.{state}", now=now, attempt=run.attempt or None, data=data)
     if state == RunState.CANCELED:
         await note_children(tx, run.id, now=now)
@@ -100,25 +100,30 @@ async def close_attempt(
     )
 
 
-async def drop_checkpoints(tx: Transaction, run_id: str) -> None:
-    """No image of this run will be restored any more: the worker's next census lets it delete them."""
-    await tx.execute(
-        "update checkpoints set state = 'superseded' where run_id = $1 and state in ('current', 'previous')", run_id
-    )
+async def requeue(
+    tx: Transaction,
+    run: Run,
+    *,
+    checkpoint_id: str | None,
+    rescues: int,
+    unfit_since: datetime | None = None,
+    now: datetime,
+) -> None:
+    """-> queued, at once, from this checkpoint or from the top. The lease moves on.
 
-
-async def requeue(tx: Transaction, run: Run, *, checkpoint_id: str | None, rescues: int, now: datetime) -> None:
-    """-> queued, at once, from this checkpoint or from the top. The lease moves on."""
+    `unfit_since`: nobody who is here can use that image; the run waits for somebody to come, but not for ever (give_up).
+    """
     await tx.execute(
         f"""update runs set state = 'queued', checkpoint_id = $2, rescues = $3, updated_at = $4,
                available_at = $4::timestamptz - make_interval(secs => priority_s),
                 lease = lease + 1, lease_expires_at = null, worker_id = null, instance_id = null, ready_at = null,
-                image_worker_id = (select worker_id from checkpoints where id = $2), {active.ends("$4")}
+                image_store_id = (select store_id from checkpoints where id = $2), unfit_since = $5, {active.ends("$4")}
             where id = $1""",
         run.id,
         checkpoint_id,
         rescues,
         now,
+        unfit_since,
     )
     if checkpoint_id is None:
         await detach_all(tx, run.id, now=now)

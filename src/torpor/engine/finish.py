@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from torpor.engine import active, events, hooks, slots
+from torpor.engine import active, checkpoints, events, hooks, slots
 from torpor.engine.answers import detach_all
-from torpor.engine.end import close_attempt, drop_checkpoints, end, requeue
+from torpor.engine.end import close_attempt, end, requeue
 from torpor.engine.instants import to_iso
 from torpor.engine.locks import fenced, lock_runs_and_waiters
 from torpor.engine.outcomes import Lease, Stale
@@ -42,12 +42,13 @@ async def finish(
     """The attempt completed, failed (an exception), crashed (the process died), was canceled or worked for too long. For
     the worker that holds the lease.
 
-    Completed: the run is over and its output is kept. Failed: tried again from the top, after the retry policy's delay,
-    if it is retryable and attempts are left. Crashed with attempts left: at once, from the newest usable checkpoint if
-    there is one. Timed out: over, for another attempt would take as long. Canceled: over, and so is a run that was asked
-    to end, whatever its process made of it. Whoever waits for a run that is over is answered. Stale: this came before, or
-    the run was taken away; the outcome counts for nothing, and the worker forgets it. `jitter()` is between 0 and 1.
-    `output_object`: where the output is kept instead, since it is too large for a row.
+    Completed: the run is over and its output is kept. Failed: tried again after the retry policy's delay, if it is
+    retryable and attempts are left: from the top or, if the policy says so, from the newest usable checkpoint. Crashed
+    with attempts left: at once, from the newest usable checkpoint if there is one. Timed out: over, for another attempt
+    would take as long. Canceled: over, and so is a run that was asked to end, whatever its process made of it. Whoever
+    waits for a run that is over is answered. Stale: this came before, or the run was taken away; the outcome counts for
+    nothing, and the worker forgets it. `jitter()` is between 0 and 1. `output_object`: where the output is kept instead,
+    since it is too large for a row.
     """
     around = await lock_runs_and_waiters(tx, [lease.run_id])
     run = fenced(around[0].get(lease.run_id), lease)
@@ -75,13 +76,18 @@ async def finish(
         await requeue(tx, run, checkpoint_id=run.checkpoint_id, rescues=0, now=now)
         await events.record(tx, run.id, "run.retrying", now=now, attempt=run.attempt, data=data)
         return Finished(RunState.QUEUED, retry_at=now)
-    delay_s = retry_delay_s(await _policy(tx, run), run.attempt, jitter)
+    policy = await _policy(tx, run)
+    delay_s = retry_delay_s(policy, run.attempt, jitter)
     retry_at = now + timedelta(seconds=delay_s)
-    await drop_checkpoints(tx, run.id)
-    if delay_s <= 0:
-        await requeue(tx, run, checkpoint_id=None, rescues=0, now=now)
+    resumes_from = run.checkpoint_id if policy.resume == "checkpoint" else None
+    if resumes_from is None:
+        await checkpoints.set_aside(tx, run.id, now=now)
     else:
-        await _delay(tx, run, retry_at, now=now)
+        data["from_checkpoint"] = resumes_from
+    if delay_s <= 0:
+        await requeue(tx, run, checkpoint_id=resumes_from, rescues=0, now=now)
+    else:
+        await _delay(tx, run, retry_at, resumes_from, now=now)
     data |= {"retry_at": to_iso(retry_at), "delay_s": round(delay_s, 3)}
     await events.record(tx, run.id, "run.retrying", now=now, attempt=run.attempt, data=data)
     return Finished(RunState.DELAYED if delay_s > 0 else RunState.QUEUED, retry_at)
@@ -115,17 +121,19 @@ async def _policy(tx: Transaction, run: Run) -> RetryPolicy:
     return msgspec.convert(retry, RetryPolicy) if retry else RetryPolicy()
 
 
-async def _delay(tx: Transaction, run: Run, retry_at: datetime, *, now: datetime) -> None:
-    """-> delayed, from the top. The lease moves on."""
+async def _delay(tx: Transaction, run: Run, retry_at: datetime, checkpoint_id: str | None, *, now: datetime) -> None:
+    """-> delayed, from this checkpoint or from the top. The lease moves on."""
     await tx.execute(
-        f"""update runs set state = 'delayed', checkpoint_id = null, rescues = 0, available_at = $2, updated_at = $3,
+        f"""update runs set state = 'delayed', checkpoint_id = $4, rescues = 0, available_at = $2, updated_at = $3,
                 lease = lease + 1, lease_expires_at = null, worker_id = null, instance_id = null, ready_at = null,
-                {active.ends("$3")}
+                image_store_id = (select store_id from checkpoints where id = $4), {active.ends("$3")}
             where id = $1""",
         run.id,
         retry_at,
         now,
+        checkpoint_id,
     )
     await slots.released(tx, run)
-    await detach_all(tx, run.id, now=now)
+    if checkpoint_id is None:
+        await detach_all(tx, run.id, now=now)
     await tx.notify("timer", due_at=to_iso(retry_at))

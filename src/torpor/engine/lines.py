@@ -88,7 +88,11 @@ _FRESH = _query(
     f"""case when runs.locked_version is null then $5::text is not null and {_CURRENT}
              else runs.locked_version = any($6::text[]) end""",
 )
-_RESUMED = _query("runs.checkpoint_id is not null and runs.image_worker_id = $5", "true")
+_RESUMED = _query(
+    "runs.checkpoint_id is not null and runs.image_store_id = $5",
+    """not exists (select from checkpoints join refusals on refusals.image_id = checkpoints.image_id
+                   where checkpoints.id = runs.checkpoint_id and refusals.fitness = $6)""",
+)
 
 
 async def next_fresh(
@@ -104,11 +108,15 @@ async def next_fresh(
     return await _served(tx, [Run.of(row) for row in rows], environment.id, "fresh")
 
 
-async def next_resumed(tx: Transaction, environment: Environment, worker_id: str, turn: Turn, most: int) -> list[Run]:
-    """Runs whose checkpoints that worker can restore, locked. The caller has the environment's turn."""
+async def next_resumed(
+    tx: Transaction, environment: Environment, store_id: str, fitness: str, turn: Turn, most: int
+) -> list[Run]:
+    """Runs whose checkpoints are in that store, and that no worker of that fitness has refused, locked. The caller has the
+    environment's turn.
+    """
     if most < 1:
         return []
-    rows = await tx.fetch(_RESUMED, environment.id, *turn.resumed, most, worker_id)
+    rows = await tx.fetch(_RESUMED, environment.id, *turn.resumed, most, store_id, fitness)
     return await _served(tx, [Run.of(row) for row in rows], environment.id, "resumed")
 
 

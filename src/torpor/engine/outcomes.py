@@ -30,6 +30,21 @@ class Stale:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspended:
+    """The image is the run now: kill the process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Awake:
+    """Keep the process, drop the image: something was answered while it was being dumped, it isn't blocked, or is to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRejected:
+    """That image can't be referred to: it was taken for garbage, as nobody spoke of it for so long. Drop it, and go on."""
+
+
+@dataclass(frozen=True, slots=True)
 class Unknown:
     """There is no such thing in this environment."""
 

@@ -8,7 +8,7 @@ with a million log lines takes many steps, and one that is deleted half way is d
 Objects of the object store go after their row: the caller deletes those that a step names. (A crash between leaves an
 object that no row names, which the caller's sweep finds.)
 
-Checkpoint images need nothing: a worker's census deletes those that no row knows.
+A run whose checkpoints are still kept for forks is kept with them. Their images are garbage.py's business.
 """
 
 from dataclasses import dataclass, field
@@ -51,7 +51,8 @@ _KEPT = """
                where waitpoints.awaited_run_id = runs.id and waiter.finished_at is null)
     or exists (select from batch_items where batch_items.run_id = runs.id)
     or exists (select from runs hooks where hooks.hook_of = runs.id)
-    or exists (select from cascades where cascades.run_id = runs.id)"""
+    or exists (select from cascades where cascades.run_id = runs.id)
+    or exists (select from checkpoints where checkpoints.run_id = runs.id and checkpoints.state in ('usable', 'kept'))"""
 
 
 async def prune_runs(
@@ -264,7 +265,7 @@ async def prune_workers(tx: Transaction, *, now: datetime) -> Pruned:
                select id from workers where seen_at < $1
                  and not exists (select from runs where runs.worker_id = workers.id)
                  and not exists (select from checkpoints
-                                 where checkpoints.worker_id = workers.id and state in ('current', 'previous'))
+                                 where checkpoints.worker_id = workers.id and state = 'usable')
                for update skip locked)""",
         now - timedelta(seconds=WORKER_FORGOTTEN_S),
     )

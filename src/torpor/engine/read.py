@@ -261,7 +261,7 @@ async def logs(tx: Transaction, run_id: str, after: int = 0, *, limit: int = STO
 
 async def checkpoints(tx: Transaction, run_id: str) -> list[Checkpoint]:
     """A run's images, oldest first; those that were dropped too."""
-    rows = await tx.fetch("select * from checkpoints where run_id = $1 order by created_at, id", run_id)
+    rows = await tx.fetch("select * from checkpoints where run_id = $1 order by number", run_id)
     return [Checkpoint.of(row) for row in rows]
 
 

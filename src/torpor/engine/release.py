@@ -28,7 +28,8 @@ async def release(
                 from due as runs join environments on environments.id = runs.environment_id
                      left join tasks on tasks.environment_id = runs.environment_id and tasks.id = runs.task_id
                           and tasks.version = coalesce(runs.locked_version, environments.current_version))
-            update runs set state = case when found.is_known then 'queued' else 'pending_version' end, updated_at = $1,
+            update runs set state = case when found.is_known or runs.checkpoint_id is not null then 'queued'
+                    else 'pending_version' end, updated_at = $1,
                 available_at = runs.available_at - make_interval(secs => runs.priority_s),
                 queue = found.queue, max_attempts = found.max_attempts, ttl_s = found.ttl_s,
                 max_duration_s = found.max_duration_s,

@@ -35,7 +35,7 @@ class FaultKind(StrEnum):
     READY_FOR_NOTHING = "a run stands in line to go on without an answer"
     NOT_ANSWERED = "a run has ended and whoever waits for it was not answered"
     HELD_BY_NOBODY = "a run is leased to a worker that isn't there any more"
-    WRONG_IMAGE_WORKER = "a queued run is kept for a worker that doesn't have its image"
+    WRONG_STORE = "a queued run is kept for a store that doesn't have its image"
     NOT_RELEASED = "a run waits for a version that is there"
     WRONG_COUNT = "a batch doesn't count the runs that it waits for"
     NOT_SETTLED = "a batch is complete and whoever waits for it was not answered"
@@ -111,9 +111,10 @@ _OF_RUNS: dict[FaultKind, str] = {
         select id from runs where id = any($1::text[]) and worker_id is not null and updated_at < $2
           and not exists (select from workers where workers.id = runs.worker_id
                           and workers.instance_id = runs.instance_id)""",
-    FaultKind.WRONG_IMAGE_WORKER: """
+    FaultKind.WRONG_STORE: """
         select runs.id from runs join checkpoints on checkpoints.id = runs.checkpoint_id
-        where runs.id = any($1::text[]) and runs.state = 'queued' and runs.image_worker_id <> checkpoints.worker_id""",
+        where runs.id = any($1::text[]) and runs.state = 'queued'
+          and runs.image_store_id is distinct from checkpoints.store_id""",
     FaultKind.NOT_RELEASED: f"""
         select runs.id from runs join environments on environments.id = runs.environment_id
         join tasks on tasks.environment_id = runs.environment_id and tasks.id = runs.task_id
@@ -220,12 +221,12 @@ async def _take_back(tx: Transaction, fault: Fault, now: datetime) -> bool:
     return bool(taken)
 
 
-async def _keep_for_its_worker(tx: Transaction, fault: Fault, now: datetime) -> bool:
+async def _keep_for_its_store(tx: Transaction, fault: Fault, now: datetime) -> bool:
     run = await _still(tx, fault, now)
     if run is None:
         return False
     await tx.execute(
-        """update runs set updated_at = $2, image_worker_id = (select worker_id from checkpoints where id = $3)
+        """update runs set updated_at = $2, image_store_id = (select store_id from checkpoints where id = $3)
            where id = $1""",
         run.id,
         now,
@@ -283,7 +284,7 @@ _REPAIRS: dict[FaultKind, Callable[[Transaction, Fault, datetime], Awaitable[boo
     FaultKind.READY_FOR_NOTHING: _leave_the_line,
     FaultKind.NOT_ANSWERED: _answer,
     FaultKind.HELD_BY_NOBODY: _take_back,
-    FaultKind.WRONG_IMAGE_WORKER: _keep_for_its_worker,
+    FaultKind.WRONG_STORE: _keep_for_its_store,
     FaultKind.NOT_RELEASED: _release,
     FaultKind.WRONG_COUNT: _count,
     FaultKind.NOT_SETTLED: _settle_again,

@@ -8,6 +8,7 @@
                |  |         +---------|---------> queued     (refused by its worker, or its lease ran out)
                +--|------ resume -- suspended
                   +-> expired                   (its ttl is over before it has started)
+    a process that goes on elsewhere (move): executing, waiting -> queued
     a failed or crashed attempt with tries left: executing, waiting -> queued or delayed
     a lease that ran out: dequeued, executing, waiting -> queued | system_failure | canceled (it was asked to end)
     any state that is not an end -> canceled    (one with a process was asked to end first)
@@ -50,6 +51,9 @@ EDGES: dict[str, frozenset[tuple[RunState, RunState]]] = {
     "block": frozenset({(S.EXECUTING, S.WAITING), (S.WAITING, S.EXECUTING)}),
     "collect": frozenset({(S.WAITING, S.EXECUTING), (S.EXECUTING, S.WAITING)}),
     "suspend": frozenset({(S.WAITING, S.SUSPENDED), (S.WAITING, S.QUEUED)}),
+    "save": frozenset(),
+    "move": frozenset({(S.EXECUTING, S.QUEUED), (S.WAITING, S.QUEUED)}),
+    "fork": frozenset(),
     "grant": frozenset({(S.WAITING, S.EXECUTING)}),
     "resume": frozenset({(S.SUSPENDED, S.QUEUED)}),
     "refuse": frozenset(
@@ -67,6 +71,7 @@ EDGES: dict[str, frozenset[tuple[RunState, RunState]]] = {
     "release": frozenset({(S.DELAYED, S.QUEUED), (S.DELAYED, S.PENDING_VERSION)}),
     "match_versions": frozenset({(S.QUEUED, S.PENDING_VERSION), (S.PENDING_VERSION, S.QUEUED)}),
     "expire": frozenset({(S.QUEUED, S.EXPIRED), (S.PENDING_VERSION, S.EXPIRED)}),
+    "give_up": frozenset({(S.QUEUED, S.CRASHED)}),
     "repair": frozenset({(S.SUSPENDED, S.QUEUED), (S.PENDING_VERSION, S.QUEUED)}),
     "rescue": frozenset((state, to) for state in LEASED for to in (S.QUEUED, S.SYSTEM_FAILURE, S.CANCELED)),
 }

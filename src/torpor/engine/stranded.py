@@ -12,13 +12,18 @@ from torpor.store.records import Environment, Worker
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Runs that the same workers could take: those of one task to be started, or with images on one worker."""
+    """Runs that the same workers could take: those of one task to be started, or with images that the same ones can use."""
 
     environment_id: str
     task_id: str
     locked_version: str | None
-    image_on: str | None
-    """The worker that has the checkpoint; None for a run that starts from the top."""
+    store_id: str | None
+    """Where the checkpoint is; None for a run that starts from the top."""
+    refused_by: list[str]
+    """The fitnesses of workers that can't use its image."""
+
+
+_REFUSED_BY = """array(select fitness from refusals where refusals.image_id = checkpoints.image_id order by fitness)"""
 
 
 async def tell_stranded(tx: Transaction, *, queued_for_s: float = 30.0, limit: int = 100, now: datetime) -> list[str]:
@@ -29,10 +34,11 @@ async def tell_stranded(tx: Transaction, *, queued_for_s: float = 30.0, limit: i
     """
     before = now - timedelta(seconds=queued_for_s)
     rows = await tx.fetch(
-        """select distinct runs.environment_id, runs.task_id, runs.locked_version, checkpoints.worker_id as image_on
+        f"""select distinct runs.environment_id, runs.task_id, runs.locked_version, checkpoints.store_id,
+                  {_REFUSED_BY} as refused_by
            from runs left join checkpoints on checkpoints.id = runs.checkpoint_id
            where runs.state in ('queued', 'pending_version')
-             and runs.available_at + make_interval(secs => runs.priority_s) <= $1 order by 1, 2, 3, 4""",
+             and runs.available_at + make_interval(secs => runs.priority_s) <= $1 order by 1, 2, 3, 4, 5""",
         before,
     )
     told: list[str] = []
@@ -49,9 +55,8 @@ async def _why(tx: Transaction, group: Group, now: datetime) -> str | None:
     environment = Environment.of(await tx.fetchrow("select * from environments where id = $1", group.environment_id))
     rows = await tx.fetch("select * from workers where environment_id = $1 order by seen_at", group.environment_id)
     workers = [Worker.of(row) for row in rows]
-    if group.image_on is not None:
-        holder = next((worker for worker in workers if worker.id == group.image_on), None)
-        return _why_not_restored(group.image_on, holder, now)
+    if group.store_id is not None:
+        return _why_not_restored(group.store_id, group.refused_by, workers, now)
     connected = [worker for worker in workers if worker.expires_at > now]
     if not connected:
         last = f"; the last one was {_name(workers[-1])}, {_seen(workers[-1])}" if workers else ""
@@ -63,13 +68,30 @@ async def _why(tx: Transaction, group: Group, now: datetime) -> str | None:
     return await _why_not_started(tx, environment.id, version, called, group.task_id, connected)
 
 
-def _why_not_restored(worker_id: str, holder: Worker | None, now: datetime) -> str | None:
-    if holder is None:
-        return f"its checkpoint is on worker {worker_id}, which is not known here"
-    if holder.expires_at <= now:
-        return f"its checkpoint is on {_name(holder)}, which is not connected, {_seen(holder)}"
-    if not holder.can_freeze:
-        return f"its checkpoint is on {_name(holder)}, which is connected but can't restore"
+def _why_not_restored(store_id: str, refused_by: list[str], workers: list[Worker], now: datetime) -> str | None:
+    own_disk_of = store_id.removeprefix("worker:") if store_id.startswith("worker:") else None
+    where = "in an object store" if own_disk_of is None else f"on worker {own_disk_of}"
+    readers = [worker for worker in workers if worker.store_id == store_id]
+    if not readers:
+        known = "that no known worker reads" if own_disk_of is None else "which is not known here"
+        if any(worker.id == own_disk_of for worker in workers):
+            known = "which keeps its images in an object store now"
+        return f"its checkpoint is {where}, {known}" if own_disk_of else f"its checkpoint is {where} {known}"
+    connected = [worker for worker in readers if worker.expires_at > now]
+    if not connected:
+        last = readers[-1]
+        if own_disk_of is not None:
+            return f"its checkpoint is on {_name(last)}, which is not connected, {_seen(last)}"
+        return f"no worker that reads its checkpoint's object store is connected; the last one was {_name(last)}, {_seen(last)}"
+    able = [worker for worker in connected if worker.can_freeze]
+    if not able:
+        if own_disk_of is not None:
+            return f"its checkpoint is on {_name(connected[-1])}, which is connected but can't restore"
+        return (
+            f"no connected worker that reads its checkpoint's object store can restore ({_name(connected[-1])} can't)"
+        )
+    if all(worker.fitness in refused_by for worker in able):
+        return "every connected worker that can read its checkpoint has refused it"
     return None
 
 
@@ -99,10 +121,11 @@ def _seen(worker: Worker) -> str:
 
 async def _tell(tx: Transaction, group: Group, reason: str, before: datetime, limit: int, now: datetime) -> list[str]:
     locked = await tx.fetch(
-        """select runs.id, runs.attempt from runs left join checkpoints on checkpoints.id = runs.checkpoint_id
+        f"""select runs.id, runs.attempt from runs left join checkpoints on checkpoints.id = runs.checkpoint_id
            where runs.state in ('queued', 'pending_version')
              and runs.available_at + make_interval(secs => runs.priority_s) <= $1
-             and runs.environment_id = $2 and runs.task_id = $3 and checkpoints.worker_id is not distinct from $4
+             and runs.environment_id = $2 and runs.task_id = $3 and checkpoints.store_id is not distinct from $4
+             and {_REFUSED_BY} = $8
              and runs.locked_version is not distinct from $7
              and not exists (select from events where events.run_id = runs.id and kind = 'run.stranded'
                              and data->>'reason' = $5 and at >= runs.available_at)
@@ -110,10 +133,11 @@ async def _tell(tx: Transaction, group: Group, reason: str, before: datetime, li
         before,
         group.environment_id,
         group.task_id,
-        group.image_on,
+        group.store_id,
         reason,
         limit,
         group.locked_version,
+        group.refused_by,
     )
     # Once more, now that they are locked: another server may have told it since that look.
     known = await tx.fetch(

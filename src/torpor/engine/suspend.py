@@ -1,35 +1,26 @@
 """Accept a checkpoint, or discard it."""
 
-from dataclasses import dataclass
 from datetime import datetime
 
-from torpor.engine import answers, events
+from torpor.engine import answers, checkpoints, events
+from torpor.engine.images import Gone
 from torpor.engine.locks import in_turn, lock_leased
-from torpor.engine.outcomes import Lease, Stale
+from torpor.engine.outcomes import Awake, Lease, Stale, Suspended
 from torpor.engine.states import RunState
 from torpor.store.database import Transaction
 from torpor.wire.http import SuspendReport
 
 
-@dataclass(frozen=True, slots=True)
-class Suspended:
-    """The image is the run now: kill the process."""
-
-
-@dataclass(frozen=True, slots=True)
-class Awake:
-    """Something was answered while it was being dumped, it isn't blocked, or is to end: keep the process, drop the image."""
-
-
 async def suspend(
     tx: Transaction, lease: Lease, report: SuspendReport, *, worker_id: str, now: datetime
-) -> Suspended | Awake | Stale:
-    """waiting -> suspended: let a blocked run leave memory. Its image is stored on `worker_id`, so its process may go.
+) -> Suspended | Awake | Stale | Gone:
+    """waiting -> suspended: let a blocked run leave memory. `worker_id` has stored its image, so its process may go.
 
-    For the worker that holds the lease, after the image is durable. A crash in between costs an orphan image, which the
-    next census finds; the other order would cost the run. The same message twice is Stale, as the first has ended the
-    lease: kill the process, but leave images to the census, since this one may be the run by now. So is a copy
-    that comes after the worker, told Awake by another, has gone on without the image.
+    For the worker that holds the lease, after the image is durable. A crash in between costs an orphan image, which is
+    found as a stray; the other order would cost the run. The same message twice is Stale, as the first has ended the
+    lease: kill the process, but leave images to the garbage, since this one may be the run by now. So is a copy
+    that comes after the worker, told Awake by another, has gone on without the image. Gone: publish it again, without
+    those packs.
     """
     run = await lock_leased(tx, lease)
     if isinstance(run, Stale):
@@ -49,48 +40,24 @@ async def suspend(
     # What the process holds open: it has none of the answers for which it stands in line.
     held_open = [wait.wait_id for wait in waits if wait.is_open or wait.delivered_at is None]
     image = report.checkpoint
-    await tx.execute("update checkpoints set state = 'superseded' where run_id = $1 and state = 'previous'", run.id)
-    await tx.execute("update checkpoints set state = 'previous' where run_id = $1 and state = 'current'", run.id)
-    await tx.execute(
-        """insert into checkpoints (id, run_id, worker_id, attempt, state, open_waits, size_bytes, files_bytes, dump_ms,
-                                    durable_ms, rss_bytes, facts, waiting_at, created_at)
-           values ($1, $2, $3, $4, 'current', $5, $6, $7, $8, $9, $10, $11, $12, $13)""",
-        image.id,
-        run.id,
-        worker_id,
-        run.attempt,
-        held_open,
-        image.size_bytes,
-        image.files_bytes,
-        image.dump_ms,
-        image.durable_ms,
-        image.rss_bytes,
-        image.facts,
-        report.waiting_at,
-        now,
+    refused = await checkpoints.accept(
+        tx, run, image, worker_id=worker_id, open_waits=held_open, waiting_at=report.waiting_at, now=now
     )
+    if refused is not None:
+        return refused if isinstance(refused, Gone) else Awake()
     await tx.execute(
         """update runs set state = $4, checkpoint_id = $2, lease = lease + 1, lease_expires_at = null,
                worker_id = null, instance_id = null, rescues = 0, due_at = null, updated_at = $3,
-               image_worker_id = $5, available_at = coalesce(ready_at, available_at), ready_at = null
+               image_store_id = $5, available_at = coalesce(ready_at, available_at), ready_at = null
            where id = $1""",
         run.id,
         image.id,
         now,
         RunState.QUEUED if is_in_line else RunState.SUSPENDED,
-        worker_id,
+        checkpoints.store_of(image, worker_id),
     )
     if is_in_line:
         await tx.notify("work", environment_id=run.environment_id)
-    data = {
-        "checkpoint_id": image.id,
-        "worker_id": worker_id,
-        "size_bytes": image.size_bytes,
-        "files_bytes": image.files_bytes,
-        "dump_ms": image.dump_ms,
-        "durable_ms": image.durable_ms,
-        "rss_bytes": image.rss_bytes,
-        "waiting_at": report.waiting_at,
-    }
+    data = checkpoints.told(image, worker_id, report.waiting_at)
     await events.record(tx, run.id, "run.suspended", now=now, attempt=run.attempt, data=data)
     return Suspended()

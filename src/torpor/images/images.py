@@ -397,7 +397,7 @@ def _published(made: Manifest, sealed: bytes, new: set[str]) -> Published:
         size_bytes=sum(frame.stored for frame in frames) + len(sealed),
         new_bytes=sum(pack.size_bytes for pack in packs.values() if pack.id in new) + len(sealed),
         shared_bytes=sum(length for frame, _, length in extents if frame is not None and frame.pack.id not in new),
-        packs=[Pack(pack.id, pack.size_bytes) for pack in packs.values()],
+        packs=[Pack(pack.id, pack.size_bytes, is_new=pack.id in new) for pack in packs.values()],
     )
 
 

@@ -30,6 +30,7 @@ class Environment(Row):
     is_paused: bool
     accepts_unknown_tasks: bool
     max_queued: int | None
+    checkpoint_retention_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,8 @@ class Worker(Row):
     hello_at: datetime
     seen_at: datetime
     expires_at: datetime
+    store_id: str
+    fitness: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ class Task(Row):
     ttl_s: float | None
     max_duration_s: float | None
     hooks: list[str]
+    checkpoints: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +141,13 @@ class Run(Row):
     handed_out_at: datetime | None
     handed_out_for: int | None
     heard: int
-    image_worker_id: str | None
     asked: dict[str, Any] | None
     payload_object: str | None
     output_object: str | None
+    image_store_id: str | None
+    unfit_since: datetime | None
+    forked_from: str | None
+    forked_checkpoint_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +272,27 @@ class Checkpoint(Row):
     facts: dict[str, Any]
     waiting_at: list[dict[str, Any]]
     created_at: datetime
+    number: int
+    image_id: str
+    kind: str
+    name: str | None
+    store_id: str
+    digest: str
+    key_id: str
+    base: str | None
+    new_bytes: int
+    shared_bytes: int
+    kept_until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class DataKey(Row):
+    id: str
+    environment_id: str
+    wrapped: bytes
+    master: str
+    created_at: datetime
+    retired_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

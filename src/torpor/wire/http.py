@@ -98,6 +98,8 @@ class Pack(msgspec.Struct, frozen=True):
 
     id: str
     size_bytes: int  # as stored
+    key_id: str = ""  # the data key that it is sealed with; "": its image's
+    is_new: bool = True  # made for this image; false: the engine has it from an earlier one, or it is of no use
 
 
 class StoredCheckpoint(msgspec.Struct, frozen=True):
@@ -250,8 +252,8 @@ class WarmRefusal(msgspec.Struct):
 
 class LeaseReply(msgspec.Struct):
     """`ok`, `stale` (kill the process), and for suspend and move: `suspended` (kill it) or `awake` (let it run, drop the
-    image). `gone`: nothing has changed; packs in `gone`, which the image refers to, are being deleted: publish it again
-    without them."""
+    image; a save point that can't be accepted any more is answered so too). `gone`: nothing has changed; packs in `gone`,
+    which the image refers to, are being deleted: publish it again without them."""
 
     status: Literal["ok", "stale", "suspended", "awake", "gone"]
     gone: list[str] = []
