@@ -60,6 +60,16 @@ class Settings:
     """Runs, batches and tokens that ended longer ago are deleted, with all that belongs to them; 0 keeps them for ever."""
     logs_retention_days: int = 14
     """What runs that ended longer ago have said is deleted; 0 keeps it as long as the run."""
+    checkpoint_retention_s: float = 86400.0
+    """How long the checkpoints of a run are kept after its end, for forks; a task may say otherwise."""
+    checkpoint_grace_s: float = 600.0
+    """How long nothing may refer to a checkpoint's image before it is deleted."""
+    unfit_patience_s: float = 600.0
+    """How long a run waits for a worker that can use its checkpoint, when those that are here can't; then it goes on from
+    an earlier one, or from the top."""
+    encryption_keys: str | None = None
+    """Master keys, each 32 bytes in base64: the first wraps the keys that checkpoints are sealed with, others only unwrap.
+    Else one is made, in `server.key` in the data directory."""
     object_store: str | None = None
     """Where large payloads and outputs go: s3://bucket/prefix, gs://…, az://…, file:///…; else into the data directory."""
     offload_bytes: int = 524288

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from torpor.clock import Clock
 from torpor.config import Settings
 from torpor.objects import Objects, open_objects
+from torpor.server.master_keys import MasterKeys
 from torpor.server.wakeups import Wakeups
 from torpor.store.database import Database
 from torpor.store.records import Environment
@@ -32,6 +33,10 @@ class Hub:
     @cached_property
     def objects(self) -> Objects:
         return open_objects(self.settings.object_store, self.settings.data_dir.resolve() / "objects")
+
+    @cached_property
+    def master_keys(self) -> MasterKeys:
+        return MasterKeys.of(self.settings)
 
     @property
     def public_url(self) -> str:

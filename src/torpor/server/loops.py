@@ -1,5 +1,6 @@
 """The server's duties that nobody asks for: fire what is due, take back runs whose worker fell silent, cancel the children
-of canceled runs, say why a run is not taken, put right what must not be, delete what is old.
+of canceled runs, say why a run is not taken, let it go on without a checkpoint that nobody can use, put right what must not
+be, delete what is old.
 
 Every server of a fleet does them all; the verbs claim rows with SKIP LOCKED, so there is no leader to lose. A duty is a
 plain `step`, which tests call directly.
@@ -15,6 +16,7 @@ import asyncpg
 from torpor import engine
 from torpor.durations import parse_instant
 from torpor.engine import read
+from torpor.server.garbage import collect_garbage, notice_unreferenced
 from torpor.server.hub import Hub
 from torpor.server.pruning import prune
 from torpor.server.reach import Reach
@@ -33,6 +35,8 @@ STRANDED_INTERVAL_S = 30.0
 ABORT_INTERVAL_S = 60.0
 REPAIR_INTERVAL_S = 600.0
 PRUNE_INTERVAL_S = 600.0
+GARBAGE_INTERVAL_S = 60.0
+GIVE_UP_INTERVAL_S = 5.0
 PAUSE_S = 1.0
 """After a step that the database did not let through."""
 TROUBLE = (DatabaseDown, asyncpg.PostgresError)
@@ -51,6 +55,9 @@ async def run_all(here: Hub) -> None:
         duties.create_task(every(STRANDED_INTERVAL_S, lambda: tell_stranded(here, reach)), name="tell stranded")
         duties.create_task(every(ABORT_INTERVAL_S, lambda: abort_batches(here)), name="abort batches")
         duties.create_task(every(REPAIR_INTERVAL_S, lambda: repair(here)), name="repair")
+        duties.create_task(every(GARBAGE_INTERVAL_S, lambda: collect_garbage(here)), name="collect garbage")
+        duties.create_task(every(REPAIR_INTERVAL_S, lambda: notice_unreferenced(here)), name="notice garbage")
+        duties.create_task(every(GIVE_UP_INTERVAL_S, lambda: give_up(here, reach)), name="give up")
         duties.create_task(every(PRUNE_INTERVAL_S, lambda: prune(here)), name="prune")
 
 
@@ -186,6 +193,19 @@ async def tell_stranded(here: Hub, reach: Reach) -> list[str]:
         told += some
         if not some:
             return told
+
+
+async def give_up(here: Hub, reach: Reach) -> list[str]:
+    """Let runs go on without checkpoints that nobody can use. Who is connected is known after a lease only."""
+    given_up: list[str] = []
+    if reach.held_s(here.clock.now()) < here.settings.lease_s:
+        return given_up
+    while True:
+        async with here.database.transaction() as tx:
+            some = await engine.give_up(tx, patience_s=here.settings.unfit_patience_s, now=here.clock.now())
+        given_up += some
+        if not some:
+            return given_up
 
 
 async def abort_batches(here: Hub) -> list[str]:

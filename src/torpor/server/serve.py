@@ -15,9 +15,10 @@ from torpor import engine
 from torpor.clock import Clock, SystemClock
 from torpor.config import Settings
 from torpor.errors import ConfigError
-from torpor.server import loops
+from torpor.server import loops, master_keys
 from torpor.server.app import create_app
 from torpor.server.hub import Hub
+from torpor.server.master_keys import MasterKeys
 from torpor.store import migrate
 from torpor.store.database import Database
 
@@ -44,7 +45,7 @@ async def serve(
         clock: where `now` comes from.
 
     Raises:
-        ConfigError: there is no secret key, or the port is taken.
+        ConfigError: there is no secret key, the port is taken, or a master key is missing.
     """
     if not settings.secret_key:
         raise ConfigError("TORPOR_SECRET_KEY is not set: the server needs the secret key of its environment")
@@ -55,7 +56,7 @@ async def serve(
         await migrate.upgrade(database_url)
         database = await Database.connect(database_url)
         try:
-            await _ensure_environment(database, settings.secret_key or "", clock)
+            await _ensure_environment(database, settings, clock)
             app = create_app(settings, database, clock)
             async with _stop_on_signals(stop) as stopping:
                 await _run(app, app.state.hub, listener, stopping, ready)
@@ -70,10 +71,16 @@ def run_server(settings: Settings, database_url: str, *, ready: Callable[[str], 
     uvloop.run(serve(settings, database_url, ready=ready))
 
 
-async def _ensure_environment(database: Database, secret_key: str, clock: Clock) -> None:
+async def _ensure_environment(database: Database, settings: Settings, clock: Clock) -> None:
     async with database.transaction() as tx:
-        key_hash = hashlib.sha256(secret_key.encode()).digest()
-        await engine.ensure_environment(tx, ENVIRONMENT, key_hash=key_hash, now=clock.now())
+        environment = await engine.ensure_environment(
+            tx,
+            ENVIRONMENT,
+            key_hash=hashlib.sha256((settings.secret_key or "").encode()).digest(),
+            checkpoint_retention_s=settings.checkpoint_retention_s,
+            now=clock.now(),
+        )
+    await master_keys.ready(database, MasterKeys.of(settings), environment.id, now=clock.now())
 
 
 async def _run(

@@ -4,6 +4,7 @@ Each handler checks the worker token, decodes, lets one verb act in one transact
 """
 
 import asyncio
+import base64
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -22,7 +23,9 @@ from torpor.engine import read
 from torpor.server import auth, batches, offload, render
 from torpor.server.bodies import WORKER_LIMIT, decode, read_body, reply
 from torpor.server.errors import Refused, not_found, stale
+from torpor.server.garbage import collect_garbage
 from torpor.server.hub import Hub, hub
+from torpor.server.master_keys import ensure_key
 from torpor.server.options import read_options, read_tags
 from torpor.server.runs import SWEEP_S, trigger_request, triggered
 from torpor.server.waitpoints import complete_with
@@ -31,6 +34,8 @@ from torpor.wire import http as wire
 
 LONGEST_HOLD_S = 25.0
 KEEP_ALIVE_S = 10.0
+MAX_CONDEMNED = 1000
+"""The most objects that a worker is told to delete at once."""
 
 MessageT = TypeVar("MessageT")
 
@@ -142,6 +147,70 @@ async def heartbeat(request: Request) -> Response:
     return reply(answer)
 
 
+async def keys(request: Request) -> Response:
+    """The data keys, unwrapped: for workers only, and never logged."""
+    environment = await auth.worker_environment(request)
+    here = hub(request)
+    await _message(request, _keys_request)
+    async with here.database.transaction() as tx:
+        await ensure_key(tx, here.master_keys, environment.id, now=here.clock.now())
+        found = await engine.data_keys(tx, environment.id)
+    told = [wire.DataKey(key.id, base64.b64encode(here.master_keys.unwrap(key)).decode()) for key in found]
+    return reply(wire.KeysReply(told, next(key.id for key in found if key.retired_at is None)))
+
+
+async def garbage(request: Request) -> Response:
+    """What a worker has deleted and has found, and what it is to delete now. Each step in a transaction of its own, in the
+    order in which they are useful to each other."""
+    environment = await auth.worker_environment(request)
+    here, asked = hub(request), await _message(request, _garbage_request)
+    now = here.clock.now()
+    async with here.database.transaction() as tx:
+        store_id = await tx.fetchval("select store_id from workers where id = $1", asked.worker_id)
+    if store_id is None:
+        raise Refused(404, f"worker {asked.worker_id} has not said hello")
+    async with here.database.transaction() as tx:
+        await engine.confirm_deleted(tx, store_id, asked.deleted, now=now)
+    async with here.database.transaction() as tx:
+        await engine.note_strays(tx, environment.id, store_id, asked.strays, now=now)
+    await collect_garbage(here, steps=10)
+    async with here.database.transaction() as tx:
+        names = await engine.condemned(tx, environment.id, store_id, limit=MAX_CONDEMNED, now=now)
+    return reply(wire.GarbageReply(names, more=len(names) == MAX_CONDEMNED))
+
+
+async def warm(request: Request) -> Response:
+    environment = await auth.worker_environment(request)
+    here, report = hub(request), await _message(request, _warm_report)
+    async with here.database.transaction() as tx:
+        outcome = await engine.warm(tx, environment.id, report, now=here.clock.now())
+    return reply(_told(outcome))
+
+
+async def find_warm(request: Request) -> Response:
+    environment = await auth.worker_environment(request)
+    here, asked = hub(request), await _message(request, _warm_request)
+    async with here.database.transaction() as tx:
+        found = await engine.find_warm(tx, environment.id, asked.worker_id, asked.version, now=here.clock.now())
+    return reply(wire.WarmFound(found))
+
+
+async def refuse_warm(request: Request) -> Response:
+    environment = await auth.worker_environment(request)
+    here, refusal = hub(request), await _message(request, _warm_refusal)
+    async with here.database.transaction() as tx:
+        await engine.refuse_warm(
+            tx,
+            environment.id,
+            refusal.worker_id,
+            refusal.image_id,
+            refusal.reason,
+            is_damaged=refusal.damaged,
+            now=here.clock.now(),
+        )
+    return reply(wire.LeaseReply("ok"))
+
+
 async def checkpoints(request: Request) -> Response:
     await auth.worker_environment(request)
     here, census = hub(request), await _message(request, _census)
@@ -182,12 +251,26 @@ async def collect(request: Request) -> Response:
 
 
 async def suspend(request: Request) -> Response:
-    async def verb(tx: Transaction, lease: engine.Lease, report: wire.SuspendReport, *, now: datetime) -> object:
-        # The image lies where the lease is held. Read without a lock: if the verb finds this lease alive, so it was here.
-        worker_id = await tx.fetchval("select worker_id from runs where id = $1", lease.run_id)
-        return await engine.suspend(tx, lease, report, worker_id=worker_id or "", now=now)
+    return await _leased(request, _suspend_report, _by_its_worker(engine.suspend))
 
-    return await _leased(request, _suspend_report, verb)
+
+async def save(request: Request) -> Response:
+    return await _leased(request, _save_report, _by_its_worker(engine.save))
+
+
+async def move(request: Request) -> Response:
+    return await _leased(request, _move_report, _by_its_worker(engine.move))
+
+
+def _by_its_worker(act: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
+    """A verb that wants to know whose image it is told of."""
+
+    async def verb(tx: Transaction, lease: engine.Lease, report: object, *, now: datetime) -> object:
+        # It was made where the lease is held. Read without a lock: if the verb finds this lease alive, so it was here.
+        worker_id = await tx.fetchval("select worker_id from runs where id = $1", lease.run_id)
+        return await act(tx, lease, report, worker_id=worker_id or "", now=now)
+
+    return verb
 
 
 async def refuse(request: Request) -> Response:
@@ -237,8 +320,10 @@ def _told(outcome: object) -> wire.LeaseReply | wire.BlockReply:
             return wire.LeaseReply("stale")
         case engine.Suspended():
             return wire.LeaseReply("suspended")
-        case engine.Awake():
+        case engine.Awake() | engine.ImageRejected():
             return wire.LeaseReply("awake")
+        case engine.Gone(packs=packs):
+            return wire.LeaseReply("gone", packs)
         case _:
             return wire.LeaseReply("ok")
 
@@ -379,6 +464,13 @@ _version_report = msgspec.json.Decoder(wire.VersionReport)
 _dequeue_request = msgspec.json.Decoder(wire.DequeueRequest)
 _heartbeat_request = msgspec.json.Decoder(wire.HeartbeatRequest)
 _census = msgspec.json.Decoder(wire.CheckpointCensus)
+_keys_request = msgspec.json.Decoder(wire.KeysRequest)
+_garbage_request = msgspec.json.Decoder(wire.GarbageRequest)
+_warm_report = msgspec.json.Decoder(wire.WarmReport)
+_warm_request = msgspec.json.Decoder(wire.WarmRequest)
+_warm_refusal = msgspec.json.Decoder(wire.WarmRefusal)
+_save_report = msgspec.json.Decoder(wire.SaveReport)
+_move_report = msgspec.json.Decoder(wire.MoveReport)
 _payload_call = msgspec.json.Decoder(wire.PayloadCall)
 _start_report = msgspec.json.Decoder(wire.StartReport)
 _block_report = msgspec.json.Decoder(wire.BlockReport)
@@ -401,12 +493,19 @@ routes = [
     Route("/worker/v1/dequeue", dequeue, methods=["POST"]),
     Route("/worker/v1/news", news, methods=["GET"]),
     Route("/worker/v1/heartbeat", heartbeat, methods=["POST"]),
+    Route("/worker/v1/keys", keys, methods=["POST"]),
     Route("/worker/v1/checkpoints", checkpoints, methods=["POST"]),
+    Route("/worker/v1/garbage", garbage, methods=["POST"]),
+    Route("/worker/v1/warm", warm, methods=["POST"]),
+    Route("/worker/v1/warm/find", find_warm, methods=["POST"]),
+    Route("/worker/v1/warm/refuse", refuse_warm, methods=["POST"]),
     Route("/worker/v1/runs/{run_id}/payload", payload, methods=["POST"]),
     Route("/worker/v1/runs/{run_id}/start", start, methods=["POST"]),
     Route("/worker/v1/runs/{run_id}/block", block, methods=["POST"]),
     Route("/worker/v1/runs/{run_id}/collect", collect, methods=["POST"]),
     Route("/worker/v1/runs/{run_id}/suspend", suspend, methods=["POST"]),
+    Route("/worker/v1/runs/{run_id}/save", save, methods=["POST"]),
+    Route("/worker/v1/runs/{run_id}/move", move, methods=["POST"]),
     Route("/worker/v1/runs/{run_id}/refuse", refuse, methods=["POST"]),
     Route("/worker/v1/runs/{run_id}/finish", finish, methods=["POST"]),
     Route("/worker/v1/runs/{run_id}/events", events, methods=["POST"]),
