@@ -148,6 +148,7 @@ class Bench:
         self.count += 1
         began = time.perf_counter()
         draft = self.images.begin(f"checkpoint_{self.count}", expected_bytes=expected)
+        self.images.follow(draft, base=base)
         await criu.dump(self.tool, pid=pid, images=draft.criu)
         draft.dumped()
         done = await self.images.publish(draft, {}, base=base, shelve=base is None)

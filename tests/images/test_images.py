@@ -15,7 +15,7 @@ from made import fetched, images, keyring, memory, publish, write_memory
 from torpor.errors import ImageMissing
 from torpor.images import Images, Keyring, needed_by, scrub
 from torpor.images.delta import WORTH_A_PACK
-from torpor.images.pages import PAGE, page_maps
+from torpor.images.pages import PAGE, parse
 from torpor.objects import Directory, ObjectsDown
 from torpor.wire.http import StoredCheckpoint
 
@@ -266,14 +266,13 @@ async def test_several_images_at_once(tmp_path: Path):
     assert laid == [content for _, _, content in made]
 
 
-def test_a_page_map_that_is_not_understood_is_no_page_map(tmp_path: Path):
-    """Its pages are then stored like any other file."""
+def test_a_page_map_says_where_pages_were_and_one_that_is_not_understood_says_nothing(tmp_path: Path):
     write_memory(tmp_path, memory(3))
-    assert [each.runs for each in page_maps(tmp_path)] == [[(0x7F0000000000, 0, 3 * PAGE)]]
     whole = (tmp_path / "pagemap-1.img").read_bytes()
-    for content in (whole[:-1], whole[:20], b"", whole + b"\x05", b"x" * 100, whole[:8]):
-        (tmp_path / "pagemap-1.img").write_bytes(content)
-        assert page_maps(tmp_path) == []
+    assert parse("pagemap-1.img", whole).runs == [(0x7F0000000000, 0, 3 * PAGE)]
+    for content in (whole[:-1], whole[:20], b"", whole + b"\x05", b"x" * 100):
+        with pytest.raises(ValueError, match=r"cut short|no page map|another type"):
+            parse("pagemap-1.img", content)
 
 
 async def test_a_pages_file_without_its_map_comes_back_too(tmp_path: Path):

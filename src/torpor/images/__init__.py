@@ -4,7 +4,9 @@
 `workspace.py`    where images are while they are files: in memory if there is room
 `pages.py`        CRIU's page maps: at which address each page was
 `mapped.py`       a file as memory, compared where it lies
+`packing.py`      a draft becomes packs while CRIU still writes it
 `delta.py`        what of an image is new, against its base and all that is stored
+`prints.py`       what a page looks like at a glance
 `index.py`        names of what is stored
 `shelf.py`        bases at hand
 `packs.py`        new content becomes packs
@@ -18,8 +20,9 @@
 It knows objects, keys and CRIU's files; nothing of runs, of the engine or of HTTP.
 """
 
-from torpor.images.images import FILES, Draft, Images, Laid, Published
+from torpor.images.images import Images, Laid, Published
 from torpor.images.later import Later
+from torpor.images.packing import FILES, Draft
 from torpor.images.scrub import Scrubbed, needed_by, scrub
 from torpor.images.seal import Keyring
 from torpor.images.workspace import Workspace

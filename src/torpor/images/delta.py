@@ -1,11 +1,16 @@
-"""What of an image is new: compared with its base by address, with everything else by name.
+"""What of an image is new: compared with its base by looking beside, with everything else by name.
 
-    a page as in the base          a reference to where the base's page is
-    sixteen pages, aligned         a reference to an equal block that somebody stored, else page by page
-    a page                         a reference to an equal page that somebody stored, else stored
-    zeros                          nothing
+    pages as in the base       references to where the base's pages are
+    a block of other pages     a reference to an equal block that somebody stored, else page by page
+    a page                     a reference to an equal page that somebody stored, else stored
+    zeros                      nothing
 
-A gigabyte that isn't in the base has 16,384 blocks and 262,144 pages, and hashing costs a call each. So after the first
+CRIU writes the memory in the order of its addresses, and a process has much of it in the order that its base had. So the pages
+file is read beside the base's: where they differ, the page may have changed (both go on), or the print of a page of ours says
+where in the base to go on. Nothing is needed for that but the pages themselves, so it begins while CRIU is still at work: the
+page map, with the addresses, is written last.
+
+A gigabyte that isn't in the base has some 16,000 blocks and 262,144 pages, and hashing costs a call each. So after the first
 pages only blocks have names.
 
 A reference keeps a whole pack alive and makes a thaw fetch from it. One to another image than the base must be worth that:
@@ -13,19 +18,28 @@ packs of which little is used are not referred to, and no more than a few.
 """
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 
+from torpor.images import prints
 from torpor.images.index import Index, Named
 from torpor.images.manifest import Content, Frame
-from torpor.images.mapped import Mapped, runs
+from torpor.images.mapped import Mapped, memcmp
 from torpor.images.packs import Packer
-from torpor.images.pages import PAGE, PageMap
+from torpor.images.pages import PAGE
 from torpor.images.seal import Key
 from torpor.images.shelf import Base, Memory
 
-BLOCK = 16 * PAGE
+STEP = 16 * PAGE
+"""What is compared at once."""
+
+BLOCK = 64 << 10
+"""of files that are not memory"""
+
+WINDOW = 4 << 20
+"""How much of a pages file is looked at at once."""
 
 PAGES_NAMED = 16384
 """So many new pages of an image have names of their own: 64 MB."""
@@ -36,7 +50,28 @@ WORTH_A_PACK = 64 << 10
 MOST_PACKS = 24
 """of other images than the base"""
 
+_LOST_AFTER = 4 * STEP
+"""After so many pages that differ from the base it is not compared beside any longer, until a print says where."""
+
 _ZEROS = bytes(BLOCK)
+_ZERO_PAGE = Mapped(Path("/dev/zero"), size=PAGE)
+
+
+class Pages:
+    """How far one pages file has been looked at."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.content = Content()
+        self.done = 0
+        """bytes that `content` tells of"""
+        self.seen = 0
+        """bytes after them that were looked at: new ones, whose block hasn't ended yet"""
+        self.beside: Memory | None = None
+        self.shift = 0
+        """where the base goes on: offset there minus offset here"""
+        self.differing = 0
+        """bytes since the last page that was as in the base"""
 
 
 class Cutter:
@@ -55,16 +90,16 @@ class Cutter:
         self._pages_left = PAGES_NAMED
         self._base_packs = base.packs if base is not None else set[str]()
 
-    def memory(self, map: PageMap, mapped: Mapped) -> Content:
-        """A pages file."""
-        content = Content()
-        beside = self._base.like(map) if self._base is not None else None
-        for address, offset, size in map.runs:
-            if beside is None:
-                self._differing(content, mapped.view, address, offset, size)
-            else:
-                self._compared(content, mapped, beside, address, offset, size)
-        return content
+    def memory(self, pages: Pages, size: int, *, is_whole: bool) -> None:
+        """Go on with a pages file that has this size by now."""
+        while pages.done + pages.seen + PAGE <= size:
+            length = min(size - pages.done, WINDOW) // PAGE * PAGE
+            self._window(pages, Mapped(pages.path, pages.done, length))
+        if is_whole and pages.done < size:
+            rest = Mapped(pages.path, pages.done, size - pages.done).view
+            self._block(pages.content, rest[: pages.seen])
+            self._named(pages.content, rest[pages.seen :], self._name(rest[pages.seen :]))
+            pages.done, pages.seen = size, 0
 
     def plain(self, mapped: Mapped) -> Content:
         """Any other file."""
@@ -88,72 +123,122 @@ class Cutter:
         """What has been stored for this image, for the index once it is durable."""
         return [(name, frame, offset) for name, (frame, offset) in self._fresh.items()]
 
-    def _compared(self, content: Content, mapped: Mapped, beside: Memory, address: int, offset: int, size: int) -> None:
-        for length, there in beside.beside(address, size):
-            if there is None:
-                self._differing(content, mapped.view, address, offset, length)
-            else:
-                for equal, at, long in runs(mapped, offset, beside.mapped, there, length):
-                    if equal:
-                        self._like_base(content, mapped.view, beside, at, there + at - offset, long)
-                    else:
-                        self._differing(content, mapped.view, address + at - offset, at, long)
-            address, offset = address + length, offset + length
+    # ---- Memory -------------------------------------------------------------------------------------------------
 
-    def _like_base(self, content: Content, view: Any, beside: Memory, at: int, there: int, size: int) -> None:
-        for frame, offset, length in beside.content.pieces(there, size):
+    def _window(self, pages: Pages, window: Mapped) -> None:
+        """Look at some more pages; a block that hasn't ended stays undone."""
+        view, address, size = window.view, window.address, window.size
+        words = prints.words(view)
+        first, start, at = pages.done, 0, pages.seen
+
+        def end_block() -> None:
+            nonlocal start
+            if at > start:
+                self._block(pages.content, view[start:at])
+            start = at
+
+        def like_base(length: int) -> None:
+            nonlocal start, at
+            end_block()
+            assert pages.beside is not None
+            self._like_base(pages.content, view[at : at + length], pages.beside, first + at + pages.shift)
+            pages.differing = 0
+            at += length
+            start = at
+
+        while at < size:
+            step = min(STEP, size - at, self._left_beside(pages, first + at))
+            if step > 0:
+                assert pages.beside is not None
+                if not memcmp(address + at, pages.beside.mapped.address + first + at + pages.shift, step):
+                    like_base(step)
+                    continue
+            for _ in range(min(STEP, size - at) // PAGE):
+                if self._left_beside(pages, first + at) > 0:
+                    assert pages.beside is not None
+                    if not memcmp(address + at, pages.beside.mapped.address + first + at + pages.shift, PAGE):
+                        like_base(PAGE)
+                        continue
+                print = prints.of(words, at // PAGE)
+                if self._turns_up(pages, print, address + at, first + at):
+                    like_base(PAGE)
+                    break  # From here on they may be alike for long.
+                if print == 0 and not memcmp(address + at, _ZERO_PAGE.address, PAGE):
+                    end_block()
+                    pages.content.append(None, 0, PAGE)
+                    at += PAGE
+                    start = at
+                    continue
+                at += PAGE
+                pages.differing += PAGE
+                if prints.ends_block(print) or at - start >= prints.MOST_PAGES * PAGE:
+                    end_block()
+        pages.done, pages.seen = first + start, at - start
+
+    def _left_beside(self, pages: Pages, offset: int) -> int:
+        """How much the base has from the place on that goes with this offset of ours."""
+        if pages.beside is None:
+            return 0
+        if pages.differing >= _LOST_AFTER:
+            pages.beside = None
+            return 0
+        return pages.beside.mapped.size - offset - pages.shift
+
+    def _turns_up(self, pages: Pages, print: int, address: int, offset: int) -> bool:
+        """Whether the base has an equal page somewhere; then it is compared beside from there on."""
+        found = self._base.page(print) if self._base is not None else None
+        if found is None:
+            return False
+        memory, there = found
+        if memcmp(address, memory.mapped.address + there, PAGE):
+            return False
+        pages.beside, pages.shift = memory, there - offset
+        return True
+
+    def _like_base(self, content: Content, view: Any, beside: Memory, there: int) -> None:
+        at = 0
+        for frame, offset, length in beside.content.pieces(there, len(view)):
             if frame is None or frame.pack.id not in self._without:
                 content.append(frame, offset, length)
             else:
-                self._differing(content, view, 0, at, length)
+                for first in range(at, at + length, BLOCK):
+                    self._block(content, view[first : min(first + BLOCK, at + length)])
             at += length
 
-    def _differing(self, content: Content, view: Any, address: int, offset: int, size: int) -> None:
-        """Pages that the base doesn't have there, block by block where whole blocks are."""
-        end = offset + size
-        while offset < end:
-            step = min(BLOCK - address % BLOCK, end - offset)
-            if step == BLOCK:
-                self._block(content, view[offset : offset + BLOCK])
-            else:
-                for at in range(offset, offset + step, PAGE):
-                    self._page(content, view[at : at + PAGE])
-            address, offset = address + step, offset + step
-
     def _block(self, content: Content, view: Any) -> None:
-        if _is_zeros(view):
-            content.append(None, 0, BLOCK)
+        """New pages, at most MOST_PAGES."""
+        if not len(view):
             return
         name = self._name(view)
-        if self._pages_left <= 0:
+        if len(view) == PAGE or self._pages_left <= 0:
+            self._pages_left -= 1
             self._named(content, view, name)
             return
         if self._refer(content, view, name):
             return
-        self._pages_left -= BLOCK // PAGE
-        pages = [(page := view[at : at + PAGE], self._name(page)) for at in range(0, BLOCK, PAGE)]
+        self._pages_left -= len(view) // PAGE
+        pages = [(page := view[at : at + PAGE], self._name(page)) for at in range(0, len(view), PAGE)]
         if any(self._known(each) for _, each in pages):
             for page, each in pages:
                 self._named(content, page, each)
             return
         frame, offset = self._packer.add(view)
-        content.append(frame, offset, BLOCK)
+        content.append(frame, offset, len(view))
         self._fresh[name] = (frame, offset)
         for number, (_, each) in enumerate(pages):
             self._fresh[each] = (frame, offset + number * PAGE)
 
-    def _page(self, content: Content, view: Any) -> None:
-        if _is_zeros(view):
-            content.append(None, 0, PAGE)
-        else:
-            self._pages_left -= 1
-            self._named(content, view, self._name(view))
+    # ---- Names --------------------------------------------------------------------------------------------------
 
     def _named(self, content: Content, view: Any, name: bytes) -> None:
-        if not self._refer(content, view, name):
-            frame, offset = self._packer.add(view)
-            content.append(frame, offset, len(view))
-            self._fresh[name] = (frame, offset)
+        if not len(view) or self._refer(content, view, name):
+            return
+        if view[0] == view[-1] == 0 and bytes(view) == _ZEROS[: len(view)]:
+            content.append(None, 0, len(view))
+            return
+        frame, offset = self._packer.add(view)
+        content.append(frame, offset, len(view))
+        self._fresh[name] = (frame, offset)
 
     def _refer(self, content: Content, view: Any, name: bytes) -> bool:
         """A reference to something equal, if we know of it."""
@@ -174,7 +259,3 @@ class Cutter:
 
     def _name(self, view: Any) -> bytes:
         return blake3(view, key=self._naming).digest(16)
-
-
-def _is_zeros(view: Any) -> bool:
-    return view[0] == 0 and view[-1] == 0 and bytes(view) == _ZEROS[: len(view)]

@@ -13,10 +13,9 @@ import asyncio
 import contextlib
 import hmac
 import os
-import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -26,45 +25,17 @@ from blake3 import blake3
 
 from torpor.errors import ImageDamaged, ImageMissing
 from torpor.images import manifest as manifests
-from torpor.images.delta import Cutter
 from torpor.images.index import Index
 from torpor.images.later import Later, Stored, put_off
 from torpor.images.lay import lay
 from torpor.images.manifest import Content, Manifest
-from torpor.images.mapped import Mapped
-from torpor.images.packs import Packer
-from torpor.images.pages import PageMap, page_maps, parse
+from torpor.images.packing import FILES, Draft, Packing
+from torpor.images.pages import PageMap, parse
 from torpor.images.seal import Key, Keyring, key_id_of
 from torpor.images.shelf import Base, Shelf
 from torpor.images.workspace import Place, Workspace
 from torpor.objects import ObjectMissing, Objects, ObjectsDown
 from torpor.wire.http import Pack, StoredCheckpoint
-
-FILES = "files.tar"
-"""The run's own files, beside CRIU's."""
-
-_PUTS_AT_ONCE = 8
-
-
-@dataclass
-class Draft:
-    """An image that is being written."""
-
-    image_id: str
-    place: Place
-
-    @property
-    def criu(self) -> Path:
-        """An empty directory for CRIU."""
-        return self.place.path / "criu"
-
-    @property
-    def files(self) -> Path:
-        """Where the run's own files are to be packed; they may be left out."""
-        return self.place.path / FILES
-
-    def dumped(self) -> None:
-        """CRIU has written everything."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +104,14 @@ class Images:
         self.workspace = workspace
         cores = len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(cores, thread_name_prefix="images")  # compresses, seals, opens
-        self._cutters = ThreadPoolExecutor(4, thread_name_prefix="cutter")  # each waits for the pool
+        self._cutters = ThreadPoolExecutor(
+            16, thread_name_prefix="cutter"
+        )  # one for each image; they wait for the pool
         self._index = Index()
         self._shelf = Shelf(workspace)
         self._shelving = asyncio.Lock()
         self._laid = 0
+        self._leaving: set[asyncio.Task[None]] = set()
 
     # ---- Publishing ---------------------------------------------------------------------------------------------
 
@@ -147,8 +121,15 @@ class Images:
         draft.criu.mkdir()
         return draft
 
+    def follow(self, draft: Draft, *, base: str | None) -> None:
+        """Begin to pack while CRIU writes. Call it before the dump, then `draft.dumped()`, `publish` or `discard`."""
+        draft.packing, draft.base = asyncio.get_running_loop().create_task(self._pack(draft, base, ())), base
+
     def discard(self, draft: Draft) -> None:
-        """Remove the files: after they are published, or instead. What was stored of them stays."""
+        """Remove the files: after they are published, or instead. What was published of them stays."""
+        followed, draft.packing = draft.packing, None
+        if followed is not None:
+            followed.get_loop().call_soon_threadsafe(self._leave, followed)
         self.workspace.end(draft.place)
 
     async def publish(
@@ -173,26 +154,52 @@ class Images:
             ImageDamaged: there is no key to seal it with.
             OSError: the draft can't be read.
         """
-        key = await self.keys.current()
+        draft.is_dumped.set()
+        draft.is_complete.set()
         self._index.forget(set(without))
-        at_hand = await self._base(base, key) if base is not None else None
-        puts = _Puts(self.objects, asyncio.get_running_loop())
-        packer = Packer(key, self._pool, puts.put)
-        cutter = Cutter(key, packer, self._index, base=at_hand, without=set(without))
+        packing = await self._followed(draft, base, without) or await self._pack(draft, base, without)
         try:
-            files, last = await self._in_thread(_cut, draft, cutter, packer)
-            made = Manifest(draft.image_id, key.id, base if at_hand is not None else None, facts, files, time.time())
-            sealed = key.seal_manifest(draft.image_id, manifests.encode(made))
-            await puts.settled()
-            puts.last = [name for name, _ in last]
+            files, last = await packing.packed()
+            known_base = base if packing.base is not None else None
+            made = Manifest(draft.image_id, packing.key.id, known_base, facts, files, time.time())
+            sealed = packing.key.seal_manifest(draft.image_id, manifests.encode(made))
             await self.objects.put_all([*last, (f"images/{draft.image_id}", sealed)])
         except BaseException:
-            await puts.undone()
+            await packing.undo()
             raise
-        self._index.add(cutter.named())
+        self._index.add(packing.cutter.named())
         if shelve:
             await self._shelve(made, draft.criu)
-        return _published(made, sealed, {pack.id for pack in packer.packs})
+        return _published(made, sealed, {pack.id for pack in packing.packer.packs})
+
+    async def _pack(self, draft: Draft, base: str | None, without: Collection[str]) -> Packing:
+        key = await self.keys.current()
+        at_hand = await self._base(base, key) if base is not None else None
+        packing = Packing(draft, self.objects, key, self._index, self._pool, base=at_hand, without=without)
+        packing.start(self._cutters)
+        return packing
+
+    async def _followed(self, draft: Draft, base: str | None, without: Collection[str]) -> Packing | None:
+        """What has been made of the draft while CRIU wrote, if it is what is asked for now."""
+        followed, draft.packing = draft.packing, None
+        if followed is None:
+            return None
+        packing = await followed
+        if draft.base == base and not without and packing.key is await self.keys.current():
+            return packing
+        self._leave(followed)
+        return None
+
+    def _leave(self, followed: asyncio.Task[Packing]) -> None:
+        """It is not wanted any longer."""
+
+        async def undo() -> None:
+            with contextlib.suppress(Exception):
+                await (await followed).undo()
+
+        leaving = asyncio.get_running_loop().create_task(undo())
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
 
     # ---- Fetching -----------------------------------------------------------------------------------------------
 
@@ -330,40 +337,6 @@ class Images:
         return await asyncio.get_running_loop().run_in_executor(self._cutters, function, *args)
 
 
-class _Puts:
-    """Packs on their way into the store, put from a thread that goes on gathering the next one."""
-
-    def __init__(self, objects: Objects, loop: asyncio.AbstractEventLoop) -> None:
-        self._objects = objects
-        self._loop = loop
-        self._room = threading.Semaphore(_PUTS_AT_ONCE)
-        self._under_way: list[tuple[str, Future[None]]] = []
-        self.last: list[str] = []
-        """packs that were put together with the manifest"""
-
-    def put(self, name: str, data: bytes) -> None:
-        """Called in a thread. It blocks when the store falls behind, and fails when the store has failed."""
-        self._room.acquire()
-        for _, done in self._under_way:
-            if done.done():
-                done.result()
-        coroutine: Awaitable[None] = self._objects.put(name, data)
-        done = asyncio.run_coroutine_threadsafe(coroutine, self._loop)  # pyright: ignore[reportArgumentType]
-        done.add_done_callback(lambda _: self._room.release())
-        self._under_way.append((name, done))
-
-    async def settled(self) -> None:
-        """All are durable."""
-        await asyncio.gather(*(asyncio.wrap_future(done) for _, done in self._under_way))
-
-    async def undone(self) -> None:
-        """The image has failed: forget its packs, if the store lets us. What stays is found by `strays`."""
-        waiting = [asyncio.wrap_future(done) for _, done in self._under_way]
-        await asyncio.gather(*waiting, return_exceptions=True)
-        with contextlib.suppress(ObjectsDown):
-            await self._objects.delete([*(name for name, _ in self._under_way), *self.last])
-
-
 def _maps_of_processes(criu: Path, files: dict[str, Content]) -> list[PageMap]:
     """Not those of shared memory: CRIU reads that itself. None at all if there is one that we don't understand."""
     try:
@@ -371,19 +344,6 @@ def _maps_of_processes(criu: Path, files: dict[str, Content]) -> list[PageMap]:
     except ValueError:
         return []
     return found if all(map.pages in files and files[map.pages].size == map.size for map in found) else []
-
-
-def _cut(draft: Draft, cutter: Cutter, packer: Packer) -> tuple[dict[str, Content], list[tuple[str, bytes]]]:
-    maps = {each.pages: each for each in page_maps(draft.criu)}
-    names = sorted(os.listdir(draft.criu), key=lambda name: (name not in maps, name))
-    files: dict[str, Content] = {}
-    for name in names:
-        mapped = Mapped(draft.criu / name)
-        files[name] = cutter.memory(maps[name], mapped) if name in maps else cutter.plain(mapped)
-    if draft.files.exists():
-        files[FILES] = cutter.plain(Mapped(draft.files))
-    cutter.settle()
-    return files, packer.finish()
 
 
 def _published(made: Manifest, sealed: bytes, new: set[str]) -> Published:

@@ -10,7 +10,6 @@ goes for shared memory (`pagemap-shmem-*.img`), whose addresses are offsets.
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 PAGE = 4096
 
@@ -34,22 +33,6 @@ class PageMap:
     @property
     def size(self) -> int:
         return self.runs[-1][1] + self.runs[-1][2] if self.runs else 0
-
-
-def page_maps(directory: Path) -> list[PageMap]:
-    """All page maps of an image that can be read, and whose pages file has the size that they tell.
-
-    A map that can't be read is no error here: its pages file is then stored like any other file.
-    """
-    found: list[PageMap] = []
-    for file in sorted(directory.glob("pagemap-*.img")):
-        try:
-            read = parse(file.name, file.read_bytes())
-            if (directory / read.pages).stat().st_size == read.size:
-                found.append(read)
-        except (ValueError, OSError):
-            continue
-    return found
 
 
 def parse(name: str, content: bytes) -> PageMap:

@@ -6,13 +6,13 @@ images; what lies on a disk, where it could rot unnoticed, serves for comparing 
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from torpor.images import prints
 from torpor.images.manifest import Content, Frame, Manifest
 from torpor.images.mapped import Mapped
-from torpor.images.pages import PageMap, page_maps
+from torpor.images.pages import PAGE
 from torpor.images.workspace import Place, Workspace
 
 
@@ -20,32 +20,8 @@ from torpor.images.workspace import Place, Workspace
 class Memory:
     """One pages file of a base."""
 
-    map: PageMap
     mapped: Mapped
     content: Content
-    _runs: list[tuple[int, int, int]] = field(default_factory=list)
-    _starts: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._runs = sorted(self.map.runs)
-        self._starts = [address for address, _, _ in self._runs]
-
-    def beside(self, address: int, size: int) -> Iterator[tuple[int, int | None]]:
-        """Cut these addresses where the base begins or ends to have pages: bytes, and their offset in its pages file."""
-        number = max(bisect_right(self._starts, address) - 1, 0)
-        while size:
-            while number < len(self._runs) and sum(self._runs[number][::2]) <= address:
-                number += 1
-            if number == len(self._runs) or self._runs[number][0] >= address + size:
-                yield size, None
-                return
-            start, offset, length = self._runs[number]
-            if start > address:
-                yield start - address, None
-                address, size = start, size - (start - address)
-            piece = min(size, start + length - address)
-            yield piece, offset + address - start
-            address, size = address + piece, size - piece
 
 
 class Base:
@@ -55,26 +31,15 @@ class Base:
         self.image_id = manifest.image_id
         self.key_id = manifest.key_id
         self.place = place
-        maps = page_maps(place.path)
-        self.memories = [Memory(each, Mapped(place.path / each.pages), manifest.files[each.pages]) for each in maps]
         self.packs = set(manifest.packs())
-        self._where: dict[tuple[str, int], list[tuple[int, int, Any]]] = {}
-        if place.in_memory:
-            for memory in self.memories:
-                at = 0
-                for frame, offset, length in memory.content.extents:
-                    if frame is not None:
-                        view = memory.mapped.view[at : at + length]
-                        self._where.setdefault((frame.pack.id, frame.number), []).append(
-                            (offset, offset + length, view)
-                        )
-                    at += length
-            for pieces in self._where.values():
-                pieces.sort(key=lambda piece: piece[0])
+        names = sorted(name for name in manifest.files if name.startswith("pages-"))
+        self.memories = [Memory(Mapped(place.path / name), manifest.files[name]) for name in names]
+        self._pages = _by_print(self.memories)
+        self._where = _by_frame(self.memories) if place.in_memory else {}
 
-    def like(self, map: PageMap) -> Memory | None:
-        """The memory to compare this one with: of the same process, else of the first one, which all others forked from."""
-        return next((each for each in self.memories if each.map.name == map.name), next(iter(self.memories), None))
+    def page(self, print: int) -> tuple[Memory, int] | None:
+        """A page that looks like this, and its offset; whether it is equal is to be compared."""
+        return self._pages.get(print)
 
     def content(self, frame: Frame, offset: int, length: int) -> Any | None:
         """This part of a frame, if it is in memory as a whole."""
@@ -83,6 +48,30 @@ class Base:
             return None
         start, end, view = pieces[max(bisect_right(pieces, offset, key=lambda piece: piece[0]) - 1, 0)]
         return view[offset - start : offset - start + length] if start <= offset and offset + length <= end else None
+
+
+def _by_print(memories: list[Memory]) -> dict[int, tuple[Memory, int]]:
+    found: dict[int, tuple[Memory, int]] = {}
+    for memory in memories:
+        words = prints.words(memory.mapped.view)
+        for page in range(memory.mapped.size // PAGE):
+            found.setdefault(prints.of(words, page), (memory, page * PAGE))
+    found.pop(0, None)
+    return found
+
+
+def _by_frame(memories: list[Memory]) -> dict[tuple[str, int], list[tuple[int, int, Any]]]:
+    found: dict[tuple[str, int], list[tuple[int, int, Any]]] = {}
+    for memory in memories:
+        at = 0
+        for frame, offset, length in memory.content.extents:
+            if frame is not None:
+                view = memory.mapped.view[at : at + length]
+                found.setdefault((frame.pack.id, frame.number), []).append((offset, offset + length, view))
+            at += length
+    for pieces in found.values():
+        pieces.sort(key=lambda piece: piece[0])
+    return found
 
 
 class Shelf:
@@ -103,7 +92,7 @@ class Shelf:
     def put(self, base: Base) -> None:
         """Keep this one; the one used least makes room."""
         old = self._bases.pop(base.image_id, None)
-        if old is not None:
+        if old is not None and old.place.path != base.place.path:
             self._workspace.end(old.place)
         self._bases[base.image_id] = base
         while len(self._bases) > self._most:
