@@ -83,12 +83,15 @@ class Supervisor:
 
     # -- the child --
 
-    def start(self, task: Callable[..., Any], payload: Any = None, **values: Any) -> None:
+    def start(
+        self, task: Callable[..., Any], payload: Any = None, begin: dict[str, Any] | None = None, **values: Any
+    ) -> None:
         """Fork a runner that performs the task, and bring it to its first line."""
         self.start_spare(task)
         self.accept()
         assert self.expect(Hello).name == "run_test"
-        self.send(Begin(context(**values), msgspec.Raw(b"null") if payload is None else json(payload)))
+        known = msgspec.Raw(b"null") if payload is None else json(payload)
+        self.send(Begin(context(**values), known, **(begin or {})))
 
     def start_spare(self, task: Callable[..., Any]) -> None:
         """Fork a runner that will perform the task as soon as it is told to."""
