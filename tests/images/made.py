@@ -87,6 +87,7 @@ async def publish(
     content = {path.name: path.read_bytes() for path in [*draft.criu.iterdir(), draft.files] if path.exists()}
     try:
         published = await into.publish(draft, {"about": image_id}, **{"base": None, **options})  # pyright: ignore
+        into.accepted(draft)
     finally:
         into.discard(draft)
     kind = "warm" if options.get("shelve") else "wait"

@@ -1,10 +1,13 @@
 """What is published comes back byte for byte, and what others have is not stored again."""
 
 import asyncio
+import io
 import os
 import random
+import tarfile
 import tempfile
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,9 +16,10 @@ from hypothesis import strategies as st
 from made import fetched, images, keyring, memory, publish, write_memory
 
 from torpor.errors import ImageMissing
-from torpor.images import Images, Keyring, needed_by, scrub
+from torpor.images import Images, Keyring, delta, needed_by, packing, scrub
 from torpor.images.delta import WORTH_A_PACK
 from torpor.images.pages import PAGE, parse
+from torpor.images.tars import large_members
 from torpor.objects import Directory, ObjectsDown
 from torpor.wire.http import StoredCheckpoint
 
@@ -157,6 +161,21 @@ async def test_packs_that_are_being_deleted_are_not_referred_to(tmp_path: Path):
         await images(tmp_path, name="other").fetch(StoredCheckpoint("checkpoint_warm", 0))
 
 
+async def test_what_nobody_has_a_row_of_is_not_referred_to(tmp_path: Path):
+    """The engine would say of each next image that its packs are gone, or about to be."""
+    one = images(tmp_path)
+    contents = memory(100)
+    draft = one.begin("checkpoint_1", expected_bytes=1)
+    write_memory(draft.criu, contents)
+    draft.dumped()
+    lost = await one.publish(draft, {"about": "checkpoint_1"}, base=None)
+    one.discard(draft)  # the run was answered meanwhile
+    published, _, _ = await publish(one, "checkpoint_2", contents)
+    assert not {pack.id for pack in lost.packs} & {pack.id for pack in published.packs}
+    again, _, _ = await publish(one, "checkpoint_3", contents)
+    assert {pack.id for pack in published.packs} & {pack.id for pack in again.packs}
+
+
 async def test_after_a_rotation_new_images_stand_on_their_own_and_old_ones_are_read(tmp_path: Path):
     """Packs of an image are sealed with its own key, or a key could never be forgotten."""
     asked = 0
@@ -273,6 +292,124 @@ def test_a_page_map_says_where_pages_were_and_one_that_is_not_understood_says_no
     for content in (whole[:-1], whole[:20], b"", whole + b"\x05", b"x" * 100):
         with pytest.raises(ValueError, match=r"cut short|no page map|another type"):
             parse("pagemap-1.img", content)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(RUN, max_size=8), st.lists(RUN, max_size=8), st.lists(st.integers(0, 300), max_size=6), st.integers(0, 99)
+)
+def test_an_image_that_is_packed_while_it_is_written_is_the_same(
+    base: list[tuple[int, int, str]], runs: list[tuple[int, int, str]], stops: list[int], seed: int
+):
+    """The pages file is looked at at any size that it has on the way, and a second process's file comes later."""
+
+    async def round_trip(directory: Path) -> None:
+        one = images(directory)
+        await publish(one, "checkpoint_warm", made_of(base, seed), shelve=True)
+        pages = made_of(runs, seed)
+        draft = one.begin("checkpoint_1", expected_bytes=1)
+        one.follow(draft, base="checkpoint_warm")
+        written = draft.place.path / "written"
+        written.mkdir()
+        for pid in (1, 2):
+            write_memory(written, pages, pid=pid)
+            whole = (written / f"pages-{pid}.img").read_bytes()
+            with (draft.criu / f"pages-{pid}.img").open("wb", buffering=0) as file:
+                for start, end in pairwise([0, *sorted(min(stop * 2000, len(whole)) for stop in stops), len(whole)]):
+                    file.write(whole[start:end])
+                    await asyncio.sleep(0.003)
+            (draft.criu / f"pagemap-{pid}.img").write_bytes((written / f"pagemap-{pid}.img").read_bytes())
+        draft.dumped()
+        draft.files.write_bytes(b"late")
+        content = {path.name: path.read_bytes() for path in [*draft.criu.iterdir(), draft.files]}
+        published = await one.publish(draft, {"about": "checkpoint_1"}, base="checkpoint_warm")
+        one.discard(draft)
+        stored = StoredCheckpoint("checkpoint_1", 0, digest=published.digest)
+        assert await fetched(images(directory, name="other"), stored) == content
+
+    with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "_WORTH_A_LOOK", PAGE)
+        patch.setattr(packing, "_LOOK_INTERVAL_S", 0.0005)
+        patch.setattr(delta, "WINDOW", 40 * PAGE)
+        asyncio.run(round_trip(Path(directory)))
+
+
+async def test_of_an_image_that_is_not_wanted_after_all_nothing_stays_in_the_store(tmp_path: Path):
+    """The dump failed, or the run was answered: packs that were full had been put already."""
+    one = images(tmp_path)
+    draft = one.begin("checkpoint_1", expected_bytes=1)
+    one.follow(draft, base=None)
+    write_memory(draft.criu, {at: os.urandom(PAGE) for at in memory(10_000)})
+    while not list((tmp_path / "store").rglob("pack_*")):
+        await asyncio.sleep(0.01)
+    await asyncio.to_thread(one.discard, draft)
+    while list((tmp_path / "store").rglob("pack_*")):
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)
+    assert not list((tmp_path / "store").rglob("pack_*"))
+    _, stored, content = await publish(one, "checkpoint_1", memory(10))
+    assert await fetched(one, stored) == content
+
+
+async def test_what_was_packed_for_another_base_is_packed_again(tmp_path: Path):
+    one = images(tmp_path)
+    base, _, _ = await publish(one, "checkpoint_warm", memory(200), shelve=True)
+    draft = one.begin("checkpoint_1", expected_bytes=1)
+    one.follow(draft, base=None)
+    write_memory(draft.criu, memory(200))
+    draft.dumped()
+    published = await one.publish(draft, {}, base="checkpoint_warm")
+    assert {pack.id for pack in base.packs} <= {pack.id for pack in published.packs}
+    again = await one.publish(draft, {}, base="checkpoint_warm", without=[pack.id for pack in base.packs])
+    assert not {pack.id for pack in base.packs} & {pack.id for pack in again.packs}
+    one.discard(draft)
+
+
+async def test_memory_that_has_moved_is_found_again(tmp_path: Path):
+    """Three pages more in front of it, and another address: as after an import, or a list that grew."""
+    one = images(tmp_path)
+    pages = [os.urandom(PAGE) for _ in range(6000)]
+    await publish(one, "checkpoint_1", {0x10000 + n * PAGE: page for n, page in enumerate(pages)})
+    moved = {0x7000000 + n * PAGE: page for n, page in enumerate([os.urandom(PAGE) for _ in range(3)] + pages)}
+    published, _, _ = await publish(one, "checkpoint_2", moved)
+    assert published.new_bytes < 60 * PAGE
+
+
+async def test_a_worker_that_has_fetched_an_image_knows_what_is_stored_of_it(tmp_path: Path):
+    """The run goes on there, and its next image has most of its memory in common with this one."""
+    one, other = images(tmp_path), images(tmp_path, name="other")
+    pages = {at: os.urandom(PAGE) for at in memory(500)}
+    _, stored, _ = await publish(one, "checkpoint_1", pages)
+    assert await fetched(other, stored)
+    published, stored, content = await publish(other, "checkpoint_2", pages | memory(3, at=0x1000))
+    assert published.new_bytes < 10 * PAGE
+    assert await fetched(one, stored) == content
+
+
+async def test_large_files_are_found_again_behind_one_that_grew(tmp_path: Path):
+    """A run's own files travel as a tar."""
+    one = images(tmp_path)
+    large = [os.urandom(300_000) for _ in range(3)]
+
+    def tar(log: bytes) -> bytes:
+        made = io.BytesIO()
+        with tarfile.open(fileobj=made, mode="w", format=tarfile.PAX_FORMAT) as into:
+            for name, content in (("log", log), *((f"data-{n}", each) for n, each in enumerate(large))):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                member.pax_headers = {"mtime": "1.5"}
+                into.addfile(member, io.BytesIO(content))
+        return made.getvalue()
+
+    await publish(one, "checkpoint_1", files=tar(b"one line"))
+    published, stored, content = await publish(one, "checkpoint_2", files=tar(b"one line" * 1000))
+    assert published.new_bytes < 50_000
+    assert await fetched(images(tmp_path, name="other"), stored) == content
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 1000, bytes(1000), b"\xff" * 2000])
+def test_what_is_no_tar_has_no_members(content: bytes):
+    assert large_members(memoryview(content)) == []
 
 
 async def test_a_pages_file_without_its_map_comes_back_too(tmp_path: Path):

@@ -7,6 +7,7 @@
 `packing.py`      a draft becomes packs while CRIU still writes it
 `delta.py`        what of an image is new, against its base and all that is stored
 `prints.py`       what a page looks like at a glance
+`tars.py`         where in a tar the larger files begin
 `index.py`        names of what is stored
 `shelf.py`        bases at hand
 `packs.py`        new content becomes packs

@@ -17,7 +17,8 @@ A reference keeps a whole pack alive and makes a thaw fetch from it. One to anot
 packs of which little is used are not referred to, and no more than a few.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from blake3 import blake3
 
 from torpor.images import prints
 from torpor.images.index import Index, Named
-from torpor.images.manifest import Content, Frame
+from torpor.images.manifest import NAME_BYTES, Content, Frame
 from torpor.images.mapped import Mapped, memcmp
 from torpor.images.packs import Packer
 from torpor.images.pages import PAGE
@@ -41,8 +42,8 @@ BLOCK = 64 << 10
 WINDOW = 4 << 20
 """How much of a pages file is looked at at once."""
 
-PAGES_NAMED = 16384
-"""So many new pages of an image have names of their own: 64 MB."""
+PAGES_NAMED = 4096
+"""So many new pages of an image have names of their own: 16 MB."""
 
 WORTH_A_PACK = 64 << 10
 """Bytes to save, for which a pack of another image is referred to."""
@@ -86,6 +87,7 @@ class Cutter:
         self._base = base
         self._without = without
         self._fresh: dict[bytes, tuple[Frame, int]] = {}
+        self._blocks: list[Named] = []
         self._found: dict[str, list[tuple[Content, int, Any]]] = {}
         self._pages_left = PAGES_NAMED
         self._base_packs = base.packs if base is not None else set[str]()
@@ -101,12 +103,13 @@ class Cutter:
             self._named(pages.content, rest[pages.seen :], self._name(rest[pages.seen :]))
             pages.done, pages.seen = size, 0
 
-    def plain(self, mapped: Mapped) -> Content:
-        """Any other file."""
+    def plain(self, mapped: Mapped, starts: Iterable[int] = ()) -> Content:
+        """Any other file. A block begins at each of these offsets, and every BLOCK bytes after it."""
         content = Content()
-        for at in range(0, mapped.size, BLOCK):
-            view = mapped.view[at : at + BLOCK]
-            self._named(content, view, self._name(view))
+        for start, end in pairwise([0, *starts, mapped.size]):
+            for at in range(start, end, BLOCK):
+                view = mapped.view[at : min(at + BLOCK, end)]
+                self._named(content, view, self._name(view))
         return content
 
     def settle(self) -> None:
@@ -122,6 +125,10 @@ class Cutter:
     def named(self) -> list[Named]:
         """What has been stored for this image, for the index once it is durable."""
         return [(name, frame, offset) for name, (frame, offset) in self._fresh.items()]
+
+    def blocks(self) -> list[Named]:
+        """Of that, whole blocks: for the manifest, so that whoever fetches the image can tell without hashing it."""
+        return self._blocks
 
     # ---- Memory -------------------------------------------------------------------------------------------------
 
@@ -222,9 +229,8 @@ class Cutter:
             for page, each in pages:
                 self._named(content, page, each)
             return
-        frame, offset = self._packer.add(view)
-        content.append(frame, offset, len(view))
-        self._fresh[name] = (frame, offset)
+        self._store(content, view, name)
+        frame, offset = self._fresh[name]
         for number, (_, each) in enumerate(pages):
             self._fresh[each] = (frame, offset + number * PAGE)
 
@@ -236,9 +242,14 @@ class Cutter:
         if view[0] == view[-1] == 0 and bytes(view) == _ZEROS[: len(view)]:
             content.append(None, 0, len(view))
             return
+        self._store(content, view, name)
+
+    def _store(self, content: Content, view: Any, name: bytes) -> None:
         frame, offset = self._packer.add(view)
         content.append(frame, offset, len(view))
         self._fresh[name] = (frame, offset)
+        if len(view) > PAGE:
+            self._blocks.append((name, frame, offset))
 
     def _refer(self, content: Content, view: Any, name: bytes) -> bool:
         """A reference to something equal, if we know of it."""
@@ -258,4 +269,4 @@ class Cutter:
         return found if found is None or found[0].pack.id not in self._without else None
 
     def _name(self, view: Any) -> bytes:
-        return blake3(view, key=self._naming).digest(16)
+        return blake3(view, key=self._naming).digest(NAME_BYTES)

@@ -25,7 +25,7 @@ from blake3 import blake3
 
 from torpor.errors import ImageDamaged, ImageMissing
 from torpor.images import manifest as manifests
-from torpor.images.index import Index
+from torpor.images.index import Index, Named
 from torpor.images.later import Later, Stored, put_off
 from torpor.images.lay import lay
 from torpor.images.manifest import Content, Manifest
@@ -108,6 +108,7 @@ class Images:
             16, thread_name_prefix="cutter"
         )  # one for each image; they wait for the pool
         self._index = Index()
+        self._unaccepted: dict[str, list[Named]] = {}
         self._shelf = Shelf(workspace)
         self._shelving = asyncio.Lock()
         self._laid = 0
@@ -127,6 +128,7 @@ class Images:
 
     def discard(self, draft: Draft) -> None:
         """Remove the files: after they are published, or instead. What was published of them stays."""
+        self._unaccepted.pop(draft.image_id, None)
         followed, draft.packing = draft.packing, None
         if followed is not None:
             followed.get_loop().call_soon_threadsafe(self._leave, followed)
@@ -161,16 +163,24 @@ class Images:
         try:
             files, last = await packing.packed()
             known_base = base if packing.base is not None else None
-            made = Manifest(draft.image_id, packing.key.id, known_base, facts, files, time.time())
+            blocks = packing.cutter.blocks()
+            made = Manifest(draft.image_id, packing.key.id, known_base, facts, files, time.time(), blocks)
             sealed = packing.key.seal_manifest(draft.image_id, manifests.encode(made))
             await self.objects.put_all([*last, (f"images/{draft.image_id}", sealed)])
         except BaseException:
             await packing.undo()
             raise
-        self._index.add(packing.cutter.named())
+        self._unaccepted[draft.image_id] = packing.cutter.named()
         if shelve:
             await self._shelve(made, draft.criu)
         return _published(made, sealed, {pack.id for pack in packing.packer.packs})
+
+    def accepted(self, draft: Draft) -> None:
+        """There is a row that keeps the image: from now on others may refer to what it has stored.
+
+        Not before: nobody would know the packs, and images that refer to them would be refused one after the other.
+        """
+        self._index.add(self._unaccepted.pop(draft.image_id, []))
 
     async def _pack(self, draft: Draft, base: str | None, without: Collection[str]) -> Packing:
         key = await self.keys.current()
@@ -241,6 +251,7 @@ class Images:
         except BaseException:
             self.workspace.end(place)
             raise
+        self._index.add(made.blocks)
         return laid
 
     def release(self, laid: Laid) -> None:
@@ -320,6 +331,7 @@ class Images:
             self.workspace.end(place)
             raise
         self._shelf.put(base)
+        self._index.add(made.blocks)
         return base
 
     async def _shelve(self, made: Manifest, criu: Path) -> None:

@@ -17,6 +17,9 @@ import msgspec
 from torpor.errors import ImageDamaged
 from torpor.images import compression
 
+NAME_BYTES = 16
+"""of a page's or block's name"""
+
 _FORMAT = 1
 _ZEROS = 0xFFFFFFFF
 _LONGEST = 1 << 30
@@ -108,6 +111,8 @@ class Manifest:
     facts: dict[str, Any]
     files: dict[str, Content]
     created_at: float = 0.0
+    blocks: list[tuple[bytes, Frame, int]] = field(default_factory=list)
+    """names of blocks that were stored for this image, and where they are: for the index of whoever fetches it"""
 
     @property
     def size(self) -> int:
@@ -145,6 +150,7 @@ class _Manifest(msgspec.Struct):
     facts: dict[str, Any]
     packs: list[_Pack]
     files: list[_File]
+    blocks: tuple[bytes, bytes, bytes]  # names, numbers of frames, offsets
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -166,6 +172,11 @@ def encode(manifest: Manifest) -> bytes:
         facts=manifest.facts,
         packs=list(packs.values()),
         files=[_File(name, each.size, _columns(each, numbers)) for name, each in manifest.files.items()],
+        blocks=(
+            b"".join(name for name, _, _ in manifest.blocks),
+            _bytes_of(array("I", [numbers[frame.pack.id, frame.number] for _, frame, _ in manifest.blocks])),
+            _bytes_of(array("I", [offset for _, _, offset in manifest.blocks])),
+        ),
     )
     return compression.whole(msgspec.msgpack.encode(body))
 
@@ -187,9 +198,10 @@ def decode(image_id: str, key_id: str, content: bytes) -> Manifest:
             ref = PackRef(pack.id, key_id, pack.size_bytes)
             frames += [Frame(ref, number, raw, how, at, stored) for number, raw, how, at, stored in pack.frames]
         files = {file.name: _content(file, frames) for file in body.files}
+        blocks = _blocks(body, frames)
     except (msgspec.MsgspecError, ValueError, IndexError) as error:
         raise ImageDamaged(f"image {image_id}: its manifest can't be read ({error})") from None
-    return Manifest(image_id, key_id, body.base, body.facts, files, body.created_at)
+    return Manifest(image_id, key_id, body.base, body.facts, files, body.created_at, blocks)
 
 
 def _columns(content: Content, numbers: dict[tuple[str, int], int]) -> bytes:
@@ -206,22 +218,34 @@ def _columns(content: Content, numbers: dict[tuple[str, int], int]) -> bytes:
         where.append(offset - expected)
         lengths.append(length)
         expected = offset + length if frame is not None else 0
-    columns = (which, where, lengths)
+    return b"".join(_bytes_of(column) for column in (which, where, lengths))
+
+
+def _bytes_of(column: "array[int]") -> bytes:
     if sys.byteorder == "big":
-        for column in columns:
-            column.byteswap()
-    return b"".join(column.tobytes() for column in columns)
+        column.byteswap()
+    return column.tobytes()
+
+
+def _column(code: str, content: bytes) -> "array[int]":
+    column = array(code)
+    column.frombytes(content)
+    if sys.byteorder == "big":
+        column.byteswap()
+    return column
+
+
+def _blocks(body: _Manifest, frames: list[Frame]) -> list[tuple[bytes, Frame, int]]:
+    names, which, where = body.blocks
+    placed = zip(_column("I", which), _column("I", where), strict=True)
+    return [(names[n * NAME_BYTES :][:NAME_BYTES], frames[frame], at) for n, (frame, at) in enumerate(placed)]
 
 
 def _content(file: _File, frames: list[Frame]) -> Content:
     if "/" in file.name or file.name in ("", ".", "..") or len(file.extents) % 12:
         raise ValueError("a file that can't be")
     rows = len(file.extents) // 12
-    columns = (array("I"), array("i"), array("I"))
-    for number, column in enumerate(columns):
-        column.frombytes(file.extents[number * rows * 4 : (number + 1) * rows * 4])
-        if sys.byteorder == "big":
-            column.byteswap()
+    columns = [_column(code, file.extents[n * rows * 4 :][: rows * 4]) for n, code in enumerate("IiI")]
     found = Content()
     expected = 0
     for which, where, length in zip(*columns, strict=True):

@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torpor.images import tars
 from torpor.images.delta import Cutter, Pages
 from torpor.images.index import Index
 from torpor.images.manifest import Content
@@ -128,7 +129,8 @@ class Packing:
         while not self._draft.is_complete.wait(1.0):
             self._check()
         if self._draft.files.exists():
-            files[FILES] = self.cutter.plain(Mapped(self._draft.files))
+            tar = Mapped(self._draft.files)
+            files[FILES] = self.cutter.plain(tar, tars.large_members(tar.view))
         self.cutter.settle()
         return files, self.packer.finish()
 

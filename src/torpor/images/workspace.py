@@ -98,15 +98,38 @@ def available_memory() -> int:
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             free = int(line.split()[1]) * 1024
-    for limit, used in _group_files():
+    for group, limit, used in _groups():
         with contextlib.suppress(OSError, ValueError):
-            free = min(free, int(limit.read_text()) - int(used.read_text()))
+            taken = int((group / used).read_text()) - _page_cache(group)
+            free = min(free, int((group / limit).read_text()) - taken)
     return max(free, 0)
 
 
-def _group_files() -> list[tuple[Path, Path]]:
-    """Limit and use of our control group and of each above it, in either version of cgroups."""
-    found: list[tuple[Path, Path]] = []
+def memory_limit() -> int:
+    """All the memory there is: of the machine, or what our control group may have if that is less."""
+    sizes: list[int] = []
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemTotal:"):
+            sizes.append(int(line.split()[1]) * 1024)
+    for group, limit, _ in _groups():
+        with contextlib.suppress(OSError, ValueError):
+            sizes.append(int((group / limit).read_text()))
+    return min(sizes)
+
+
+def _page_cache(group: Path) -> int:
+    """What counts as used and is given up for the asking."""
+    total = 0
+    for line in (group / "memory.stat").read_text().splitlines():
+        name, _, value = line.partition(" ")
+        if name in ("inactive_file", "active_file"):
+            total += int(value)
+    return total
+
+
+def _groups() -> list[tuple[Path, str, str]]:
+    """Our control group and each above it, and the files that tell its limit and its use, in either version of cgroups."""
+    found: list[tuple[Path, str, str]] = []
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
@@ -118,7 +141,7 @@ def _group_files() -> list[tuple[Path, Path]]:
                 continue
             group = root / path.lstrip("/")
             while True:
-                found.append((group / names[0], group / names[1]))
+                found.append((group, *names))
                 if group == root or root not in group.parents:
                     break
                 group = group.parent
