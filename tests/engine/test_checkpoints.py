@@ -3,7 +3,7 @@
 import pytest
 
 from torpor import engine
-from torpor.engine import Lease, Ok, RunState
+from torpor.engine import Lease, Ok, RunState, Stale
 from torpor.wire.http import Refusal
 
 from .conftest import World, time_wait
@@ -42,6 +42,20 @@ async def test_the_current_image_and_the_one_before_are_kept(world: World):
     assert await keep(world, *ids, worker_id="w2") == set(), "another worker's images are not its business"
     await world.finish(lease)
     assert await keep(world, *ids) == set(), "a run that has ended needs none"
+
+
+async def test_an_image_found_damaged_when_its_run_had_started_is_never_handed_out_again(world: World):
+    """Memory that comes later is verified later: the run may have gone on by then."""
+    lease = await frozen_twice(world)
+    await world.start(lease, ["w2"])
+    refusal = Refusal(lease.number, "page 7 was changed", checkpoint_unusable=True)
+    assert await world.do(engine.refuse, lease, refusal) == Stale(lease.number)
+    refusal = Refusal(lease.number, "page 7 was changed", checkpoint_unusable=True, lost=True)
+    assert await world.do(engine.refuse, lease, refusal) == Ok()
+    (assignment,) = await world.dequeue()
+    assert assignment.checkpoint is not None
+    assert assignment.checkpoint.id == "checkpoint_1"
+    assert assignment.context.attempt == 1
 
 
 async def test_a_damaged_image_is_never_handed_out_again_and_the_one_before_takes_over(world: World):

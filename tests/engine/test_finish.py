@@ -195,6 +195,18 @@ async def test_a_new_instance_takes_its_formers_runs_back_at_once(world: World):
 # -- refuse ----------------------------------------------------------------------------------------------------
 
 
+async def test_a_run_whose_process_was_lost_goes_back_in_the_same_attempt(world: World):
+    """It had started, and its memory could not be had: no fault of the run's."""
+    lease = await world.run_in(RunState.EXECUTING)
+    assert await world.do(engine.refuse, lease, Refusal(lease.number, "no memory")) == Stale(lease.number)
+    refusal = Refusal(lease.number, "no memory", lost=True)
+    assert await world.do(engine.refuse, lease, refusal) == engine.Ok()
+    assert await world.do(engine.refuse, lease, refusal) == Stale(lease.number + 1)
+    (assignment,) = await world.dequeue()
+    assert assignment.context.attempt == 1
+    assert (await world.run(lease.run_id)).rescues == 1
+
+
 async def test_a_refused_start_goes_back_without_using_an_attempt(world: World):
     lease = await world.run_in(RunState.DEQUEUED)
     refusal = Refusal(lease.number, "no room")

@@ -64,6 +64,10 @@ async def _refuse(world: World, lease: Lease, **more: Any) -> Any:
     return await world.do(engine.refuse, lease, Refusal(lease.number, "no room"), **more)
 
 
+async def _lose(world: World, lease: Lease, **more: Any) -> Any:
+    return await world.do(engine.refuse, lease, Refusal(lease.number, "no memory", lost=True), **more)
+
+
 async def _release_without_its_task(world: World, lease: Lease) -> Any:
     await world.do(engine.register_version, world.environment_id, VersionReport("w1", "v2", [manifest("other")]))
     return await _release(world, lease)
@@ -106,6 +110,8 @@ CALLS: list[tuple[str, str, Verb]] = [
     ("expire", "", _expire),
     ("refuse", "", _refuse),
     ("refuse", "once too often", lambda w, x: _refuse(w, x, max_rescues=0)),
+    ("refuse", "what was lost", lambda w, x: _lose(w, x)),
+    ("refuse", "what was lost once too often", lambda w, x: _lose(w, x, max_rescues=0)),
     ("finish", "completed", lambda w, x: w.finish(x)),
     ("finish", "failed", lambda w, x: w.fail(x)),
     ("finish", "failed for good", lambda w, x: w.fail(x, retryable=False)),
@@ -138,6 +144,8 @@ EXPECTED: dict[tuple[str, str], dict[RunState, RunState]] = {
     ("expire", ""): dict.fromkeys((RunState.QUEUED, RunState.PENDING_VERSION), RunState.EXPIRED),
     ("refuse", ""): {RunState.DEQUEUED: RunState.QUEUED},
     ("refuse", "once too often"): {RunState.DEQUEUED: RunState.SYSTEM_FAILURE},
+    ("refuse", "what was lost"): dict.fromkeys(LEASED, RunState.QUEUED),
+    ("refuse", "what was lost once too often"): dict.fromkeys(LEASED, RunState.SYSTEM_FAILURE),
     ("finish", "completed"): dict.fromkeys(LEASED, RunState.COMPLETED),
     ("finish", "failed"): dict.fromkeys(LEASED, RunState.DELAYED),
     ("finish", "failed for good"): dict.fromkeys(LEASED, RunState.FAILED),
@@ -191,10 +199,9 @@ def test_every_edge_of_the_table_is_walked_by_some_test():
     walked |= {("collect", (RunState.EXECUTING, RunState.WAITING))}  # test_slots: let go on, but there was no answer
     walked |= {("grant", (RunState.WAITING, RunState.EXECUTING))}  # test_slots
     walked |= {("suspend", (RunState.WAITING, RunState.QUEUED))}  # test_slots: frozen while it stands in line
-    walked |= {("refuse", (RunState.DEQUEUED, RunState.CRASHED))}  # test_checkpoints
+    walked |= {("refuse", (state, RunState.CRASHED)) for state in LEASED}  # test_checkpoints
     walked |= {("give_up", (RunState.QUEUED, RunState.CRASHED))}  # test_fall_back
-    canceled = {("refuse", (RunState.DEQUEUED, RunState.CANCELED))}
-    canceled |= {(verb, (state, RunState.CANCELED)) for verb in ("rescue",) for state in LEASED}
+    canceled = {(verb, (state, RunState.CANCELED)) for verb in ("rescue", "refuse") for state in LEASED}
     walked |= canceled  # below
     assert {(verb, edge) for verb, edges in EDGES.items() for edge in edges} == walked
 

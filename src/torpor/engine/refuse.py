@@ -7,7 +7,7 @@ from torpor.engine.end import end, requeue
 from torpor.engine.locks import fenced, lock_runs_and_waiters
 from torpor.engine.outcomes import Lease, Ok, Stale
 from torpor.engine.rescue import poison
-from torpor.engine.states import RunState
+from torpor.engine.states import LEASED, RunState
 from torpor.store.database import Transaction
 from torpor.store.records import Run
 from torpor.wire.http import Refusal
@@ -21,12 +21,14 @@ async def refuse(tx: Transaction, lease: Lease, refusal: Refusal, *, max_rescues
     fitness gets that image again; another one may, or the run waits for one to come. Any other refusal counts as a
     rescue, so that a run which nobody can start ends as a system_failure. One that was asked to end is canceled. Stale
     also when the run has started: too late to refuse.
+
+    With `lost` any leased state -> queued: it had started, and its worker could not keep its process alive.
     """
     around = await lock_runs_and_waiters(tx, [lease.run_id])
     run = fenced(around[0].get(lease.run_id), lease)
     if isinstance(run, Stale):
         return run
-    if run.state != RunState.DEQUEUED:
+    if run.state != RunState.DEQUEUED and not (refusal.lost and run.state in LEASED):
         return Stale(run.lease)
     if run.cancel_requested_at is not None:
         data = {"reason": run.cancel_reason} if run.cancel_reason else None

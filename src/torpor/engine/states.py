@@ -56,9 +56,7 @@ EDGES: dict[str, frozenset[tuple[RunState, RunState]]] = {
     "fork": frozenset(),
     "grant": frozenset({(S.WAITING, S.EXECUTING)}),
     "resume": frozenset({(S.SUSPENDED, S.QUEUED)}),
-    "refuse": frozenset(
-        {(S.DEQUEUED, S.QUEUED), (S.DEQUEUED, S.CRASHED), (S.DEQUEUED, S.SYSTEM_FAILURE), (S.DEQUEUED, S.CANCELED)}
-    ),
+    "refuse": frozenset((state, to) for state in LEASED for to in (S.QUEUED, S.CRASHED, S.SYSTEM_FAILURE, S.CANCELED)),
     "finish": frozenset(
         (state, end)
         for state in (S.DEQUEUED, S.EXECUTING, S.WAITING)

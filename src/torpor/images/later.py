@@ -30,7 +30,7 @@ _AHEAD = 3
 """Parts of packs that are fetched before they are wanted."""
 
 _KEPT_PARTS = 6
-_KEPT_FRAMES = 24
+_KEPT_FRAMES = 48
 
 
 @dataclass
@@ -57,6 +57,7 @@ class Stored:
         self._parts: list[_Part] = []
         self._part_of: dict[tuple[str, int], int] = {}
         self._fetched: OrderedDict[int, Future[Any]] = OrderedDict()
+        self._begun: set[int] = set()  # parts that were fetched once: what is wanted of them again is fetched alone
         self._opened: OrderedDict[tuple[str, int], Any] = OrderedDict()
 
     def expect(self, content: Content, runs: Sequence[tuple[int, int, int]]) -> None:
@@ -115,7 +116,7 @@ class Stored:
                 return self._opened[name]
             number = self._part_of.get(name)
             fetched = self._fetched.get(number) if number is not None else None
-            if number is not None and not hurry:
+            if number is not None and not hurry and (fetched is not None or number not in self._begun):
                 fetched = self._fetch_from(number)
         if number is None or fetched is None or (hurry and not fetched.done()):
             part = _Part(frame.pack.id, frame.offset, frame.stored, [frame])
@@ -132,7 +133,8 @@ class Stored:
     def _fetch_from(self, first: int) -> Future[Any]:
         """This part, and those behind it before somebody waits for them."""
         for number in range(first, min(first + 1 + _AHEAD, len(self._parts))):
-            if number not in self._fetched:
+            if number not in self._begun:
+                self._begun.add(number)
                 coroutine = self._fetch(self._parts[number])
                 self._fetched[number] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         self._fetched.move_to_end(first)

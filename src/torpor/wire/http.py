@@ -337,12 +337,14 @@ class Refusal(msgspec.Struct):
 
     With `checkpoint_unusable` (damaged, foreign) the run goes on from the checkpoint before it, or with a new attempt.
     With `unfit` this worker, and any of its fitness, can't use that image; another one might.
+    With `lost` the run had started, and its process is gone by a fault of ours: it goes back to its checkpoint.
     """
 
     lease: int
     reason: str
     checkpoint_unusable: bool = False
     unfit: bool = False
+    lost: bool = False
 
 
 class FinishReport(msgspec.Struct):

@@ -48,12 +48,20 @@ _READ_AHEAD = 16  # blocks that were read and not put yet
 class Later(Protocol):
     """The memory of one process of an image, of which CRIU's restorer can do without a part at first."""
 
-    pid: int
-    """in the image"""
-    size: int
-    """bytes of the pages image"""
-    runs: Sequence[tuple[int, int, int]]
-    """what can come later: address, offset in the pages image, bytes"""
+    @property
+    def pid(self) -> int:
+        """In the image."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes of the pages image."""
+        ...
+
+    @property
+    def runs(self) -> Sequence[tuple[int, int, int]]:
+        """What can come later: address, offset in the pages image, bytes."""
+        ...
 
     def read(self, offset: int, size: int, *, hurry: bool) -> bytes:
         """Verified contents of the pages image, for which somebody waits or nobody. Called from several threads."""
@@ -122,6 +130,11 @@ class LazyMemory:
                     block = (pid, piece.block)
                     smallest[block] = min(smallest.get(block, run[2]), run[2])
         return sorted(smallest, key=lambda block: (smallest[block] > _LARGE_MAPPING, block))
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why the tree can't have the rest of its memory, if so."""
+        return self.whole.exception() if self.whole.done() and not self.whole.cancelled() else None
 
     # -- from the event loop ------------------------------------------------------------------------------------------
 
