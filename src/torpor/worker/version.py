@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -87,8 +88,9 @@ class Version:
         self.environment = dict(user_environment() if environment is None else environment)
         self._warm = warm
         self._image: WarmImage | None = None
-        self._thaws = 0
+        self._thawing = Counter[str]()
         self._warming: asyncio.Task[None] | None = None
+        self._is_frozen = asyncio.Event()  # our own warm image is at hand, or there won't be one
         self._began_at = 0.0
         self._spare: RunProcess | None = None
         self._making_ahead: asyncio.Task[None] | None = None
@@ -156,6 +158,8 @@ class Version:
             self._spare = await self._make_runner()
 
     async def _make_runner(self) -> RunProcess:
+        if self._bare and self._warming is not None and self._image is None:
+            await self._is_frozen.wait()  # it is being imported for that: to import it beside would take as long
         if self._image is not None:
             with contextlib.suppress(CriuError, OSError):
                 return await self._thaw(self._image)
@@ -163,7 +167,7 @@ class Version:
 
     async def _thaw(self, image: WarmImage) -> RunProcess:
         assert self._warm is not None
-        self._thaws += 1
+        self._thawing[image.image_id] += 1
         try:
             return await self._warm.thaw(image)
         except CriuError as error:
@@ -172,7 +176,7 @@ class Version:
                 await self._warm.refuse(image.image_id, error.reason)
             raise
         finally:
-            self._thaws -= 1
+            self._thawing[image.image_id] -= 1
             self._let_go_of(image)
 
     async def _forked(self, *, parked: bool = False) -> RunProcess:
@@ -214,24 +218,20 @@ class Version:
         if self._warm is not None:
             if self._warming is not None:
                 self._warming.cancel()
+            self._began_at = time.monotonic()
+            self._is_frozen.clear()
             self._warming = asyncio.create_task(self._warm_up(self._warm))
 
     async def _warm_up(self, warm: Warm) -> None:
-        assert self._ready is not None
         try:
             if not self._bare:
                 await self._quiet()
-            process = await self._forked(parked=True)
-            try:
-                await parked(process)
-                image = await warm.freeze(process, self._ready)
-            finally:
-                await process.bury()
+            process, image = await self._freeze(warm)
         except (CriuError, ZygoteDied, ImportFailed, OSError) as error:
             log.warning("version %s has no warm image: %s", self.name, error)
             return
-        if self._bare:
-            self._image = image
+        finally:
+            self._is_frozen.set()
         try:
             if await warm.store(image):
                 process.origin.image_id = image.image_id
@@ -240,14 +240,27 @@ class Version:
         finally:
             self._let_go_of(image)
 
+    async def _freeze(self, warm: Warm) -> tuple[RunProcess, WarmImage]:
+        assert self._ready is not None
+        process = await self._forked(parked=True)
+        try:
+            await parked(process)
+            image = await warm.freeze(process, self._ready)
+        finally:
+            await process.bury()
+        if self._bare:
+            self._image = image
+        return process, image
+
     async def _quiet(self) -> None:
+        """No run has begun for a while."""
         end = time.monotonic() + LONGEST_NOISE_S
         while (now := time.monotonic()) < min(self._began_at + QUIET_S, end):
             await asyncio.sleep(min(self._began_at + QUIET_S, end) - now)
 
     def _let_go_of(self, image: WarmImage) -> None:
         """Remove its files, if nobody is going to thaw from them."""
-        if self._warm is not None and image is not self._image and not self._thaws:
+        if self._warm is not None and image is not self._image and not self._thawing[image.image_id]:
             self._warm.let_go(image)
 
     # -- ends ---------------------------------------------------------------------------------------------------------
