@@ -24,6 +24,7 @@ from measured import row
 
 from torpor.config import Settings
 from torpor.images import Images, Keyring, Workspace
+from torpor.images.workspace import MEMORY
 from torpor.objects import Directory
 from torpor.wire.http import StoredCheckpoint
 from torpor.worker import criu, namespaces
@@ -138,7 +139,7 @@ class Bench:
         self.images = Images(
             Directory(directory / "store"),
             Keyring({"key_1": os.urandom(32)}, "key_1"),
-            Workspace(directory / "work", Path("/run/torpor-images")),
+            Workspace(directory / "work", MEMORY),
         )
         self.count = 0
         self.fsyncs = ThreadPoolExecutor(8)
@@ -154,6 +155,7 @@ class Bench:
         done = await self.images.publish(draft, {}, base=base, shelve=base is None)
         took = (time.perf_counter() - began) * 1000
         size = sum(file.stat().st_size for file in draft.criu.iterdir())
+        self.images.accepted(draft)
         self.images.discard(draft)
         told = StoredCheckpoint(
             done.image_id, done.size_bytes, digest=done.digest, new_bytes=done.new_bytes, shared_bytes=done.shared_bytes
@@ -258,6 +260,8 @@ if __name__ == "__main__":
     if os.getpid() != 1:
         raise SystemExit(run_apart([sys.executable, *sys.argv]))
     WORK.mkdir(parents=True)
+    MEMORY.mkdir()
+    namespaces.mount("tmpfs", str(MEMORY), "tmpfs", data="huge=within_size")  # as the worker does
     place = (given.store or Path.cwd()) / f".bench-images-{os.urandom(4).hex()}"
     try:
         asyncio.run(main(Zygote(), given.megabytes, given.rounds, place))

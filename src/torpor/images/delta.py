@@ -14,7 +14,7 @@ A gigabyte that isn't in the base has some 16,000 blocks and 262,144 pages, and 
 pages only blocks have names.
 
 A reference keeps a whole pack alive and makes a thaw fetch from it. One to another image than the base must be worth that:
-packs of which little is used are not referred to, and no more than a few.
+packs of which little is used are not referred to, or only a few of them.
 """
 
 from collections.abc import Collection, Iterable
@@ -48,8 +48,9 @@ PAGES_NAMED = 4096
 WORTH_A_PACK = 64 << 10
 """Bytes to save, for which a pack of another image is referred to."""
 
+WELL_USED = 1 << 20
 MOST_PACKS = 24
-"""of other images than the base"""
+"""of other images than the base, of which less than WELL_USED is used"""
 
 _LOST_AFTER = 4 * STEP
 """After so many pages that differ from the base it is not compared beside any longer, until a print says where."""
@@ -73,6 +74,11 @@ class Pages:
         """where the base goes on: offset there minus offset here"""
         self.differing = 0
         """bytes since the last page that was as in the base"""
+
+    def address_beside(self, offset: int) -> int:
+        """Where in memory the base has what goes with this offset of ours."""
+        assert self.beside is not None
+        return self.beside.mapped.address + offset + self.shift
 
 
 class Cutter:
@@ -114,11 +120,11 @@ class Cutter:
 
     def settle(self) -> None:
         """All files are cut: take back references that aren't worth it."""
-        worth = sorted(self._found, key=lambda pack: -sum(len(view) for _, _, view in self._found[pack]))
-        for rank, pack in enumerate(worth):
-            found = self._found[pack]
-            if rank >= MOST_PACKS or sum(len(view) for _, _, view in found) < WORTH_A_PACK:
-                for content, number, view in found:
+        used = {pack: sum(len(view) for _, _, view in found) for pack, found in self._found.items()}
+        little_used = sorted((pack for pack in used if used[pack] < WELL_USED), key=lambda pack: -used[pack])
+        for rank, pack in enumerate(little_used):
+            if rank >= MOST_PACKS or used[pack] < WORTH_A_PACK:
+                for content, number, view in self._found[pack]:
                     frame, offset = self._packer.add(view)
                     content.extents[number] = (frame, offset, len(view))
 
@@ -137,6 +143,7 @@ class Cutter:
         view, address, size = window.view, window.address, window.size
         words = prints.words(view)
         first, start, at = pages.done, 0, pages.seen
+        known = self._base.pages if self._base is not None else {}
 
         def end_block() -> None:
             nonlocal start
@@ -155,21 +162,19 @@ class Cutter:
 
         while at < size:
             step = min(STEP, size - at, self._left_beside(pages, first + at))
-            if step > 0:
-                assert pages.beside is not None
-                if not memcmp(address + at, pages.beside.mapped.address + first + at + pages.shift, step):
-                    like_base(step)
-                    continue
-            for _ in range(min(STEP, size - at) // PAGE):
-                if self._left_beside(pages, first + at) > 0:
-                    assert pages.beside is not None
-                    if not memcmp(address + at, pages.beside.mapped.address + first + at + pages.shift, PAGE):
-                        like_base(PAGE)
-                        continue
-                print = prints.of(words, at // PAGE)
-                if self._turns_up(pages, print, address + at, first + at):
+            if step > 0 and not memcmp(address + at, pages.address_beside(first + at), step):
+                like_base(step)
+                continue
+            stop = min(at + STEP, size) if step > 0 else size  # nowhere to compare it with: until a print says where
+            while at < stop:
+                is_beside = step > 0 and self._left_beside(pages, first + at) > 0
+                if is_beside and not memcmp(address + at, pages.address_beside(first + at), PAGE):
                     like_base(PAGE)
-                    break  # From here on they may be alike for long.
+                    continue
+                print = prints.of(words, at // PAGE)
+                if print in known and self._turns_up(pages, known[print], address + at, first + at):
+                    like_base(PAGE)
+                    break
                 if print == 0 and not memcmp(address + at, _ZERO_PAGE.address, PAGE):
                     end_block()
                     pages.content.append(None, 0, PAGE)
@@ -191,11 +196,8 @@ class Cutter:
             return 0
         return pages.beside.mapped.size - offset - pages.shift
 
-    def _turns_up(self, pages: Pages, print: int, address: int, offset: int) -> bool:
-        """Whether the base has an equal page somewhere; then it is compared beside from there on."""
-        found = self._base.page(print) if self._base is not None else None
-        if found is None:
-            return False
+    def _turns_up(self, pages: Pages, found: tuple[Memory, int], address: int, offset: int) -> bool:
+        """Whether this page of the base, which looks like ours, is equal; then it is compared beside from there on."""
         memory, there = found
         if memcmp(address, memory.mapped.address + there, PAGE):
             return False

@@ -34,12 +34,9 @@ class Base:
         self.packs = set(manifest.packs())
         names = sorted(name for name in manifest.files if name.startswith("pages-"))
         self.memories = [Memory(Mapped(place.path / name), manifest.files[name]) for name in names]
-        self._pages = _by_print(self.memories)
+        self.pages = _by_print(self.memories)
+        """by their prints: a page that looks like this, and its offset; whether it is equal is to be compared"""
         self._where = _by_frame(self.memories) if place.in_memory else {}
-
-    def page(self, print: int) -> tuple[Memory, int] | None:
-        """A page that looks like this, and its offset; whether it is equal is to be compared."""
-        return self._pages.get(print)
 
     def content(self, frame: Frame, offset: int, length: int) -> Any | None:
         """This part of a frame, if it is in memory as a whole."""

@@ -29,6 +29,7 @@ from blake3 import blake3
 
 from torpor.config import Settings
 from torpor.errors import ConfigError
+from torpor.images.workspace import MEMORY
 from torpor.worker import cpu, files, namespaces
 
 RUN_ROOT = Path("/run/torpor")
@@ -107,6 +108,7 @@ def _furnish(settings: Settings) -> None:
     namespaces.mount("proc", "/proc", "proc", flags)
     if namespaces.filesystem_of("/run") != "tmpfs":
         _tmpfs_over_run()
+    _memory_for_images()
     runs = settings.data_dir.resolve() / "worker" / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     for left_over in runs.iterdir():
@@ -134,6 +136,19 @@ def _tmpfs_over_run() -> None:
             target.touch()
         namespaces.bind(str(source), str(target))
     os.close(old)
+
+
+def _memory_for_images() -> None:
+    """A tmpfs of our own where images are while they are files. In huge pages: an image is written and laid there three to six
+    times as quickly as in pages of 4 KiB, each of which the kernel has to find and clear.
+    """
+    MEMORY.mkdir(mode=0o700, exist_ok=True)
+    for options in ("mode=700,huge=within_size", "mode=700"):
+        try:
+            namespaces.mount("tmpfs", str(MEMORY), "tmpfs", namespaces.MS_NOSUID | namespaces.MS_NODEV, options)
+        except OSError:
+            continue  # This kernel has no huge pages for files, or none at all of this: the disk does.
+        return
 
 
 def _supervise(settings: Settings, path: Path, run_root: Path, *, unfreezable: str | None) -> int:
