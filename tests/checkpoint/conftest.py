@@ -1,23 +1,97 @@
-"""One stack for all programs: they don't disturb each other."""
+"""The programs, on one stack: they don't disturb each other. And the servers that some of them are clients of."""
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from journey import PROGRAMS, Journey, addresses, limits, programs
 from stack import Stack, fresh_database
 
 from torpor.store.embedded import EmbeddedPostgres
 
+SETTINGS = {
+    "TORPOR_LEASE_S": "30",  # this is not about workers that fall silent, and they are all busy
+    "TORPOR_START_PATIENCE_S": "5",
+}
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
 
 @pytest.fixture(scope="session")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    postgres = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
-    asyncio.run(postgres.start())
-    directory = tmp_path_factory.mktemp("programs")
-    made = Stack(directory / "stack", fresh_database(postgres, "programs"), Path(__file__).parent / "programs")
-    made.start()
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
+    asyncio.run(server.start())
+    yield server
+    asyncio.run(server.destroy())
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> str:
+    """The program. Without one the clients of it can't be tried, so that is a failure."""
+    found = subprocess.run([ROOT / "bin" / "redis"], stdout=subprocess.PIPE, text=True, check=True)
+    return found.stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def servers(
+    tmp_path_factory: pytest.TempPathFactory, postgres: EmbeddedPostgres, redis_server: str
+) -> Iterator[dict[str, str]]:
+    """Where the servers are that programs call."""
+    directory = tmp_path_factory.mktemp("servers")
+    url = urlsplit(asyncio.run(postgres.ensure()))
+    socket = f"{parse_qs(url.query)['host'][0]}/.s.PGSQL.5432"
+    with open(directory / "log", "wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, HERE / "servers.py", "127.0.0.1", directory, redis_server, socket],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+    yield addresses(directory)
+    process.communicate(timeout=60)
+
+
+def meanwhile(name: str, directory: Path) -> None:
+    """What somebody else does with files of a run that is frozen."""
+    match name:
+        case "open_file_grown" | "open_file_appended_to":
+            with open(directory / ("grown" if name == "open_file_grown" else "log"), "a") as file:
+                file.write("meanwhile\n")
+        case "a_file_elsewhere_that_is_deleted":
+            (directory / "deleted").unlink()
+        case "a_file_elsewhere_that_is_replaced":
+            (directory / "new").write_text("in its place!\n")
+            (directory / "new").rename(directory / "replaced")
+        case "a_file_elsewhere_that_is_cut_short":
+            os.truncate(directory / "short", 3)
+        case "a_mapped_file_elsewhere_that_grows":
+            os.truncate(directory / "weights", 4097)
+        case _:
+            pass
+
+
+@pytest.fixture(scope="session")
+def journey(
+    tmp_path_factory: pytest.TempPathFactory, postgres: EmbeddedPostgres, servers: dict[str, str]
+) -> Iterator[Journey]:
+    """All programs on one worker, on their way at once."""
+    stack = Stack(
+        tmp_path_factory.mktemp("programs") / "stack",
+        fresh_database(postgres, "programs"),
+        PROGRAMS,
+        **SETTINGS,
+    )
+    stack.start()
+    made = Journey(stack, servers, meanwhile)
+    made.begin(programs() | limits())
+    answering = made.in_background()
     yield made
-    made.assert_nothing_left()
-    made.stop()
-    asyncio.run(postgres.destroy())
+    answering.join()
+    stack.assert_nothing_left()
+    stack.stop()

@@ -47,6 +47,7 @@ class Stack:
 
     def __init__(self, directory: Path, database_url: str, project: Path = PROJECT, **settings: str) -> None:
         self.directory = directory
+        self.database_url = database_url
         self.faults = directory / "faults"
         self.faults.mkdir(parents=True)
         self.port = _free_port()

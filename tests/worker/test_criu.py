@@ -106,7 +106,7 @@ Error (criu/cr-dump.c:1975): Dumping FAILED.
         ),
         (
             "Error (criu/files-reg.c:2000): File tmp/x has bad size 9 (expect 5)",
-            "a file grew while frozen: tmp/x has 9 bytes, it had 5",
+            "a file grew while frozen: /tmp/x has 9 bytes, it had 5",
         ),
         ("Error (criu/files-reg.c:2000): File tmp/x has bad size 3 (expect 5)", "a file shrank while frozen"),
         (

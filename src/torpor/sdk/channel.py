@@ -212,7 +212,8 @@ class Channel:
     def _connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)  # close-on-exec, as Python makes all of them
         if connection.fileno() < 3:  # user code has closed a standard stream, and may want its number again
-            connection = socket.socket(fileno=fcntl.fcntl(connection.detach(), fcntl.F_DUPFD_CLOEXEC, 3))
+            with connection as low:
+                connection = socket.socket(fileno=fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 3))
         connection.settimeout(None)
         try:
             connection.connect(self.path)

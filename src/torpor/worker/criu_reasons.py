@@ -24,7 +24,7 @@ def _known(pattern: str, words: Words) -> _Known:
 
 
 def _size_changed(match: re.Match[str]) -> str:
-    path, now, then = match.group(1), int(match.group(2)), int(match.group(3))
+    path, now, then = "/" + match.group(1).lstrip("/"), int(match.group(2)), int(match.group(3))
     how = "grew" if now > then else "shrank"
     return f"a file {how} while frozen: {path} has {now} bytes, it had {then}"
 
