@@ -109,16 +109,19 @@ class Freezer:
         signal.pthread_sigmask(signal.SIG_BLOCK, {WAKE})
         while WAKE in signal.sigpending():  # left from an earlier, doubled one: it must not wake us now
             signal.sigwait({WAKE})
-        try:
-            self._channel.send(announcement)
-        except LetGo:
-            self._channel.withdraw(announcement)  # we were frozen without being asked: nobody knows that we would sleep
-            return self.come_back(descriptors.unpark(parked))
-        self._channel.shut_down()
-        until_nobody_reads()
-        self._channel.close()
+        with _timers_stopped():
+            try:
+                self._channel.send(announcement)
+            except LetGo:
+                self._channel.withdraw(
+                    announcement
+                )  # we were frozen without being asked: nobody knows that we would sleep
+                return self.come_back(descriptors.unpark(parked))
+            self._channel.shut_down()
+            until_nobody_reads()
+            self._channel.close()
 
-        signal.sigwait({WAKE})
+            signal.sigwait({WAKE})
 
         awoken = self.come_back(descriptors.unpark(parked))
         if isinstance(announcement, SavePoint) and not (awoken.saved or awoken.error):
@@ -139,6 +142,23 @@ class Freezer:
             yield
         finally:
             self._channel.in_use -= 1
+
+
+@contextlib.contextmanager
+def _timers_stopped() -> Iterator[None]:
+    """Interval timers go on afterwards with the time that they had left.
+
+    CRIU notes a process's timers and the signals that are on their way to it one after the other: the signal of a timer that
+    falls due in between would be lost.
+    """
+    kinds = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+    stopped = [(kind, *signal.setitimer(kind, 0)) for kind in kinds]
+    try:
+        yield
+    finally:
+        for kind, left_s, interval_s in stopped:
+            if left_s:
+                signal.setitimer(kind, left_s, interval_s)
 
 
 def _flush() -> None:
