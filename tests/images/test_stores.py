@@ -1,9 +1,13 @@
 """Images in S3, on two servers that have nothing in common; and what is said when a store or a disk is in trouble."""
 
+import asyncio
 import os
+import random
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,7 @@ from torpor.images import Images, Workspace, scrub
 from torpor.images.pages import PAGE
 from torpor.images.workspace import available_memory, is_tmpfs
 from torpor.objects import Bucket, Directory, ObjectMissing, ObjectsDown, identity, open_objects
+from torpor.wire.http import StoredCheckpoint
 
 pytestmark = pytest.mark.anyio
 
@@ -150,6 +155,51 @@ async def test_a_workspace_without_room_is_an_error_of_the_disk_and_nothing_is_l
     with pytest.raises(OSError, match="No space left"):
         await cramped.fetch(stored)
     assert not list((full_disk / "work").iterdir())
+
+
+PUBLISHER = """
+import asyncio, itertools, os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from made import images, memory, publish
+from torpor.images.pages import PAGE
+
+async def main():
+    one = images(Path(sys.argv[1]))
+    await publish(one, f"checkpoint_warm_{os.getpid()}", memory(500), shelve=True)
+    for n in itertools.count():
+        new = {at: os.urandom(PAGE) for at in memory(200 * (n % 20), at=0x1_0000_0000)}
+        await publish(one, f"checkpoint_{os.getpid()}_{n}", memory(500) | new, base=f"checkpoint_warm_{os.getpid()}")
+        print(n, flush=True)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_worker_that_is_killed_while_it_publishes_leaves_whole_images_and_strays(tmp_path: Path):
+    """Killed anywhere: a manifest that is there has all its packs, and what is left over is named as such."""
+    some = random.Random(int(os.environ.get("TORPOR_TEST_SEED", "4")))
+    for _ in range(6):
+        program = [sys.executable, "-c", PUBLISHER, str(tmp_path), str(Path(__file__).parent)]
+        process = subprocess.Popen(program, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        await asyncio.sleep(some.random() * 0.3)
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    one = images(tmp_path)
+    found = await scrub(one)
+    assert len(found.images) >= 12
+    assert not found.damaged
+    for image_id in found.images:
+        laid = await one.fetch(StoredCheckpoint(image_id, 0))
+        one.release(laid)
+    soon = datetime.now(UTC) + timedelta(minutes=1)
+    named = {name async for names in one.strays(soon) for name in names}
+    assert {f"packs/{pack_id}" for pack_id in found.unreferenced} <= named
+    assert await one.delete(sorted(named))
+    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
 
 
 def test_images_are_in_memory_only_where_there_is_room(tmp_path: Path):

@@ -165,14 +165,15 @@ class Images:
             known_base = base if packing.base is not None else None
             blocks = packing.cutter.blocks()
             made = Manifest(draft.image_id, packing.key.id, known_base, facts, files, time.time(), blocks)
-            sealed = packing.key.seal_manifest(draft.image_id, manifests.encode(made))
+            sealed = packing.key.seal_manifest(draft.image_id, await self._in_thread(manifests.encode, made))
             await self.objects.put_all([*last, (f"images/{draft.image_id}", sealed)])
         except BaseException:
             await packing.undo()
             raise
         self._unaccepted[draft.image_id] = packing.cutter.named()
         if shelve:
-            await self._shelve(made, draft.criu)
+            async with self._shelving:
+                await self._shelve(made, draft.criu)
         return _published(made, sealed, {pack.id for pack in packing.packer.packs})
 
     def accepted(self, draft: Draft) -> None:
@@ -246,8 +247,10 @@ class Images:
                     later, files[map.pages] = put_off(map, files[map.pages], stored_memory)
                     laid.later.append(later)
             await lay(self.objects, key, self._pool, {where[name]: each for name, each in files.items()}, base)
-            if stored.kind == "warm" and self._shelf.get(image_id) is None:
-                await self._shelve(made, laid.criu)
+            if stored.kind == "warm":
+                async with self._shelving:
+                    if self._shelf.get(image_id) is None:
+                        await self._shelve(made, laid.criu)
         except BaseException:
             self.workspace.end(place)
             raise
@@ -278,7 +281,8 @@ class Images:
             key = await self.keys.find(key_id)
         except ImageDamaged as error:
             raise ImageDamaged(f"image {image_id}: {error}") from None
-        return manifests.decode(image_id, key_id, key.open_manifest(image_id, sealed)), key
+        opened = key.open_manifest(image_id, sealed)
+        return await self._in_thread(manifests.decode, image_id, key_id, opened), key
 
     # ---- Deleting -----------------------------------------------------------------------------------------------
 
@@ -326,7 +330,7 @@ class Images:
         place = self.workspace.begin(f"base-{image_id}", sum(each.size for each in wanted.values()))
         try:
             await lay(self.objects, key, self._pool, {place.path / name: each for name, each in wanted.items()}, None)
-            base = Base(made, place)
+            base = await self._in_thread(Base, made, place)
         except BaseException:
             self.workspace.end(place)
             raise
@@ -341,7 +345,7 @@ class Images:
             for name in made.files:
                 if name.startswith(("pagemap-", "pages-")):
                     await self._in_thread(_link_or_copy, criu / name, place.path / name)
-            self._shelf.put(Base(made, place))
+            self._shelf.put(await self._in_thread(Base, made, place))
         except OSError:
             self.workspace.end(place)  # No room: it is fetched when it is wanted.
 

@@ -21,6 +21,7 @@ _WHOLE_BYTES = 1 << 20
 
 _GAP_BYTES = 128 << 10
 _AT_ONCE = 6
+_COPIERS = 2
 
 
 @dataclass
@@ -59,8 +60,9 @@ async def lay(objects: Objects, key: Key, pool: Executor, files: Mapping[Path, C
         opened = {path: stack.enter_context(open(path, "wb", buffering=0)) for path in files}
         for path, content in files.items():
             os.truncate(opened[path].fileno(), content.size)
-        wanted, copies = _sorted({opened[path].fileno(): content for path, content in files.items()}, base)
-        tasks = [asyncio.ensure_future(in_pool(_copy, copies))]
+        by_descriptor = {opened[path].fileno(): content for path, content in files.items()}
+        wanted, copies = await asyncio.to_thread(_sorted, by_descriptor, base)
+        tasks = [asyncio.ensure_future(in_pool(_copy, copies[first::_COPIERS])) for first in range(_COPIERS)]
         tasks += [asyncio.ensure_future(fetch(*each)) for each in ranges(wanted)]
         try:
             await asyncio.gather(*tasks)
