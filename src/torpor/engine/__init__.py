@@ -99,7 +99,7 @@ from torpor.engine.events import record, tell
 from torpor.engine.expire import expire
 from torpor.engine.fall_back import give_up
 from torpor.engine.finish import Finished, finish, retry_delay_s
-from torpor.engine.fork import Forked, ForkRequest, NoCheckpoint, WhichWait, fork
+from torpor.engine.fork import LATEST, Forked, ForkRequest, NoCheckpoint, WhichWait, fork
 from torpor.engine.garbage import (
     Condemned,
     condemn,
@@ -164,6 +164,7 @@ from torpor.engine.warm import find_warm, prune_warm, refuse_warm, warm
 __all__ = [
     "EDGES",
     "ENDS",
+    "LATEST",
     "LEASED",
     "STATUS",
     "AlreadyCompleted",

@@ -11,6 +11,9 @@ from torpor.store.database import Transaction
 from torpor.wire.http import OpenWait
 from torpor.wire.runner import Answer, TaskError
 
+ALARM = "alarm_"
+"""How the ids of waits begin that are timers of a process's event loop: nobody can answer those."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tied:

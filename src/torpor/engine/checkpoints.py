@@ -7,7 +7,7 @@ each is kept.
     dropped   nobody may: its image can be deleted (garbage.py)
     unusable  nobody can: it is damaged, and says why
 
-While the run lives these are kept: of each name the newest save point, and the newest few of the others
+While the run lives these are kept: its named save points, up to a hundred, and the newest few of the others
 (`Checkpoints(keep_last=…)`).
 """
 
@@ -23,6 +23,8 @@ from torpor.store.records import Run
 from torpor.wire.http import StoredCheckpoint
 
 KEEP_LAST = 2
+KEEP_NAMED = 100
+"""So many that nobody misses one; a loop that saves itself for ever fills no store all the same."""
 
 
 def image_of(checkpoint: StoredCheckpoint) -> str:
@@ -123,15 +125,16 @@ async def _drop_older(tx: Transaction, run: Run, newest_id: str, *, now: datetim
     )
     rows = await tx.fetch(
         """with ranked as (
-               select id, row_number() over (partition by name order by number desc) as place, name
+               select id, row_number() over (partition by name is null order by number desc) as place, name
                from checkpoints where run_id = $1 and state in ('usable', 'kept'))
            update checkpoints set state = 'dropped' from ranked
            where checkpoints.id = ranked.id and checkpoints.id <> $2
-             and ranked.place > case when ranked.name is null then $3::int else 1 end
+             and ranked.place > case when ranked.name is null then $3::int else $4 end
            returning checkpoints.image_id""",
         run.id,
         newest_id,
         max((policy or {}).get("keep_last", KEEP_LAST), 1),
+        KEEP_NAMED,
     )
     await images.let_go(tx, [row["image_id"] for row in rows], now=now)
 

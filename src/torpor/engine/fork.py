@@ -7,6 +7,7 @@ from typing import Any
 
 from torpor import ids
 from torpor.engine import events, images
+from torpor.engine.answers import ALARM
 from torpor.engine.instants import to_iso
 from torpor.engine.locks import lock_run
 from torpor.engine.outcomes import Unknown
@@ -15,8 +16,6 @@ from torpor.store.database import Transaction
 from torpor.store.records import Checkpoint, Run
 
 LATEST = "latest"
-ALARM = "alarm_"
-"""How the ids of waits begin that are timers of an event loop: nobody can answer those."""
 
 
 @dataclass(frozen=True, slots=True)

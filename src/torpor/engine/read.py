@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
+from torpor.engine.answers import ALARM
 from torpor.engine.complete import next_due
 from torpor.engine.states import STATUS
 from torpor.store.database import Transaction
@@ -121,6 +122,19 @@ class TokenView:
 
     token: Waitpoint
     run_ids: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class WaitView:
+    """A wait that a frozen process is in."""
+
+    wait_id: str
+    waitpoint_id: str
+    kind: str
+    status: str
+    awaited_run_id: str | None
+    due_at: datetime | None
+    can_be_answered: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +277,48 @@ async def checkpoints(tx: Transaction, run_id: str) -> list[Checkpoint]:
     """A run's images, oldest first; those that were dropped too."""
     rows = await tx.fetch("select * from checkpoints where run_id = $1 order by number", run_id)
     return [Checkpoint.of(row) for row in rows]
+
+
+async def checkpoint(tx: Transaction, environment_id: str, checkpoint_id: str) -> Checkpoint | None:
+    """One checkpoint."""
+    row = await tx.fetchrow(
+        """select checkpoints.* from checkpoints join runs on runs.id = checkpoints.run_id
+           where checkpoints.id = $1 and runs.environment_id = $2""",
+        checkpoint_id,
+        environment_id,
+    )
+    return Checkpoint.of(row) if row else None
+
+
+async def checkpoints_of_environment(tx: Transaction, environment_id: str, page: Page = Page()) -> Listing[Checkpoint]:
+    """Checkpoints of all runs that the runs or forks may be restored from, newest first."""
+    conditions = _Conditions(environment_id)
+    conditions.parts = ["state in ('usable', 'kept')", "run_id in (select id from runs where environment_id = $1)"]
+    return await _page(tx, "checkpoints", conditions, page, Checkpoint.of)
+
+
+async def waits_of_checkpoint(tx: Transaction, checkpoint: Checkpoint) -> list[WaitView]:
+    """What a frozen process waits for, and whether that is answered by now."""
+    rows = await tx.fetch(
+        """select waits.wait_id, waits.waitpoint_id, waitpoints.kind, waitpoints.status, waitpoints.awaited_run_id,
+                  waitpoints.due_at
+           from waits join waitpoints on waitpoints.id = waits.waitpoint_id
+           where waits.run_id = $1 and waits.wait_id = any($2::text[]) order by waits.created_at, waits.wait_id""",
+        checkpoint.run_id,
+        checkpoint.open_waits,
+    )
+    return [WaitView(**row, can_be_answered=not row["wait_id"].startswith(ALARM)) for row in rows]
+
+
+async def live_images(tx: Transaction, store_id: str, *, after: str = "", limit: int = 1000) -> list[tuple[str, str]]:
+    """(id, digest) of images in that store that are not condemned, by id."""
+    rows = await tx.fetch(
+        """select id, digest from images where store_id = $1 and condemned_at is null and id > $2 order by id limit $3""",
+        store_id,
+        after,
+        limit,
+    )
+    return [(row["id"], row["digest"]) for row in rows]
 
 
 async def token(tx: Transaction, environment_id: str, waitpoint_id: str) -> TokenView | None:
