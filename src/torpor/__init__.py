@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from torpor.sdk.any_batch import batch_trigger, batch_trigger_and_wait
     from torpor.sdk.app import app
     from torpor.sdk.batch import Batch, BatchItem, BatchResult
+    from torpor.sdk.checkpoints import Checkpoints
     from torpor.sdk.client import AsyncClient, Client
     from torpor.sdk.context import current
     from torpor.sdk.debounce import Debounce
@@ -60,6 +61,7 @@ __all__ = [
     "BatchResult",
     "BlockingInLoop",
     "Checkpoint",
+    "Checkpoints",
     "Client",
     "ConfigError",
     "ConnectionFailed",
@@ -98,6 +100,7 @@ _HOMES = {
     "torpor.sdk.any_batch": ("batch_trigger", "batch_trigger_and_wait"),
     "torpor.sdk.batch": ("Batch", "BatchItem", "BatchResult"),
     "torpor.sdk.app": ("app",),
+    "torpor.sdk.checkpoints": ("Checkpoints",),
     "torpor.sdk.client": ("AsyncClient", "Client"),
     "torpor.sdk.context": ("current",),
     "torpor.sdk.debounce": ("Debounce",),

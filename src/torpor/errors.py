@@ -67,7 +67,7 @@ class NotYet(TorporError):
         >>> from torpor import Retry
         >>> Retry(on_oom="large-1x")
         Traceback (most recent call last):
-        torpor.errors.NotYet: Retry(on_oom=…) is not carried out yet: leave it out; attempts start from the top
+        torpor.errors.NotYet: Retry(on_oom=…) is not carried out yet: leave it out
     """
 
 

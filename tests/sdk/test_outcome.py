@@ -148,5 +148,5 @@ def test_a_retry_that_makes_no_sense_is_refused() -> None:
     for wrong in ({"max_attempts": 0}, {"min_delay": -1}, {"factor": 0.5}, {"min_delay": "2m"}, {"min_delay": "soon"}):
         with pytest.raises(ValueError, match=r"Retry|duration"):
             Retry(**wrong)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(NotYet, match="resume"):
-        Retry(resume="checkpoint")
+    with pytest.raises(NotYet, match="on_oom"):
+        Retry(on_oom="larger")

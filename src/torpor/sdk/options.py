@@ -7,6 +7,7 @@ from typing import Any, TypedDict
 
 from torpor.durations import parse_duration, write_duration
 from torpor.errors import NotYet
+from torpor.sdk.checkpoints import Checkpoints
 from torpor.sdk.debounce import Debounce
 from torpor.sdk.idempotency import LONGEST, Idempotency
 from torpor.sdk.queue import Queue
@@ -54,6 +55,7 @@ class Settings(TypedDict, total=False):
     queue: Queue
     ttl: Duration
     max_duration: Duration
+    checkpoints: Checkpoints
     machine: str
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 from torpor.durations import parse_duration
 from torpor.errors import NotYet
@@ -11,7 +11,7 @@ from torpor.wire.runner import RetryPolicy
 
 @dataclass(frozen=True)
 class Retry:
-    """What happens when an attempt fails: it is tried again from the top, later each time.
+    """What happens when an attempt fails: it is tried again, later each time.
 
     Args:
         max_attempts: all attempts together, the first one included.
@@ -19,12 +19,14 @@ class Retry:
         max_delay: no pause is longer.
         factor: each pause is this many times the one before.
         jitter: spread pauses at random, so that runs that failed together don't come back together.
-        resume: not carried out yet.
+        resume: where the next attempt begins. "top": with the function's first line. "checkpoint": where the newest
+            checkpoint was made (a wait, or a save point), with all the memory of that moment; from the top if there is
+            none. A process that died goes on from its newest checkpoint in either case.
         on_oom: not carried out yet.
 
     Raises:
         ValueError: an argument makes no sense; the message says which.
-        NotYet: `resume` or `on_oom` was given.
+        NotYet: `on_oom` was given.
 
     Example:
         >>> Retry(max_attempts=5, min_delay="2s").policy.max_attempts
@@ -36,7 +38,7 @@ class Retry:
     max_delay: str | float | timedelta = "1m"
     factor: float = 2.0
     jitter: bool = True
-    resume: Any = None
+    resume: Literal["top", "checkpoint"] = "top"
     on_oom: Any = None
 
     def __post_init__(self) -> None:
@@ -44,9 +46,10 @@ class Retry:
             raise ValueError(f"Retry(max_attempts={self.max_attempts!r}): a whole number from 1 on is needed")
         if not 1 <= self.factor <= 1000:
             raise ValueError(f"Retry(factor={self.factor!r}): a number from 1 to 1000 is needed")
-        for name in ("resume", "on_oom"):
-            if getattr(self, name) is not None:
-                raise NotYet(f"Retry({name}=…) is not carried out yet: leave it out; attempts start from the top")
+        if self.resume not in ("top", "checkpoint"):
+            raise ValueError(f'Retry(resume={self.resume!r}): "top" or "checkpoint" is needed')
+        if self.on_oom is not None:
+            raise NotYet("Retry(on_oom=…) is not carried out yet: leave it out")
         if self.policy.min_delay_s > self.policy.max_delay_s:
             raise ValueError(f"Retry(min_delay={self.min_delay!r}) is longer than max_delay={self.max_delay!r}")
 
@@ -55,4 +58,6 @@ class Retry:
         """As the engine reads it, in seconds."""
         min_delay_s = parse_duration(self.min_delay).total_seconds()
         max_delay_s = parse_duration(self.max_delay).total_seconds()
-        return RetryPolicy(self.max_attempts, min_delay_s, max_delay_s, float(self.factor), bool(self.jitter))
+        return RetryPolicy(
+            self.max_attempts, min_delay_s, max_delay_s, float(self.factor), bool(self.jitter), self.resume
+        )

@@ -15,6 +15,7 @@ from torpor import ids
 from torpor.durations import parse_duration
 from torpor.errors import ConfigError
 from torpor.sdk import running
+from torpor.sdk.checkpoints import Checkpoints
 from torpor.sdk.hooks import Hook, Hooked, needed_elsewhere
 from torpor.sdk.idempotency import resolved
 from torpor.sdk.options import Duration, Options, Settings, refuse, to_api
@@ -258,6 +259,7 @@ class Task(_Doors[P, R], Hooked):
         self.queue: Queue | None = settings.get("queue")
         self.ttl_s = _seconds("ttl", settings.get("ttl"))
         self.max_duration_s = _seconds("max_duration", settings.get("max_duration"))
+        self.checkpoints: Checkpoints = settings.get("checkpoints") or Checkpoints()
         self.signature = Signature(function, f"task {self.id!r}")
         self.schedule: ScheduleManifest | None = None  # by @schedule
         self._task, self._options = self, {}
@@ -316,6 +318,7 @@ class Task(_Doors[P, R], Hooked):
             max_duration_s=self.max_duration_s,
             schedule=self.schedule,
             hooks=needed_elsewhere(self),
+            checkpoints=self.checkpoints.policy,
         )
 
     @property
@@ -489,6 +492,7 @@ def task(
         queue: the `Queue` in which its runs line up. Default: one of its own, without a limit.
         ttl: a run that nobody has started after so long is expired: text such as "1h", seconds, or a timedelta.
         max_duration: an attempt that has worked for longer, waits not counted, is ended.
+        checkpoints: when its runs are saved by themselves, and how long their `Checkpoints` are kept.
 
     Raises:
         TypeError: the function can't be a task, or there is no such setting.
@@ -504,9 +508,11 @@ def task(
         >>> asyncio.run(area(3, 2))
         6
     """
-    refuse(settings, ("queue", "ttl", "max_duration"), tuple(Settings.__annotations__), "@task", ("id", "retry"))
+    refuse(settings, _WORKING, tuple(Settings.__annotations__), "@task", ("id", "retry"))
     if settings.get("queue") is not None and not isinstance(settings["queue"], Queue):
         raise TypeError(f"@task(queue={settings['queue']!r}): a Queue(…) is needed")
+    if settings.get("checkpoints") is not None and not isinstance(settings["checkpoints"], Checkpoints):
+        raise TypeError(f"@task(checkpoints={settings['checkpoints']!r}): a Checkpoints(…) is needed")
     if retry is not None and not isinstance(retry, Retry):
         raise TypeError(f"@task(retry={retry!r}): a Retry(...) is needed")
     decorator = _Decorator(id, retry, settings)
@@ -515,6 +521,9 @@ def task(
     if not callable(function):
         raise TypeError(f"@task takes a function, not {function!r}; name a task with @task(id=…)")
     return decorator(function)
+
+
+_WORKING = tuple(name for name in Settings.__annotations__ if name != "machine")
 
 
 def _seconds(name: str, given: Any) -> float | None:
