@@ -50,12 +50,12 @@ async def database_url(postgres: str) -> str:
 
 
 @pytest.fixture
-async def start() -> AsyncIterator[Start]:
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
     """Starts servers: `url = await start(database_url, lease_s=1)`. All are stopped in the end."""
     async with AsyncExitStack() as started:
 
         async def start_one(database_url: str, **settings: object) -> str:
-            values = {"port": 0, "secret_key": KEY, "worker_token": TOKEN, **settings}
+            values = {"port": 0, "secret_key": KEY, "worker_token": TOKEN, "data_dir": tmp_path / "data", **settings}
             url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
             stop = asyncio.Event()
             settings_ = Settings(**values)  # pyright: ignore[reportArgumentType]

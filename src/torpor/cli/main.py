@@ -9,7 +9,22 @@ import sys
 
 import typer
 
-from torpor.cli import approve, db, dev, doctor, init, queues, runs, schedules, server, tokens, trigger, worker
+from torpor.cli import (
+    approve,
+    checkpoints,
+    db,
+    dev,
+    doctor,
+    init,
+    keys,
+    queues,
+    runs,
+    schedules,
+    server,
+    tokens,
+    trigger,
+    worker,
+)
 from torpor.errors import ConfigError, TorporError
 
 app = typer.Typer(
@@ -28,12 +43,14 @@ app.command(rich_help_panel=START)(server.server)
 app.command(rich_help_panel=START)(worker.worker)
 app.command(rich_help_panel=USE)(trigger.trigger)
 app.add_typer(runs.app, name="runs", rich_help_panel=USE)
+app.add_typer(checkpoints.app, name="checkpoints", rich_help_panel=USE)
 app.command(rich_help_panel=USE)(approve.approve)
 app.add_typer(tokens.app, name="tokens", rich_help_panel=USE)
 app.add_typer(schedules.app, name="schedules", rich_help_panel=USE)
 app.add_typer(queues.app, name="queues", rich_help_panel=USE)
 app.command(rich_help_panel=KEEP)(queues.environment)
 app.command(rich_help_panel=KEEP)(doctor.doctor)
+app.add_typer(keys.app, name="keys", rich_help_panel=KEEP)
 app.add_typer(db.app, name="db", rich_help_panel=KEEP)
 
 

@@ -1,4 +1,4 @@
-"""`torpor runs`: look at runs, and end them."""
+"""`torpor runs`: look at runs, end them, perform them again, or go on from one of their checkpoints."""
 
 import json
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,7 +8,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-app = typer.Typer(help="Runs: list, show, logs, cancel.", no_args_is_help=True)
+app = typer.Typer(help="Runs: list, show, logs, cancel, replay, fork.", no_args_is_help=True)
 
 RunId = Annotated[str, typer.Argument(help="The run's id.", metavar="RUN", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="As the API has it.")]
@@ -155,3 +155,34 @@ def replay(
     changes = {} if payload is None else {"payload": parse_payload([payload])}
     with client(f"run {run}") as api:
         typer.echo(api.replay(run, **changes)["id"])
+
+
+@app.command()
+def fork(
+    run: RunId,
+    at: Annotated[str, typer.Option(help="The checkpoint's id, or latest.", metavar="CHECKPOINT")] = "latest",
+    answer: Annotated[
+        str | None, typer.Option(help="JSON: what its wait gets instead of its own answer.", show_default=False)
+    ] = None,
+    wait: Annotated[
+        str | None, typer.Option(help="Which wait is answered, where there are several.", show_default=False)
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Tell it as it happens, until it ends.")] = False,
+) -> None:
+    """Go on from one of its checkpoints, as a new run. Prints the new run's id. Works for runs that are over."""
+    import asyncio
+
+    from torpor.cli.connection import client
+    from torpor.cli.payload import parse_payload
+
+    if wait is not None and answer is None:
+        raise typer.BadParameter("--wait says which wait is answered: --answer is missing")
+    given = {} if answer is None else {"answer": parse_payload([answer])}
+    with client(f"run {run}") as api:
+        made = api.fork(run, at, wait_id=wait, **given)
+    if not follow:
+        typer.echo(made["id"])
+        return
+    from torpor.cli.trigger import follow_to_its_end
+
+    raise typer.Exit(0 if asyncio.run(follow_to_its_end(made["id"])) else 1)

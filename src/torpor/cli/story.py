@@ -71,6 +71,42 @@ def _suspended(data: Data) -> Words:
     return Words("frozen", _join(facts), "bold blue", tuple(_places(data.get("waiting_at") or [])))
 
 
+def _saved(data: Data) -> Words:
+    facts = [
+        f"as {data['name']}" if data.get("name") else "by itself",
+        f"{size(data['new_bytes'])} new" if data.get("new_bytes") else "",
+        _took("durable after", data.get("durable_ms")),
+    ]
+    return Words("saved", _join(facts), "blue", tuple(_places(data.get("waiting_at") or [])))
+
+
+def _moved(data: Data) -> Words:
+    facts = [str(data.get("reason") or ""), _took("durable after", data.get("durable_ms"))]
+    return Words("leaves its worker", _join(facts), "bold blue", tuple(_places(data.get("waiting_at") or [])))
+
+
+def _forked(data: Data) -> Words:
+    if data.get("as"):
+        return Words("forked as", str(data["as"]), "cyan")
+    origin = data.get("from") or {}
+    answered = f"with another answer to {origin['answered']}" if origin.get("answered") else ""
+    return Words("goes on from", _join([f"{origin.get('run_id')} at {origin.get('checkpoint_id')}", answered]), "cyan")
+
+
+def _refused(data: Data) -> Words:
+    following = {
+        "another worker": "another worker will have it",
+        "previous checkpoint": "going on from the checkpoint before",
+        "new attempt": "beginning again from the top",
+    }
+    goes_on = str(data.get("continues") or "")
+    return Words(
+        "checkpoint not restored",
+        _join([str(data.get("reason") or ""), following.get(goes_on, goes_on)]),
+        "bold yellow",
+    )
+
+
 def _resuming(data: Data) -> Words:
     kinds = {
         "time": "its time has come",
@@ -170,7 +206,10 @@ _TELL: dict[str, Callable[[Data], Words]] = {
     "run.start_failed": _plain("could not be started, tried again", "yellow", "reason"),
     "run.refused": _plain("refused by its worker", "yellow", "reason"),
     "run.stranded": _plain("nobody can take it", "yellow", "reason"),
-    "run.checkpoint_refused": _plain("checkpoint not restored", "bold yellow", "reason"),
+    "run.saved": _saved,
+    "run.moved": _moved,
+    "run.forked": _forked,
+    "run.checkpoint_refused": _refused,
     "run.freeze_failed": _plain("freeze given up, the run stays in memory", "yellow", "reason"),
     "batch.created": _batch("opened a batch", "dim"),
     "batch.sealed": _batch("triggered a batch", "cyan"),
@@ -257,6 +296,7 @@ _PHASE_AFTER = {
     "run.resumed": "executing",
     "run.waiting": "held",
     "run.suspended": "frozen",
+    "run.moved": "queued",
     "run.rescued": "queued",
     "run.repaired": "queued",
     "run.retrying": "queued",

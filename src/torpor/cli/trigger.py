@@ -51,7 +51,7 @@ def trigger(
         if run.get("isCached"):
             typer.echo("this idempotency key had its run already", err=True)
         return
-    completed = asyncio.run(_follow(run["id"]))
+    completed = asyncio.run(follow_to_its_end(run["id"]))
     raise typer.Exit(0 if completed else 1)
 
 
@@ -109,7 +109,8 @@ def _made_up_tick(schedules: Iterable[dict[str, Any]], task: str) -> dict[str, A
     }
 
 
-async def _follow(run_id: str) -> bool:
+async def follow_to_its_end(run_id: str) -> bool:
+    """Tell a run as it happens; whether it completed."""
     from torpor.cli.connection import find_target
     from torpor.cli.follow import follow, print_outcome
     from torpor.cli.terminal import make_console

@@ -184,6 +184,19 @@ def replay(run_id: str, changes: Json) -> Call:
     )
 
 
+UNSET: Any = object()
+"""What wasn't given, where None would be a value."""
+
+
+def fork(run_id: str, checkpoint: str, answer: Any, wait_id: str | None) -> Call:
+    body: Json = {"checkpoint": checkpoint}
+    if answer is not UNSET:
+        body["answer"] = answer
+    if wait_id is not None:
+        body["waitId"] = wait_id
+    return post(f"/api/v1/runs/{segment(run_id)}/fork", body)
+
+
 def reset_key(task_id: str, key: "str | Idempotency") -> Call:
     text = key if isinstance(key, str) else key.key
     if text is None:

@@ -145,6 +145,39 @@ class Client:
         """The images of a run, oldest first, also those that were dropped."""
         return self._do(calls.get(f"/api/v1/runs/{calls.segment(run_id)}/checkpoints"))["data"]
 
+    def checkpoint(self, checkpoint_id: str) -> Json:
+        """One checkpoint: where its process stands, what it waits for, its sizes."""
+        return self._do(calls.get(f"/api/v1/checkpoints/{calls.segment(checkpoint_id)}"))
+
+    def all_checkpoints(self, page_size: int = 25) -> Iterator[Json]:
+        """The checkpoints of all runs that can be used, newest first."""
+        return self._each(calls.Pages("/api/v1/checkpoints", {"page_size": page_size}))
+
+    def fork(
+        self, run_id: str, checkpoint: str = "latest", answer: Any = calls.UNSET, wait_id: str | None = None
+    ) -> Json:
+        """A new run that goes on from a checkpoint of that one: `{"id", "checkpointId", "status"}`.
+
+        Args:
+            run_id: the run, also one that is over.
+            checkpoint: its id, or "latest".
+            answer: what the wait gets that the process was frozen in; without it, what the original got or will get.
+            wait_id: which wait that is, where there are several.
+
+        Raises:
+            NotFound: there is no such run.
+            Unprocessable: it has no such checkpoint, or the answer could be for several waits; the message says which.
+        """
+        return self._do(calls.fork(run_id, checkpoint, answer, wait_id))
+
+    def rotate_key(self) -> Json:
+        """Have workers seal checkpoints with a new data key from now on: `{"id", "data": […]}`."""
+        return self._do(calls.post("/api/v1/keys/rotate"))
+
+    def data_keys(self) -> list[Json]:
+        """The data keys that checkpoints are sealed with: which, not what they are."""
+        return self._do(calls.get("/api/v1/keys"))["data"]
+
     def batch_trigger(
         self,
         task_id: str,
@@ -409,6 +442,28 @@ class AsyncClient:
     async def checkpoints(self, run_id: str) -> list[Json]:
         """As `Client.checkpoints`."""
         return (await self._do(calls.get(f"/api/v1/runs/{calls.segment(run_id)}/checkpoints")))["data"]
+
+    async def checkpoint(self, checkpoint_id: str) -> Json:
+        """As `Client.checkpoint`."""
+        return await self._do(calls.get(f"/api/v1/checkpoints/{calls.segment(checkpoint_id)}"))
+
+    def all_checkpoints(self, page_size: int = 25) -> AsyncIterator[Json]:
+        """As `Client.all_checkpoints`."""
+        return self._each(calls.Pages("/api/v1/checkpoints", {"page_size": page_size}))
+
+    async def fork(
+        self, run_id: str, checkpoint: str = "latest", answer: Any = calls.UNSET, wait_id: str | None = None
+    ) -> Json:
+        """As `Client.fork`."""
+        return await self._do(calls.fork(run_id, checkpoint, answer, wait_id))
+
+    async def rotate_key(self) -> Json:
+        """As `Client.rotate_key`."""
+        return await self._do(calls.post("/api/v1/keys/rotate"))
+
+    async def data_keys(self) -> list[Json]:
+        """As `Client.data_keys`."""
+        return (await self._do(calls.get("/api/v1/keys")))["data"]
 
     async def batch_trigger(
         self,

@@ -5,7 +5,7 @@ from starlette.routing import Route
 
 from torpor.clock import Clock, SystemClock
 from torpor.config import Settings
-from torpor.server import batches, errors, inventory, queues, runs, schedules, waitpoints, workers
+from torpor.server import batches, checkpoints, errors, inventory, queues, runs, schedules, waitpoints, workers
 from torpor.server.hub import Hub
 from torpor.store.database import Database
 
@@ -18,6 +18,6 @@ def create_app(settings: Settings, database: Database, clock: Clock | None = Non
     # Hot: plain routes. A task's id may hold slashes, and the path is decoded before it is routed.
     app.router.routes.append(Route("/api/v1/tasks/{task_id:path}/trigger", runs.trigger, methods=["POST"]))
     app.router.routes.extend([*batches.routes, *workers.routes])
-    for resource in (runs, batches, waitpoints, queues, schedules, inventory):
+    for resource in (runs, checkpoints, batches, waitpoints, queues, schedules, inventory):
         app.include_router(resource.router)
     return app

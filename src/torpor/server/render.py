@@ -12,12 +12,24 @@ import msgspec
 
 from torpor.cron import Pattern
 from torpor.durations import write_duration
-from torpor.engine.read import TokenView
+from torpor.engine.read import TokenView, WaitView
 from torpor.engine.read_batch import ItemResult
 from torpor.engine.states import ENDS, STATUS, RunState
 from torpor.server.auth import callback_hash
 from torpor.server.hub import Hub
-from torpor.store.records import Batch, BatchItem, Checkpoint, Environment, Event, LogLine, Run, Schedule, Task, Worker
+from torpor.store.records import (
+    Batch,
+    BatchItem,
+    Checkpoint,
+    DataKey,
+    Environment,
+    Event,
+    LogLine,
+    Run,
+    Schedule,
+    Task,
+    Worker,
+)
 
 Json = dict[str, Any]
 
@@ -117,6 +129,8 @@ def run_whole(
         "maxDuration": run.max_duration_s,
         "lockedToVersion": run.locked_version,
         "replayedFrom": run.replayed_from,
+        "forkedFrom": run.forked_from,
+        "forkedCheckpointId": run.forked_checkpoint_id,
     }
     return run_summary(run, now) | _present(whole)
 
@@ -223,11 +237,22 @@ def checkpoint(checkpoint: Checkpoint) -> Json:
     return _present(
         {
             "id": checkpoint.id,
+            "runId": checkpoint.run_id,
+            "number": checkpoint.number,
+            "kind": checkpoint.kind,
+            "name": checkpoint.name,
             "state": checkpoint.state,
             "reason": checkpoint.reason,
             "attempt": checkpoint.attempt,
             "workerId": checkpoint.worker_id,
+            "imageId": checkpoint.image_id,
+            "storeId": checkpoint.store_id,
+            "baseImageId": checkpoint.base,
+            "keyId": checkpoint.key_id or None,
+            "digest": checkpoint.digest or None,
             "sizeBytes": checkpoint.size_bytes,
+            "newBytes": checkpoint.new_bytes,
+            "sharedBytes": checkpoint.shared_bytes,
             "filesBytes": checkpoint.files_bytes,
             "rssBytes": checkpoint.rss_bytes,
             "dumpMs": checkpoint.dump_ms,
@@ -235,8 +260,29 @@ def checkpoint(checkpoint: Checkpoint) -> Json:
             "waitingAt": checkpoint.waiting_at,
             "facts": checkpoint.facts,
             "createdAt": checkpoint.created_at,
+            "keptUntil": checkpoint.kept_until,
         }
     )
+
+
+def wait(wait: WaitView) -> Json:
+    """A wait that a frozen process is in; `canBeAnswered` by a fork."""
+    return _present(
+        {
+            "id": wait.wait_id,
+            "kind": wait.kind,
+            "status": TOKEN_STATUS[wait.status],
+            "waitpointId": wait.waitpoint_id,
+            "runId": wait.awaited_run_id,
+            "dueAt": wait.due_at,
+            "canBeAnswered": wait.can_be_answered,
+        }
+    )
+
+
+def data_key(key: DataKey) -> Json:
+    """Not the key: which it is."""
+    return _present({"id": key.id, "createdAt": key.created_at, "retiredAt": key.retired_at})
 
 
 # -- wait tokens ------------------------------------------------------------------------------------------------------

@@ -361,11 +361,3 @@ def _number(request: Request, name: str) -> float:
     if not 0 <= number < 2**63:
         raise Refused(400, f"{name}: a number from 0, not {text!r}")
     return number
-
-
-@router.get("/api/v1/runs/{run_id}/checkpoints")
-async def checkpoints(request: Request, run_id: str, environment: Keyed) -> Response:
-    async with hub(request).database.transaction() as tx:
-        run = await _known(tx, environment, run_id)
-        kept = await read.checkpoints(tx, run.id)
-    return reply({"data": [render.checkpoint(one) for one in kept]})

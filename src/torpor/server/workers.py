@@ -166,9 +166,7 @@ async def garbage(request: Request) -> Response:
     here, asked = hub(request), await _message(request, _garbage_request)
     now = here.clock.now()
     async with here.database.transaction() as tx:
-        store_id = await tx.fetchval("select store_id from workers where id = $1", asked.worker_id)
-    if store_id is None:
-        raise Refused(404, f"worker {asked.worker_id} has not said hello")
+        store_id = await _store_of(tx, asked.worker_id)
     async with here.database.transaction() as tx:
         await engine.confirm_deleted(tx, store_id, asked.deleted, now=now)
     async with here.database.transaction() as tx:
@@ -177,6 +175,24 @@ async def garbage(request: Request) -> Response:
     async with here.database.transaction() as tx:
         names = await engine.condemned(tx, environment.id, store_id, limit=MAX_CONDEMNED, now=now)
     return reply(wire.GarbageReply(names, more=len(names) == MAX_CONDEMNED))
+
+
+async def images(request: Request) -> Response:
+    """The images that a worker's store must hold, page by page."""
+    await auth.worker_environment(request)
+    here, asked = hub(request), await _message(request, _images_request)
+    async with here.database.transaction() as tx:
+        store_id = await _store_of(tx, asked.worker_id)
+        found = await read.live_images(tx, store_id, after=asked.after, limit=MAX_CONDEMNED)
+    after = found[-1][0] if len(found) == MAX_CONDEMNED else None
+    return reply(wire.ImagesReply([wire.LiveImage(id, digest) for id, digest in found], after))
+
+
+async def _store_of(tx: Transaction, worker_id: str) -> str:
+    store_id = await tx.fetchval("select store_id from workers where id = $1", worker_id)
+    if store_id is None:
+        raise Refused(404, f"worker {worker_id} has not said hello")
+    return store_id
 
 
 async def warm(request: Request) -> Response:
@@ -466,6 +482,7 @@ _heartbeat_request = msgspec.json.Decoder(wire.HeartbeatRequest)
 _census = msgspec.json.Decoder(wire.CheckpointCensus)
 _keys_request = msgspec.json.Decoder(wire.KeysRequest)
 _garbage_request = msgspec.json.Decoder(wire.GarbageRequest)
+_images_request = msgspec.json.Decoder(wire.ImagesRequest)
 _warm_report = msgspec.json.Decoder(wire.WarmReport)
 _warm_request = msgspec.json.Decoder(wire.WarmRequest)
 _warm_refusal = msgspec.json.Decoder(wire.WarmRefusal)
@@ -496,6 +513,7 @@ routes = [
     Route("/worker/v1/keys", keys, methods=["POST"]),
     Route("/worker/v1/checkpoints", checkpoints, methods=["POST"]),
     Route("/worker/v1/garbage", garbage, methods=["POST"]),
+    Route("/worker/v1/images", images, methods=["POST"]),
     Route("/worker/v1/warm", warm, methods=["POST"]),
     Route("/worker/v1/warm/find", find_warm, methods=["POST"]),
     Route("/worker/v1/warm/refuse", refuse_warm, methods=["POST"]),

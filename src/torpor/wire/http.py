@@ -8,6 +8,7 @@
     POST /worker/v1/keys                     KeysRequest       -> KeysReply         (what images are sealed with)
     POST /worker/v1/checkpoints              CheckpointCensus  -> CheckpointCensus  (which of these to keep)
     POST /worker/v1/garbage                  GarbageRequest    -> GarbageReply      (which objects to delete)
+    POST /worker/v1/images                   ImagesRequest     -> ImagesReply       (what the store must hold)
     POST /worker/v1/warm                     WarmReport        -> LeaseReply
     POST /worker/v1/warm/find                WarmRequest       -> WarmFound
     POST /worker/v1/warm/refuse              WarmRefusal       -> LeaseReply
@@ -220,6 +221,23 @@ class GarbageRequest(msgspec.Struct):
 class GarbageReply(msgspec.Struct):
     condemned: list[str]  # nothing refers to these, and nothing will: delete them, then say so
     more: bool = False  # there are others: ask again when these are gone
+
+
+class ImagesRequest(msgspec.Struct):
+    """Which images must be in my store? For a scrub, and for proving that a deletion takes nothing from them."""
+
+    worker_id: str
+    after: str = ""  # those behind this id
+
+
+class LiveImage(msgspec.Struct, frozen=True):
+    id: str
+    digest: str
+
+
+class ImagesReply(msgspec.Struct):
+    images: list[LiveImage]
+    next: str | None = None  # `after` of the next page; None: that was all
 
 
 class WarmReport(msgspec.Struct):
