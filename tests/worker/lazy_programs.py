@@ -116,8 +116,8 @@ def frozen(tool: criu.Criu, setup: Callable[[], Callable[[], bool]] = plain) -> 
     return place, FromFile(place)
 
 
-async def thawed(tool: criu.Criu, place: Path, later: FromFile) -> tuple[int, LazyMemory]:
-    memory = LazyMemory([later])
+async def thawed(tool: criu.Criu, place: Path, *later: FromFile) -> tuple[int, LazyMemory]:
+    memory = LazyMemory(later)
     memory.listen(place)
     return await criu.restore(tool, images=place, memory=memory, timeout_s=20), memory
 
@@ -214,6 +214,39 @@ def may_fork_move_and_give_up_memory_meanwhile(tool: criu.Criu) -> None:
     assert_alone()
 
 
+def each_process_of_a_tree_has_its_own(tool: criu.Criu) -> None:
+    def setup() -> Callable[[], bool]:
+        memory = filled(8192)
+        ours, theirs = os.pipe()
+        child = os.fork()
+        if child == 0:
+            struct.pack_into("<Q", memory, 0, 7)
+            while not (WORK / "look").exists():
+                time.sleep(0.002)
+            os.write(
+                theirs, b"y" if memory[0] == 7 and all(memory[at] for at in range(PAGE, PAGE * 200, PAGE)) else b"n"
+            )
+            os._exit(0)
+        return lambda: os.read(ours, 1) == b"y" and is_right(memory, 8192) and os.waitpid(child, 0)[1] == 0
+
+    place, later = frozen(tool, setup)
+    child = FromFile(place, 2)
+
+    async def story() -> int:
+        pid, memory = await thawed(tool, place, later, child)
+        (WORK / "look").touch()
+        assert await asyncio.to_thread(verdict) == "right"
+        assert not memory.whole.done()
+        later.rest.set()
+        child.rest.set()
+        await asyncio.wait_for(memory.whole, 20)
+        await memory.close()
+        return pid
+
+    kill(asyncio.run(story()))
+    assert_alone()
+
+
 def never_sees_zeros_in_place_of_what_is_damaged(tool: criu.Criu) -> None:
     place, later = frozen(tool)
     for damage, expected in ((ImageDamaged("changed"), ImageDamaged), (OSError("down"), MemoryLost)):
@@ -285,6 +318,7 @@ SCENARIOS = (
     runs_before_its_memory_is_there,
     finds_all_it_had_though_it_looks_at_once,
     may_fork_move_and_give_up_memory_meanwhile,
+    each_process_of_a_tree_has_its_own,
     never_sees_zeros_in_place_of_what_is_damaged,
     dies_with_us_rather_than_see_zeros,
     a_restore_that_is_canceled_leaves_nothing,

@@ -52,6 +52,7 @@ def test_a_copy_goes_its_own_way() -> None:
         "runs_before_its_memory_is_there",
         "finds_all_it_had_though_it_looks_at_once",
         "may_fork_move_and_give_up_memory_meanwhile",
+        "each_process_of_a_tree_has_its_own",
         "never_sees_zeros_in_place_of_what_is_damaged",
         "dies_with_us_rather_than_see_zeros",
         "a_restore_that_is_canceled_leaves_nothing",
