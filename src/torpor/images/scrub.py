@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from torpor.errors import ImageDamaged
+from torpor.errors import ImageDamaged, ImageMissing
 from torpor.images import packs
 from torpor.images.images import Images
 from torpor.images.manifest import Frame
@@ -55,6 +55,7 @@ async def scrub(images: Images, digests: Mapping[str, str] | None = None) -> Scr
     """
     found = Scrubbed()
     wanted: dict[str, _Pack] = {}
+    is_all = digests is None
     if digests is None:
         ids = [name.removeprefix("images/") async for name in _names(images.objects, "images")]
         digests = dict.fromkeys(ids, "")
@@ -65,6 +66,12 @@ async def scrub(images: Images, digests: Mapping[str, str] | None = None) -> Scr
         found.images[image_id] = []
         try:
             made, key = await images.manifest(image_id, digest)
+        except ImageMissing as error:
+            if is_all:
+                del found.images[image_id]  # It has just been deleted, or was never whole: a crash has left a draft.
+            else:
+                found.images[image_id].append(str(error))
+            continue
         except ImageDamaged as error:
             found.images[image_id].append(str(error))
             continue
