@@ -32,6 +32,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 
+from torpor.sdk import fresh
+
 _FD = "/proc/self/fd"
 _SO_PEERCRED = 17
 _CREDENTIALS = struct.Struct("3i")
@@ -190,6 +192,34 @@ def _readable(address: str | bytes) -> str:
     return "@" + text[1:] if text.startswith("\0") else text
 
 
+# -- connections ----------------------------------------------------------------------------------------------------
+
+
+def connections(ours: set[int]) -> list[tuple[int, str]]:
+    """Descriptors of TCP connections, and with whom: an image doesn't hold their other ends."""
+    return [(fd, peer) for fd, name in _open(ours) if name.startswith("socket:") and (peer := _tcp_peer(fd))]
+
+
+def lost_connections(before: list[tuple[int, str]]) -> list[str]:
+    """Those of them that are none any more: all of them after a restore, where CRIU puts closed sockets in their places."""
+    return [f"fd {fd}: the connection with {peer} is closed" for fd, peer in before if _tcp_peer(fd) is None]
+
+
+def _tcp_peer(fd: int) -> str | None:
+    try:
+        connection = socket.socket(fileno=os.dup(fd))
+    except OSError:
+        return None
+    with connection:
+        try:
+            if connection.family not in (socket.AF_INET, socket.AF_INET6) or connection.type != socket.SOCK_STREAM:
+                return None
+            host, port = connection.getpeername()[:2]
+        except OSError:
+            return None  # listening, or not connected
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 # -- parking ----------------------------------------------------------------------------------------------------------
 
 
@@ -344,8 +374,10 @@ def _thread_at_work() -> str | None:
 
 
 def _is_resting(frame: FrameType) -> bool:
-    """Whether a thread sleeps until another one wakes it. With a timeout it may wake by itself, while files are parked."""
+    """Whether a thread sleeps until another one wakes it. With a timeout it may wake by itself, while files are parked: that
+    doesn't matter if it only looks after connections.
+    """
     code = frame.f_code
     if code.co_name not in _RESTING or not code.co_filename.endswith(_WHERE_TO_REST):
         return False
-    return frame.f_locals.get("timeout") in (None, -1)
+    return frame.f_locals.get("timeout") in (None, -1) or fresh.is_upkeep_thread(frame)

@@ -109,13 +109,13 @@ class Freezer:
         signal.pthread_sigmask(signal.SIG_BLOCK, {WAKE})
         while WAKE in signal.sigpending():  # left from an earlier, doubled one: it must not wake us now
             signal.sigwait({WAKE})
+        connected = descriptors.connections({self._channel.fileno()})
         with _timers_stopped():
             try:
                 self._channel.send(announcement)
             except LetGo:
-                self._channel.withdraw(
-                    announcement
-                )  # we were frozen without being asked: nobody knows that we would sleep
+                # We were frozen without being asked: nobody knows that we would sleep.
+                self._channel.withdraw(announcement)
                 return self.come_back(descriptors.unpark(parked))
             self._channel.shut_down()
             until_nobody_reads()
@@ -123,7 +123,7 @@ class Freezer:
 
             signal.sigwait({WAKE})
 
-        awoken = self.come_back(descriptors.unpark(parked))
+        awoken = self.come_back(descriptors.unpark(parked) + descriptors.lost_connections(connected))
         if isinstance(announcement, SavePoint) and not (awoken.saved or awoken.error):
             return msgspec.structs.replace(awoken, error="the worker did not say what became of it")
         return awoken

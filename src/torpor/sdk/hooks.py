@@ -14,7 +14,6 @@ A hook is async or not, and names the parameters that it wants. What one raises 
 outcome, except in `middleware` and `on_start`. The app's hooks are called before the task's, and after them at the end.
 """
 
-import contextlib
 import inspect
 import logging
 import time
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("torpor.hooks")
 
+T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 PARAMETERS: dict[str, tuple[str, ...]] = {
@@ -71,6 +71,9 @@ class Hook:
 class Hooked:
     """What a task and the app have in common: the decorators."""
 
+    drops_connections: bool | None = None
+    """Whether idle connections of known libraries are dropped before a freeze, and opened after it. None: for a task as `app`
+    has it, for `app` yes."""
     _hooks: dict[str, list[Hook]]
     _is_async: bool | None  # of a task; the app's hooks are for both kinds
 
@@ -237,27 +240,27 @@ def call_still(hooks: list[Hook], loop: "asyncio.AbstractEventLoop | None") -> N
     it from here, since what they close belongs to it.
     """
 
-    import asyncio  # not where tasks are only defined and triggered
-
-    def run(awaitable: Awaitable[Any]) -> None:
-        if loop is None:
-            asyncio.run(_awaiting(awaitable))
-            return
-        task = loop.create_task(_awaiting(awaitable), name="hook")
-        end = time.monotonic() + STANDSTILL_TIMEOUT_S
-        wake = loop.call_later(STANDSTILL_TIMEOUT_S, task.cancel)
-        while not task.done() and time.monotonic() < end + 1:
-            loop._run_once()  # pyright: ignore[reportAttributeAccessIssue] - there is no public way to turn it once
-        wake.cancel()
-        with contextlib.suppress(asyncio.InvalidStateError):
-            task.result()
-
     token = in_standstill.set(True)
     try:
-        call_all_blocking(hooks, {}, run)
+        call_all_blocking(hooks, {}, lambda awaitable: turn(awaitable, loop))
     finally:
         in_standstill.reset(token)
 
 
-async def _awaiting(awaitable: Awaitable[Any]) -> Any:
+def turn(awaitable: Awaitable[T], loop: "asyncio.AbstractEventLoop | None") -> T:
+    """Bring an awaitable to its end by turning the loop that is about to block, or one of its own if there is none."""
+    import asyncio  # not where tasks are only defined and triggered
+
+    if loop is None:
+        return asyncio.run(_awaiting(awaitable))
+    task = loop.create_task(_awaiting(awaitable), name="hook")
+    end = time.monotonic() + STANDSTILL_TIMEOUT_S
+    wake = loop.call_later(STANDSTILL_TIMEOUT_S, task.cancel)
+    while not task.done() and time.monotonic() < end + 1:
+        loop._run_once()  # pyright: ignore[reportAttributeAccessIssue] - there is no public way to turn it once
+    wake.cancel()
+    return task.result()
+
+
+async def _awaiting(awaitable: Awaitable[T]) -> T:
     return await awaitable

@@ -18,11 +18,11 @@ import selectors
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from torpor.sdk import idle, threads, waits
+from torpor.sdk import fresh, idle, threads, waits
 from torpor.sdk.channel import Channel, LetGo
 from torpor.sdk.idle import CallFuture, SaveFuture, WaitFuture
 from torpor.sdk.ledger import Ledger
@@ -332,9 +332,26 @@ class _Loop(asyncio.SelectorEventLoop):
         self._ready.extendleft(reversed(ready))
 
     def first_timer(self) -> float | None:
-        """When the first timer is due, by `time()`."""
+        """When the first timer is due, by `time()`. Those that only look after idle connections don't count."""
         scheduled: list[asyncio.TimerHandle] = getattr(self, "_scheduled", [])
-        return min((timer.when() for timer in scheduled if not timer.cancelled()), default=None)
+        timers = sorted((timer for timer in scheduled if not timer.cancelled()), key=asyncio.TimerHandle.when)
+        return next((timer.when() for timer in timers if not self._is_upkeep(timer)), None)
+
+    def _is_upkeep(self, timer: asyncio.TimerHandle) -> bool:
+        callback: Any = getattr(timer, "_callback", None)
+        arguments: tuple[Any, ...] = getattr(timer, "_args", None) or ()
+        owner = getattr(callback, "__self__", None)
+        # A timeout of a task: from Python 3.12 on it knows its task, before that only what the task waits for.
+        task = getattr(owner, "_task", None)
+        if task is None and arguments and asyncio.isfuture(arguments[0]):
+            task = next((each for each in asyncio.all_tasks(self) if _awaited(each) is arguments[0]), None)
+        if isinstance(task, asyncio.Task):
+            owner = task.get_coro()
+        return owner is not None and fresh.is_upkeep(owner)
+
+
+def _awaited(task: "asyncio.Task[Any]") -> Any:
+    return getattr(task, "_fut_waiter", None)
 
 
 def _apart_s() -> float:

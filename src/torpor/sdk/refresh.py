@@ -17,16 +17,19 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from torpor.sdk import fresh
+
 _is_seeded = False
 _at_birth: dict[str, str] | None = None
 
 
 def before_user_code() -> None:
-    """Note how things are before user code is imported, which may seed `random`, or take hold of its functions, and may set
-    variables.
+    """Note how things are before user code is imported, which may seed `random`, or take hold of its functions, may set
+    variables, and make pools of connections.
     """
     global _at_birth
     _watch_seeds()
+    fresh.watch()
     _at_birth = dict(os.environ)
 
 

@@ -31,11 +31,13 @@ from torpor.errors import (
     Unauthorized,
     Unprocessable,
 )
-from torpor.sdk import freeze, hooks, logger, outcome, refresh, running, waits
+from torpor.sdk import freeze, fresh, hooks, logger, outcome, refresh, running, waits
+from torpor.sdk.app import app
 from torpor.sdk.attempt import Attempt
 from torpor.sdk.blocking import BlockingDoor
 from torpor.sdk.canceling import Cancellation
 from torpor.sdk.channel import Channel, LetGo
+from torpor.sdk.fresh.library import Turn
 from torpor.sdk.ledger import Ledger
 from torpor.sdk.loop import LoopDoor
 from torpor.sdk.standstill import Standstill
@@ -77,6 +79,7 @@ class Session:
             OSError: nobody listens on the socket.
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, {freeze.WAKE})
+        fresh.watch()
         cancellation = Cancellation()
         cancellation.listen()
         channel = Channel(os.fspath(socket_path))
@@ -156,11 +159,13 @@ class Session:
 
     def _freeze(self, waiting_at: list[dict[str, Any]]) -> Awoken | None:
         assert self._task is not None
+        if reasons := fresh.in_use() if self._drops_connections else []:
+            return self._stay_awake(StayingAwake(reasons))
         hooks.call_still(hooks.of("on_suspend", self._task), self._loop)
+        if self._drops_connections:
+            fresh.drop(self._turn)
         if self._ledger.has_moved:  # a timer of user code, most likely
-            with contextlib.suppress(LetGo):  # it is kept, and the next to use the socket finds out
-                self._channel.send(StayingAwake(["something moved while on_suspend hooks ran"], moved=True))
-            self._ledger.tell_again()
+            self._stay_awake(StayingAwake(["something moved while connections were closed"], moved=True))
             awoken = None
         else:
             awoken = self._freezer.freeze(waiting_at)
@@ -169,8 +174,16 @@ class Session:
                 self._ledger.tell_again()
             if awoken is not None:
                 self._take_up(awoken)
-        self._resumed()
+        if self._drops_connections:
+            fresh.reopen(self._turn)
+        hooks.call_still(hooks.of("on_resume", self._task), self._loop)
         return awoken
+
+    def _stay_awake(self, why: StayingAwake) -> None:
+        with contextlib.suppress(LetGo):  # it is kept, and the next to use the socket finds out
+            self._channel.send(why)
+        if why.moved:
+            self._ledger.tell_again()
 
     def _save(self, name: str, waiting_at: list[dict[str, Any]], until_nobody_reads: Callable[[], None]) -> Awoken:
         """Connections stay open in the process that goes on, so hooks are due only in one that was restored."""
@@ -188,8 +201,22 @@ class Session:
         return awoken
 
     def _resumed(self) -> None:
+        """In a process that was restored without having been asked to suspend: its connections are dead."""
         assert self._task is not None
+        if self._drops_connections:
+            fresh.drop(self._turn)
+            fresh.reopen(self._turn)
         hooks.call_still(hooks.of("on_resume", self._task), self._loop)
+
+    @property
+    def _drops_connections(self) -> bool:
+        assert self._task is not None
+        return next((wish for wish in (self._task.drops_connections, app.drops_connections) if wish is not None), True)
+
+    @property
+    def _turn(self) -> Turn | None:
+        loop = self._loop
+        return None if loop is None else lambda awaitable: hooks.turn(awaitable, loop)
 
     @property
     def _loop(self) -> asyncio.AbstractEventLoop | None:

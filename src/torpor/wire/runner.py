@@ -254,7 +254,7 @@ class Resumed(msgspec.Struct, tag="resumed"):
 
     run_id: str
     open_waits: list[str]  # wait ids this process still waits for: the engine's view is set to exactly these
-    lost: list[str] = []  # descriptors that could not be opened again
+    lost: list[str] = []  # descriptors that could not be opened again, and connections that are closed
 
 
 class Finished(msgspec.Struct, tag="finished"):
