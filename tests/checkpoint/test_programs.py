@@ -24,20 +24,7 @@ def test_the_programs_are_found() -> None:
     assert len(programs()) > 70
 
 
-# These wait for connection pools to be dropped before a freeze.
-AWAITED = {
-    "asyncpg_pool",
-    "httpx_http2",
-    "httpx_http2_blocking",
-    "psycopg_async_pool",
-    "psycopg_pool",
-    "redis_async_client",
-    "sqlalchemy_async_engine",
-    "sqlalchemy_engine",
-}
-
-
-@pytest.mark.parametrize("name", marked(dict.fromkeys(sorted(programs().keys() - AWAITED), True)))
+@pytest.mark.parametrize("name", marked(dict.fromkeys(sorted(programs()), True)))
 def test_program(journey: Journey, name: str) -> None:
     passed = journey.passed(name)
     assert passed.run["status"] == "COMPLETED", (passed.run.get("error"), passed.why_not)
