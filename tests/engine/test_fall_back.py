@@ -168,3 +168,12 @@ async def test_images_that_a_worker_left_on_its_disk_are_given_up_when_it_has_an
     assert event.data["continues"] == "new attempt"
     assert "own disk" in event.data["reason"]
     assert (await world.run(lease.run_id)).checkpoint_id is None
+
+
+async def test_a_fork_of_an_image_that_everybody_has_refused_does_not_wait_for_ever(fleet: World):
+    """Seed 130: it was never handed out, so nobody refused it on its own account."""
+    lease = await saved(fleet)
+    await refuse(fleet, lease.run_id)
+    done = await fleet.do(engine.fork, fleet.environment_id, lease.run_id, engine.ForkRequest())
+    await keep_connected(fleet, PATIENCE_S)
+    assert await fleet.do(engine.give_up, patience_s=PATIENCE_S) == sorted([lease.run_id, done.run_id])

@@ -5,6 +5,7 @@
     3. weather.py    how bad a seed's world is: what is lost, doubled, late, killed
     4. programs.py   what the runs do: work, wait, trigger, fail, end
     5. net.py        messages between workers and engine
+       objects.py    an object store: images and packs, published, fetched, found, deleted
     6. process.py    one run's process under its supervisor, with the protocol of worker/live_run.py
     7. worker.py     a worker: takes work, renews leases, hears news, dies, comes back
     8. servers.py    the servers' duties, by every server's own clock

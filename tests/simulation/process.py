@@ -3,6 +3,7 @@ worker/live_run.py. Its state, `Process`, is what a checkpoint saves."""
 
 import copy
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,11 @@ from torpor.wire.http import (
     BlockReport,
     FinishReport,
     HeldLease,
+    MoveReport,
     News,
     OpenWait,
     Refusal,
+    SaveReport,
     StartReport,
     StoredCheckpoint,
     SuspendReport,
@@ -37,6 +40,16 @@ if TYPE_CHECKING:
 HOLD_S = 5.0
 HOLD_CHILD_S = 1.0
 GRACE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Drain:
+    """Not from the engine: its own worker asks the process to leave."""
+
+    kind: str = "drain"
+
+
+DRAIN = Drain()
 
 
 class Over(Exception):
@@ -73,7 +86,7 @@ class LiveRun:
         self.assignment = assignment
         self.lease = Lease(assignment.run_id, assignment.lease)
         self.held = HeldLease(assignment.run_id, assignment.lease)
-        self.inbox: Inbox[News] = Inbox(worker.world.stage)
+        self.inbox: Inbox[News | Drain] = Inbox(worker.world.stage)
         self.name = f"{worker.id}:{assignment.run_id[-4:]}/{assignment.lease}"
         self.process = Process(program_of(assignment))
         self.open: dict[str, OpenWait] = {}
@@ -107,17 +120,16 @@ class LiveRun:
         stored, answered = self.assignment.checkpoint, self.assignment.answers
         await self.world.stage.sleep(self.rng.choice([0.002, 0.05, 1.0]))
         if stored is not None:
-            image = self.worker.disk.get(stored.id)
-            if image is None:
-                raise Violation(
-                    f"{self.lease.run_id} is to be restored from {stored.id}, which isn't on {self.worker.id}"
-                )
+            image = await self._fetch(stored)
+            if self.rng.random() < self.world.net.weather.unfit:
+                await self._refuse("unfit", unfit=True)
+                return False
             if self.rng.random() < self.world.net.weather.image_damaged:
-                await self._refuse("damaged", unusable=True)
+                await self._refuse("damaged", checkpoint_unusable=True)
                 return False
             self.process = copy.deepcopy(image)
         if self.rng.random() < self.world.net.weather.refuses:
-            await self._refuse("no room", unusable=False)
+            await self._refuse("no room")
             return False
         # A restored process has its answers before anybody is told that it lives.
         for answer in answered:
@@ -129,8 +141,21 @@ class LiveRun:
             self._take(await self._collect())
         return True
 
-    async def _refuse(self, reason: str, *, unusable: bool) -> None:
-        refusal = Refusal(self.lease.number, reason, unusable)
+    async def _fetch(self, stored: StoredCheckpoint) -> Process:
+        if self.worker.shelf is not None:
+            if stored.store_id != self.worker.shelf.store.id:
+                raise Violation(f"{stored.id} is in store {stored.store_id}, which {self.worker.id} doesn't read")
+            process = await self.worker.shelf.fetch(stored, self.lease)
+            if process is None:
+                raise Over
+            return process
+        image = self.worker.disk.get(stored.id)
+        if image is None:
+            raise Violation(f"{self.lease.run_id} is to be restored from {stored.id}, which isn't on {self.worker.id}")
+        return image
+
+    async def _refuse(self, reason: str, **how: bool) -> None:
+        refusal = Refusal(self.lease.number, reason, **how)
         await self._send("refuse", lambda tx, now: engine.refuse(tx, self.lease, refusal, now=now), reason)
 
     # -- user code ----------------------------------------------------------------------------------------------------
@@ -157,6 +182,10 @@ class LiveRun:
                     await self._trigger(number, key, delay_s)
                 case programs.Answer(nth):
                     await self._answer(nth)
+                case programs.Save(name):
+                    self.process.step += 1
+                    await self._save("named", name)
+                    continue
             self.process.step += 1
         match program.ending(self.assignment.context.attempt):
             case "completed":
@@ -170,6 +199,8 @@ class LiveRun:
 
     async def _work(self, seconds: float) -> None:
         until = self.world.stage.time + seconds
+        if self.rng.random() < (0.4 if self.world.is_frosty else 0.05):
+            await self._save("auto")
         while (left := until - self.world.stage.time) > 0:
             await self._hear(left)
 
@@ -186,6 +217,8 @@ class LiveRun:
         match news.kind:
             case "stale":
                 raise Over
+            case "drain":
+                await self._move()
             case "answered":
                 if self.open:
                     self._take(await self._collect())
@@ -374,20 +407,77 @@ class LiveRun:
 
     async def _publish(self, image: Process) -> None:
         """The image is durable: may the process go?"""
-        checkpoint_id = ids.new("checkpoint")
-        self.worker.disk[checkpoint_id] = image
-        report = SuspendReport(self.lease.number, StoredCheckpoint(checkpoint_id, 1000), [], self._next())
-        worker_id = self.worker.id
-        reply, _ = await self._send(
+        reply = await self._report(
+            image,
             "suspend",
-            lambda tx, now: engine.suspend(tx, self.lease, report, worker_id=worker_id, now=now),
-            checkpoint_id,
+            engine.suspend,
+            lambda stored: SuspendReport(self.lease.number, stored, [], self._next()),
         )
-        self.worker.settled.append(checkpoint_id)
         if not isinstance(reply, Awake):
             raise Over  # accepted, or stale: which may mean that an earlier copy of this message was accepted
-        del self.worker.disk[checkpoint_id]
         self._take(await self._collect())
+
+    async def _save(self, kind: str, name: str | None = None) -> None:
+        """A save point, here and now; without one the process goes on as well."""
+        if not self.worker.can_freeze or self.cancel_by is not None:
+            return
+        open_waits = [*self.process.waits, *self.process.dropped]
+        reply = await self._report(
+            copy.deepcopy(self.process),
+            "save",
+            engine.save,
+            lambda stored: SaveReport(self.lease.number, stored, open_waits, [], self._next()),
+            kind,
+            name,
+        )
+        self._unless_stale(reply)
+
+    async def _move(self) -> None:
+        """Its worker drains: on to another one, from wherever it is."""
+        if not self.worker.can_freeze or self.cancel_by is not None:
+            return
+        open_waits = [*self.process.waits, *self.process.dropped]
+        reply = await self._report(
+            copy.deepcopy(self.process),
+            "move",
+            engine.move,
+            lambda stored: MoveReport(self.lease.number, stored, open_waits, [], self._next(), "draining"),
+            "move",
+        )
+        if not isinstance(reply, Awake):
+            raise Over
+        if self.process.waits:
+            self._take(await self._collect())
+
+    async def _report(
+        self,
+        image: Process,
+        what: str,
+        verb: Any,
+        report: Callable[[StoredCheckpoint], Any],
+        kind: str = "wait",
+        name: str | None = None,
+    ) -> Any:
+        """Store the image and tell the engine; again, without what is gone, as often as it takes."""
+        worker_id, shelf, image_id = self.worker.id, self.worker.shelf, ids.new("checkpoint")
+        while True:
+            if shelf is not None:
+                stored = await shelf.publish(image, kind, id=image_id, name=name)
+            else:
+                stored = StoredCheckpoint(image_id, 1000, kind=kind, name=name)  # pyright: ignore[reportArgumentType]
+                self.worker.disk[image_id] = image
+            told = report(stored)
+            reply, _ = await self._send(
+                what, lambda tx, now, told=told: verb(tx, self.lease, told, worker_id=worker_id, now=now), image_id
+            )
+            if isinstance(reply, engine.Gone) and shelf is not None:
+                shelf.forget(reply.packs)
+                continue
+            if shelf is None:
+                self.worker.settled.append(image_id)
+                if isinstance(reply, Awake):
+                    del self.worker.disk[image_id]
+            return reply
 
     async def _collect(self) -> Any:
         open_waits = [*self.process.waits, *self.process.dropped]

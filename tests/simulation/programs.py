@@ -52,7 +52,14 @@ class Answer:
     nth: int
 
 
-Step = Work | Waits | Spawn | Answer
+@dataclass(frozen=True)
+class Save:
+    """A save point."""
+
+    name: str
+
+
+Step = Work | Waits | Spawn | Answer | Save
 Ending = Literal["completed", "failed", "hopeless", "dies"]
 
 
@@ -102,6 +109,8 @@ class Library:
                 return Spawn(self.write(depth + 1), self._key(), rng.choice([0.0, 0.0, 5.0]))
             case 3:
                 return Answer(rng.randrange(3))
+            case 4:
+                return Save(rng.choice(["a", "b"]))
             case _:
                 count = rng.choice([1, 1, 1, 2, 3])
                 return Waits(

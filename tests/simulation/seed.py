@@ -7,14 +7,17 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
+import msgspec
+
 from torpor import engine
 from torpor.engine import Lease, queues
 from torpor.engine.debounce import Debounce
-from torpor.wire.runner import QueueManifest, RetryPolicy, TaskManifest
+from torpor.wire.runner import CheckpointPolicy, QueueManifest, RetryPolicy, TaskManifest
 
 from . import weather as sky
 from .checks import findings
 from .net import Message, Net, Violation
+from .objects import Store as ObjectStore
 from .postgres import Store, ids_from
 from .programs import TASKS, Library
 from .servers import LONGEST_SLEEP_S, Servers
@@ -60,6 +63,10 @@ class World:
         self.environment_id = ""
         self.version = "v1"
         self.max_rescues = self.rng.choice([0, 2, 5, 5])
+        self.unfit_patience_s = self.rng.choice([0.0, 40.0])
+        self.is_frosty = self.rng.random() < 0.4
+        """Much is saved, moved, forked and deleted, and garbage is collected all the time."""
+        self.grace_s = self.rng.choice([0.2, 5.0]) if self.is_frosty else 30.0
         self.is_storm = True
         self.was_calm = self.net.weather.is_calm
         self.limits = (self.rng.choice([None, 1, 2]), 1)
@@ -140,8 +147,23 @@ class World:
 
     def manifests(self, version: str) -> list[TaskManifest]:
         retry = RetryPolicy(max_attempts=3, min_delay_s=1, factor=3, max_delay_s=20, jitter=True)
+        policies = {
+            "alpha": retry,
+            "beta": RetryPolicy(max_attempts=1),
+            "gamma": msgspec.structs.replace(retry, resume="checkpoint"),
+        }
+        keep = {"gamma": CheckpointPolicy(keep_s=5.0, keep_last=1)}
         return [
-            TaskManifest(name, "jobs.py", 1, True, "one", {}, RetryPolicy(max_attempts=1) if name == "beta" else retry)
+            TaskManifest(
+                name,
+                "jobs.py",
+                1,
+                True,
+                "one",
+                {},
+                policies[name],
+                checkpoints=keep.get(name, CheckpointPolicy()),
+            )
             for name in TASKS
         ]
 
@@ -159,8 +181,10 @@ class World:
         rng = self.rng
         store = self.store
 
+        keep_s = rng.choice([0.0, 20.0, 2000.0])
+
         async def founded(tx: Any) -> Any:
-            return await engine.ensure_environment(tx, "sim", key_hash=b"k", now=EPOCH)
+            return await engine.ensure_environment(tx, "sim", key_hash=b"k", checkpoint_retention_s=keep_s, now=EPOCH)
 
         environment, _ = await store.do(founded)
         self.environment_id = environment.id
@@ -179,8 +203,12 @@ class World:
                 lambda tx, request=request: engine.create_token(tx, self.environment_id, request, now=EPOCH)
             )
             self.shared.append(made.waitpoint_id)
+        shared = ObjectStore("shared")
         for nth in range(rng.choice([1, 1, 2, 3])):
-            worker = Worker(self, f"w{nth}", rng.choice([1, 2, 10]), can_freeze=rng.random() < 0.85)
+            # Most share one; some have a store that nobody else reads, or none.
+            store = rng.choice([shared, shared, shared, ObjectStore(f"of w{nth}"), None])
+            fitness, slots = rng.choice(["f1", "f2"]), rng.choice([1, 2, 10])
+            worker = Worker(self, f"w{nth}", slots, store, fitness, can_freeze=rng.random() < 0.85)
             self.workers[worker.id] = worker
             worker.boot()
         self.servers.start()
@@ -192,6 +220,8 @@ class World:
         rng, weather = self.rng, self.net.weather
         for _ in range(weather.deaths):
             self.stage.start("fate", self._death(rng.choice([*self.workers]), rng.uniform(0, STORM_S)))
+        for _ in range(weather.drains + (rng.choice([1, 3, 6]) if self.is_frosty and not weather.is_calm else 0)):
+            self.stage.start("fate", self._drain(rng.choice([*self.workers]), rng.uniform(0, STORM_S)))
         for _ in range(weather.cuts):
             self.stage.start("fate", self._cut(rng.choice([*self.workers]), rng.uniform(0, STORM_S)))
         for _ in range(weather.jumps):
@@ -208,6 +238,11 @@ class World:
         await self.stage.sleep(self.rng.choice([0.001, 0.1, 5.0, 45.0, 10 * STORM_S]))
         if not worker.is_alive and self.is_storm:
             worker.boot()
+
+    async def _drain(self, worker_id: str, hour: float) -> None:
+        await self.stage.sleep(hour)
+        if self.workers[worker_id].is_alive:
+            self.workers[worker_id].drain()
 
     async def _cut(self, worker_id: str, hour: float) -> None:
         await self.stage.sleep(hour)
@@ -275,8 +310,9 @@ class World:
                 )
             )
         stranded = await self.store.connection.fetch(
-            """select runs.id, checkpoints.worker_id from runs join checkpoints on checkpoints.id = runs.checkpoint_id
-               where runs.state = 'queued' order by runs.id"""
+            """select runs.id from runs where runs.state = 'queued' and runs.checkpoint_id is not null
+                 and not exists (select from workers where workers.store_id = runs.image_store_id and workers.can_freeze)
+               order by runs.id"""
         )
         for row in await self.store.connection.fetch(
             "select id from runs where state = 'queued' and locked_version <> $1 and started_at is not null",
@@ -284,8 +320,7 @@ class World:
         ):
             await self.cancel_now(row["id"])  # it waits for a version that no worker has any more
         for row in stranded:
-            if not self.workers[row["worker_id"]].can_freeze:
-                await self.cancel_now(row["id"])
+            await self.cancel_now(row["id"])
 
     async def cancel_now(self, run_id: str) -> None:
         await self.net.deliver(

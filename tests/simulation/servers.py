@@ -35,7 +35,15 @@ class Servers:
         self._every(20.0, "cascade", lambda tx, now: engine.cascade(tx, now=now))
         self._every(90.0, "abort batches", lambda tx, now: engine.abort_batches(tx, now=now))
         self._every(90.0, "stranded", lambda tx, now: engine.tell_stranded(tx, now=now))
+        self._every(30.0, "give up", lambda tx, now: engine.give_up(tx, patience_s=world.unfit_patience_s, now=now))
+        often_s = 3.0 if world.is_frosty else 30.0
+        self._every(often_s, "expire checkpoints", lambda tx, now: engine.expire_checkpoints(tx, now=now))
+        self._every(often_s, "condemn", self._condemn)
+        self._every(200.0, "forget deleted", lambda tx, now: engine.forget_deleted(tx, now=now))
         self._every(20.0, "rescue", lambda tx, now: engine.rescue(tx, max_rescues=world.max_rescues, now=now))
+
+    async def _condemn(self, tx: Any, now: datetime) -> int:
+        return (await engine.condemn(tx, grace_s=self.world.grace_s, now=now)).looked
 
     # -- announcements ------------------------------------------------------------------------------------------------
 

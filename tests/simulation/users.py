@@ -35,6 +35,8 @@ class Users:
         for _ in range(rng.choice([0, 1, 3])):
             self._at(rng.uniform(0, STORM_S), self._answer_any)
 
+        for _ in range(rng.choice([1, 3, 6]) if world.is_frosty else rng.choice([0, 0, 1])):
+            self._at(rng.uniform(1, 2 * STORM_S), self._fork)
         for act in (self._reschedule, self._reset_key):
             if rng.random() < 0.25:
                 self._at(rng.uniform(0, STORM_S), act)
@@ -146,6 +148,26 @@ class Users:
                 about=run_id,
             )
         )
+
+    async def _fork(self) -> None:
+        """Of any run, over or not, at its latest checkpoint, or at one that may have gone."""
+        world, rng = self.world, self.world.rng
+        known = await world.store.connection.fetch(
+            "select id, run_id from checkpoints where digest <> '' and state <> 'unusable' order by id"
+        )
+        if not known or len(world.triggered) > 40:
+            return
+        picked = rng.choice(known)
+        origin, at = picked["run_id"], rng.choice([picked["id"], "latest"])
+        request = engine.ForkRequest(at, answer=rng.choice([None, '"forked"']), run_id=ids.new("run"))
+        environment_id = world.environment_id
+        reply, _ = await world.net.send(
+            Message(
+                "user", "fork", lambda tx, now: engine.fork(tx, environment_id, origin, request, now=now), about=origin
+            )
+        )
+        if isinstance(reply, engine.Forked):
+            world.triggered.append(reply.run_id)
 
     async def _reset_key(self) -> None:
         world, rng = self.world, self.world.rng

@@ -21,6 +21,8 @@ class Weather:
     dump_fails: float = 0.0
     image_damaged: float = 0.0
     refuses: float = 0.0
+    unfit: float = 0.0  # a worker can't use an image, nor can those like it
+    drains: int = 0  # workers whose processes all move away
     jumps: int = 0  # of every clock, forward
 
     @property
@@ -38,10 +40,14 @@ def draw(rng: Random) -> Weather:
         case 0 | 1:
             return CALM
         case 2:  # one thing at a time, but often
-            one = rng.choice(["lost", "reply_lost", "doubled", "late", "process_dies", "image_damaged", "refuses"])
+            one = rng.choice(
+                ["lost", "reply_lost", "doubled", "late", "process_dies", "image_damaged", "refuses", "unfit"]
+            )
             return replace(CALM, **{one: rng.choice([0.1, 0.3])})
         case 3:
-            return Weather(deaths=rng.randint(1, 3), cuts=rng.randint(0, 2), reply_lost=0.1, late=0.1)
+            return Weather(
+                drains=rng.randint(0, 3), deaths=rng.randint(1, 3), cuts=rng.randint(0, 2), reply_lost=0.1, late=0.1
+            )
         case 4:
             return Weather(skew_s=rng.choice([0.5, 3.0, 40.0]), jumps=rng.randint(0, 2), doubled=0.1)
         case _:
@@ -63,5 +69,7 @@ def draw(rng: Random) -> Weather:
                 dump_fails=some(0.4),
                 image_damaged=some(0.3),
                 refuses=some(0.2),
+                unfit=some(0.2),
+                drains=rng.choice([0, 0, 1, 3]),
                 jumps=rng.choice([0, 0, 1]),
             )

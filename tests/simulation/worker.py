@@ -6,7 +6,8 @@ from torpor import engine, ids
 from torpor.wire.http import Assignment, Introduction, News, VersionReport
 
 from .net import Message
-from .process import LiveRun, Process
+from .objects import Shelf, Store
+from .process import DRAIN, LiveRun, Process
 from .stage import Actor, Inbox
 
 if TYPE_CHECKING:
@@ -21,13 +22,18 @@ SWEEP_S = 50.0
 class Worker:
     """One data directory, and the instance that lives in it now."""
 
-    def __init__(self, world: "World", worker_id: str, slots: int, *, can_freeze: bool) -> None:
+    def __init__(
+        self, world: "World", worker_id: str, slots: int, store: Store | None, fitness: str, *, can_freeze: bool
+    ) -> None:
         self.world = world
         self.id = worker_id
         self.slots = slots
         self.can_freeze = can_freeze
         self.disk: dict[str, Process] = {}
         self.settled: list[str] = []
+        self.fitness = fitness
+        self.shelf = Shelf(self, store) if store is not None else None
+        """Without an object store it has its images on its own disk."""
         self.runs: dict[str, LiveRun] = {}
         self.is_alive = False
         self.instance_id = ""
@@ -56,6 +62,12 @@ class Worker:
         self._actors.clear()
         self.runs.clear()
 
+    def drain(self) -> None:
+        """All its processes move away, wherever they are."""
+        self.world.net.note(self.id, "drains")
+        for run in self.runs.values():
+            run.inbox.put(DRAIN)
+
     def is_cut(self) -> bool:
         return self.world.stage.time < self.cut_until
 
@@ -68,6 +80,8 @@ class Worker:
     async def _introduce(self) -> None:
         world = self.world
         intro = Introduction(self.id, self.instance_id, "host", self.slots, self.can_freeze, {})
+        if self.shelf is not None:
+            intro.store_id, intro.fitness = self.shelf.store.id, self.fitness
         await self._say(
             "hello",
             lambda tx, now: engine.register_worker(
@@ -223,7 +237,11 @@ class Worker:
 
     async def _tidy(self) -> None:
         while True:
-            await self.world.stage.sleep(self.world.rng.choice([20.0, 60.0, 200.0]))
+            pauses_s = [1.0, 5.0, 20.0] if self.world.is_frosty and self.world.is_storm else [20.0, 60.0, 200.0]
+            await self.world.stage.sleep(self.world.rng.choice(pauses_s))
+            if self.shelf is not None:
+                await self.shelf.tidy()
+                continue
             candidates = sorted({*self.settled} & {*self.disk})
             if not candidates:
                 continue

@@ -184,7 +184,7 @@ async def _write(
     rows = await tx.fetch(
         """update runs set state = 'dequeued', lease = lease + 1, lease_expires_at = $5, worker_id = $6, instance_id = $7,
                version = given.version, attempt = given.attempt, active_ms = given.active_ms, handed_out_at = $8,
-               handed_out_for = $9, heard = 0, unfit_since = null, updated_at = $8
+               handed_out_for = $9, heard = 0, updated_at = $8
            from unnest($1::text[], $2::int[], $3::text[], $4::float8[]) as given (id, attempt, version, active_ms)
            where runs.id = given.id
            returning runs.id, coalesce(max_duration_s,

@@ -35,7 +35,7 @@ async def end(
     await tx.execute(
         f"""update runs set state = $2, output = $3, error = $4, finished_at = $5, updated_at = $5, lease = lease + 1,
                 lease_expires_at = null, worker_id = null, instance_id = null, checkpoint_id = null, ready_at = null,
-                rescues = 0, unfit_since = null, output_object = $6, {active.ends("$5")}
+                rescues = 0, output_object = $6, {active.ends("$5")}
             where id = $1""",
         run.id,
         state,
@@ -106,24 +106,19 @@ async def requeue(
     *,
     checkpoint_id: str | None,
     rescues: int,
-    unfit_since: datetime | None = None,
     now: datetime,
 ) -> None:
-    """-> queued, at once, from this checkpoint or from the top. The lease moves on.
-
-    `unfit_since`: nobody who is here can use that image; the run waits for somebody to come, but not for ever (give_up).
-    """
+    """-> queued, at once, from this checkpoint or from the top. The lease moves on."""
     await tx.execute(
         f"""update runs set state = 'queued', checkpoint_id = $2, rescues = $3, updated_at = $4,
                available_at = $4::timestamptz - make_interval(secs => priority_s),
                 lease = lease + 1, lease_expires_at = null, worker_id = null, instance_id = null, ready_at = null,
-                image_store_id = (select store_id from checkpoints where id = $2), unfit_since = $5, {active.ends("$4")}
+                image_store_id = (select store_id from checkpoints where id = $2), {active.ends("$4")}
             where id = $1""",
         run.id,
         checkpoint_id,
         rescues,
         now,
-        unfit_since,
     )
     if checkpoint_id is None:
         await detach_all(tx, run.id, now=now)

@@ -101,9 +101,19 @@ async def _newest_fit(tx: Transaction, run_id: str, *, now: datetime) -> str | N
     )
 
 
-# Images on the own disk of a worker that keeps its images elsewhere by now: nobody reads that disk any more.
-_LEFT_BEHIND = """exists (select from workers where runs.image_store_id = 'worker:' || workers.id
-                          and workers.store_id <> runs.image_store_id)"""
+# Runs that stand in line with an image that some have refused, and nobody lately.
+_REFUSED = """
+    select runs.id from refusals
+    join checkpoints on checkpoints.image_id = refusals.image_id and checkpoints.state in ('usable', 'kept')
+    join runs on runs.checkpoint_id = checkpoints.id and runs.state = 'queued'
+    where runs.available_at + make_interval(secs => runs.priority_s) <= $1
+    group by runs.id having max(refusals.at) <= $1"""
+
+# Those with images on the own disk of a worker that keeps its images elsewhere by now: nobody reads that disk any more.
+_LEFT_BEHIND = """
+    select runs.id from runs join workers on runs.image_store_id = 'worker:' || workers.id
+    where runs.state = 'queued' and runs.checkpoint_id is not null and runs.image_store_id like 'worker:%'
+      and workers.store_id <> runs.image_store_id"""
 
 
 async def give_up(
@@ -115,20 +125,14 @@ async def give_up(
     For a slow duty of the server. One that has become fit for somebody (a worker came) stays in line.
     """
     before = now - timedelta(seconds=patience_s)
-    rows = await tx.fetch(
-        f"""(select id from runs where state = 'queued' and unfit_since <= $1 limit $2)
-            union
-            (select id from runs where state = 'queued' and checkpoint_id is not null
-               and image_store_id like 'worker:%' and {_LEFT_BEHIND} limit $2)""",
-        before,
-        limit,
-    )
-    if not rows:
+    refused = {row["id"] for row in await tx.fetch(f"{_REFUSED} order by 1 limit $2", before, limit)}
+    left = {row["id"] for row in await tx.fetch(f"{_LEFT_BEHIND} order by 1 limit $1", limit)}
+    if not refused | left:
         return []
-    around = await lock_runs_and_waiters(tx, [row["id"] for row in rows])
+    around = await lock_runs_and_waiters(tx, refused | left)
     given_up: list[str] = []
-    for row in sorted(rows, key=lambda row: row["id"]):
-        run = around[0].get(row["id"])
+    for run_id in sorted(refused | left):
+        run = around[0].get(run_id)
         if run is None or run.state != RunState.QUEUED or run.checkpoint_id is None:
             continue
         reason = await _why(tx, run, before, now)
@@ -139,11 +143,12 @@ async def give_up(
 
 
 async def _why(tx: Transaction, run: Run, before: datetime, now: datetime) -> str | None:
+    """Asked once the run is locked: None if it may go on waiting."""
     if await is_fit_for_somebody(tx, run.checkpoint_id or "", now=now):
         return None
-    if await tx.fetchval(f"select true from runs where id = $1 and {_LEFT_BEHIND}", run.id):
+    if await tx.fetchval(f"{_LEFT_BEHIND} and runs.id = $1", run.id):
         return "its image is on a worker's own disk, and that worker keeps images in an object store now"
-    if run.unfit_since is None or run.unfit_since > before:
+    if not await tx.fetchval(f"select true from ({_REFUSED}) as refused where id = $2", before, run.id):
         return None
     reasons = await tx.fetch(
         """select distinct refusals.reason from refusals join checkpoints on checkpoints.image_id = refusals.image_id

@@ -169,17 +169,18 @@ async def _make(
                              checkpoint_id, image_store_id, available_at, tags, metadata, is_test, trigger_function, depth,
                              created_at, updated_at, queue, concurrency_key, priority_s, max_duration_s, locked_version,
                              inherit_tags, asked, forked_from, forked_checkpoint_id)
-           select $2, environment_id, task_id, attempts.version, $3, payload, payload_object, 1, max_attempts, null, $4, $5,
+           select $2, environment_id, task_id, attempts.version, $3, payload, payload_object, 1, max_attempts, $8, $4, $5,
                   tags, metadata, is_test, 'fork', 0, $5, $5, queue, concurrency_key, priority_s, max_duration_s,
                   locked_version, inherit_tags, asked, runs.id, $6
            from runs join attempts on attempts.run_id = runs.id and attempts.number = $7 where runs.id = $1""",
         origin.id,
         run_id,
-        RunState.QUEUED,
+        RunState.SUSPENDED if is_suspended else RunState.QUEUED,
         checkpoint.store_id,
         now,
         checkpoint.id,
         checkpoint.attempt,
+        checkpoint_id,
     )
     await tx.execute(
         """insert into attempts (run_id, number, version, worker_id, lease, dequeued_at)
@@ -199,12 +200,6 @@ async def _make(
         checkpoint_id,
         run_id,
         now,
-    )
-    await tx.execute(
-        "update runs set checkpoint_id = $2, state = $3 where id = $1",
-        run_id,
-        checkpoint_id,
-        RunState.SUSPENDED if is_suspended else RunState.QUEUED,
     )
     await _tie(tx, run_id, origin, waits, answered, request, now=now)
     told: dict[str, Any] = {"checkpoint_id": checkpoint.id, "run_id": origin.id}

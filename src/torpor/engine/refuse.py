@@ -60,7 +60,5 @@ async def _pass_on(tx: Transaction, run: Run, checkpoint_id: str, reason: str, *
         "worker_id": run.worker_id,
         "continues": "another worker" if is_fit else "when a worker comes that can use it",
     }
-    await requeue(
-        tx, run, checkpoint_id=checkpoint_id, rescues=run.rescues, unfit_since=None if is_fit else now, now=now
-    )
+    await requeue(tx, run, checkpoint_id=checkpoint_id, rescues=run.rescues, now=now)
     await events.record(tx, run.id, "run.checkpoint_refused", now=now, attempt=run.attempt, data=data)

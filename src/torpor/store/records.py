@@ -145,7 +145,6 @@ class Run(Row):
     payload_object: str | None
     output_object: str | None
     image_store_id: str | None
-    unfit_since: datetime | None
     forked_from: str | None
     forked_checkpoint_id: str | None
 

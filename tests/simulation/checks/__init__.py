@@ -15,6 +15,7 @@ from . import (
     batches,
     checkpoints,
     ends,
+    garbage,
     idempotency,
     lease,
     order,
@@ -22,7 +23,7 @@ from . import (
     waitpoints,
 )
 
-RULES = (lease, ends, slots, waitpoints, answers, order, attempts, checkpoints, batches, idempotency)
+RULES = (lease, ends, slots, waitpoints, answers, order, attempts, checkpoints, garbage, batches, idempotency)
 
 CODE = "TP001"
 """The SQLSTATE of a trigger that found a rule broken."""

@@ -63,7 +63,7 @@ create table let_go (
 create index let_go_at on let_go (at);
 create index let_go_of_image on let_go (image_id);
 
--- Workers of this fitness can't use that image: dequeue and find_warm pass it by.
+-- Workers of this fitness can't use that image: dequeue and find_warm pass it by; give_up begins here.
 create table refusals (
     image_id text not null,
     fitness text not null,
@@ -148,7 +148,6 @@ create index checkpoints_newest on checkpoints (created_at, id);
 
 alter table runs
     add image_store_id text,                   -- queued with a checkpoint: workers that read this store can restore it
-    add unfit_since timestamptz,               -- nobody who is here can use its image; give_up: not for ever
     add forked_from text,                      -- the run whose checkpoint this one began with
     add forked_checkpoint_id text;
 update runs set image_store_id = (select store_id from checkpoints where checkpoints.id = runs.checkpoint_id)
@@ -158,5 +157,3 @@ alter table runs drop column image_worker_id;
 -- dequeue: the lines with runs to restore, by the store that has their images.
 create index runs_resumed on runs (environment_id, image_store_id, queue, concurrency_key, available_at, id)
     where state = 'queued' and checkpoint_id is not null;
--- give_up: queued runs whose image nobody could use, or that lies where nobody reads any more.
-create index runs_unfit on runs (unfit_since) where unfit_since is not null;
