@@ -47,6 +47,11 @@ class Settings:
     """A time wait that is due sooner than this is held in memory; a longer one is frozen."""
     hold_child_s: float = 1.0
     """How long a run that waits for a child run is held before it is frozen."""
+    memory_floor_percent: float = 10.0
+    """When less of the machine's memory (or of the control group's limit) is free, waiting runs are frozen at once, the
+    idlest first; 0 never does that."""
+    drain_s: float = 30.0
+    """How long a worker that is to stop tries to move its runs: those with open connections not before half of it is over."""
     freeze_retry_s: float = 30.0
     """After a freeze that failed: how long the run is held before the next try (doubled each time, up to ten minutes)."""
     tidy_interval_s: float = 60.0

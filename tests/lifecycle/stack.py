@@ -4,6 +4,7 @@ Nothing is imitated. The tests wait for facts (a state, an event, a line in a jo
 """
 
 import asyncio
+import copy
 import os
 import signal
 import socket
@@ -71,6 +72,9 @@ class Stack:
             "TORPOR_FREEZE_RETRY_S": "0.5",
             "TORPOR_TIDY_INTERVAL_S": "0.5",
             "TORPOR_CANCEL_GRACE_S": "2",
+            "TORPOR_CHECKPOINT_RETENTION_S": "0",
+            "TORPOR_CHECKPOINT_GRACE_S": "0.5",
+            "TORPOR_DRAIN_S": "10",
             "TORPOR_FAULT_DIR": str(self.faults),
             **settings,
         }
@@ -81,6 +85,32 @@ class Stack:
     def start(self) -> None:
         self.start_server()
         self.start_worker()
+
+    def beside(self, directory: Path, **settings: str) -> "Stack":
+        """Another worker for the same server, with directories of its own. Start and stop its worker only."""
+        other = copy.copy(self)
+        other.directory = directory
+        other.faults = directory / "faults"
+        other.faults.mkdir(parents=True)
+        other._server = other._worker = None
+        other._versions_seen = 0
+        other._environment = self._environment | {
+            "TORPOR_DATA_DIR": str(directory / "data"),
+            "TORPOR_FAULT_DIR": str(other.faults),
+            **settings,
+        }
+        return other
+
+    def drain(self) -> str:
+        """`torpor worker drain`, to its end: what it has printed."""
+        command = [sys.executable, "-m", "torpor", "worker", "drain"]
+        done = subprocess.run(
+            command, env=self._environment, cwd=self.directory, capture_output=True, text=True, timeout=PATIENCE_S
+        )
+        assert done.returncode == 0, done.stderr
+        assert self._worker is not None
+        assert self._worker.wait(PATIENCE_S) == 0, self.worker_log()
+        return done.stdout
 
     def start_server(self) -> None:
         self._server = self._launch("server")
@@ -262,9 +292,12 @@ class Stack:
         worker = self.directory / "data" / "worker"
         # One process is always forked ahead, and has its directory.
         eventually(lambda: len(list((worker / "runs").iterdir())) <= 1, what="no directory of a run is left")
-        assert not list((worker / "checkpoints").glob(".writing-*"))
-        images = [path for path in (worker / "checkpoints").iterdir() if path.name.startswith("checkpoint_")]
-        eventually(lambda: not [path for path in images if path.exists()], what="no image of an ended run is left")
+        eventually(lambda: not list((worker / "images").iterdir()), what="no image is left half written or laid")
+        eventually(lambda: not self.images(), what="no image of an ended run is left")
+
+    def images(self) -> list[Path]:
+        """The manifests in the worker's own store of images, warm ones left out."""
+        return list((self.directory / "data" / "worker" / "store" / "images").glob("checkpoint_*"))
 
 
 StackMaker = Callable[..., Stack]

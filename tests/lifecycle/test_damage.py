@@ -1,6 +1,7 @@
 """What can't be frozen is held and says why; what was damaged on disk is never restored."""
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,41 +11,70 @@ pytestmark = pytest.mark.criu
 
 
 def suspended(stack: Stack) -> tuple[str, str, Path]:
+    """A token, the run that waits for it, and the manifest of its image."""
     token = stack.client.create_token()["id"]
     run_id = stack.trigger("waits_for_token", {"journal": str(stack.journal()), "token_id": token})
     stack.await_event(run_id, "run.suspended")
-    checkpoint_id = stack.events(run_id, "run.suspended")[0]["checkpoint_id"]
-    return token, run_id, stack.directory / "data" / "worker" / "checkpoints" / checkpoint_id
+    checkpoint_id = stack.events(run_id, "run.suspended")[-1]["checkpoint_id"]
+    return token, run_id, stack.directory / "data" / "worker" / "store" / "images" / checkpoint_id
 
 
-def flip(image: Path) -> None:
-    pages = image / "criu" / "pages-1.img"
-    data = bytearray(pages.read_bytes())
-    data[len(data) // 2] ^= 0xFF
-    pages.write_bytes(data)
+def packs(manifest: Path) -> list[Path]:
+    """Those that were stored together with it, the newest first."""
+    stored = sorted((manifest.parents[1] / "packs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    return [path for path in reversed(stored) if path.stat().st_mtime >= manifest.stat().st_mtime - 1]
 
 
-def truncate(image: Path) -> None:
-    pages = image / "criu" / "pages-1.img"
-    pages.write_bytes(pages.read_bytes()[: pages.stat().st_size // 2])
+def flip(manifest: Path) -> None:
+    for pack in packs(manifest):
+        data = bytearray(pack.read_bytes())
+        data[len(data) // 2] ^= 0xFF
+        pack.write_bytes(data)
 
 
-def forge(image: Path) -> None:
-    manifest = image / "manifest.json"
-    manifest.write_text(manifest.read_text().replace("4.2", "9.9"))
+def truncate(manifest: Path) -> None:
+    for pack in packs(manifest):
+        pack.write_bytes(pack.read_bytes()[: pack.stat().st_size // 2])
 
 
-@pytest.mark.parametrize("damage", [flip, truncate, forge])
-def test_a_damaged_image_is_found_before_the_restore_and_the_run_begins_anew(stack: Stack, damage: object) -> None:
+def forge(manifest: Path) -> None:
+    data = bytearray(manifest.read_bytes())
+    data[-40] ^= 1
+    manifest.write_bytes(data)
+
+
+def lose(manifest: Path) -> None:
+    manifest.unlink()
+
+
+def swap(manifest: Path) -> None:
+    """The manifest of another run's image takes its place."""
+    [other] = [path for path in manifest.parent.glob("checkpoint_*") if path != manifest]
+    manifest.write_bytes(other.read_bytes())
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, forge, lose, swap])
+def test_a_damaged_image_is_found_before_the_restore_and_the_run_begins_anew(
+    stack: Stack, damage: Callable[[Path], None]
+) -> None:
     """BB5: a restore that can't be is no loop: the run goes on from what is left, and its story says why."""
-    token, run_id, image = suspended(stack)
-    damage(image)  # pyright: ignore[reportCallIssue]
+    other_token, other = "", ""
+    if damage is swap:
+        other_token = stack.client.create_token()["id"]
+        other = stack.trigger("waits_for_token", {"journal": str(stack.journal("other")), "token_id": other_token})
+        stack.await_event(other, "run.suspended")
+    token, run_id, manifest = suspended(stack)
+    damage(manifest)
     stack.client.complete_token(token, "the answer")
     assert stack.output(run_id) == "the answer"
     [refusal] = stack.events(run_id, "run.checkpoint_refused")
-    assert "changed" in refusal["reason"] or "bytes instead of" in refusal["reason"]
+    assert any(word in refusal["reason"] for word in ("changed", "cut short", "not in the object store", "not the one"))
     assert stack.lines() == ["before", "before", "after"]
     assert stack.run(run_id)["attemptCount"] == 2
+    if damage is swap:
+        stack.client.complete_token(other_token, "unharmed")
+        assert stack.output(other) == "unharmed"
+        assert stack.lines("other") == ["before", "after"]
     stack.assert_nothing_left()
 
 

@@ -140,7 +140,7 @@ def test_a_full_disk_keeps_the_run_in_memory_and_its_story_says_why(make_stack: 
     stack.client.complete_token(token, 5)
     assert stack.output(held) == 5
     assert stack.lines() == ["before", "after"]
-    assert not list((small_disk / "data" / "worker" / "checkpoints").glob(".writing-*"))
+    assert not list((small_disk / "data" / "worker" / "images").iterdir())
 
 
 def test_runs_come_through_kills_without_a_plan(stack: Stack, postgres: EmbeddedPostgres) -> None:

@@ -292,17 +292,20 @@ def test_a_worker_that_is_stopped_freezes_what_waits_and_another_life_goes_on(ma
     assert [line.split()[0] for line in stack.lines()] == ["before", "after"]
 
 
-def test_what_runs_when_its_worker_is_stopped_begins_anew_in_the_next(make_stack: StackMaker) -> None:
+def test_what_runs_when_its_worker_is_stopped_goes_on_in_the_next(make_stack: StackMaker) -> None:
     stack = make_stack()
     stack.start()
     run_id = stack.trigger("busy", str(stack.journal()))
     eventually(lambda: stack.lines() == ["busy 1"], what="user code runs")
     stack.stop_worker()
+    assert "run.moved" in stack.kinds(run_id)
     assert not stack.processes(naming="torpor run")
     stack.start_worker()
-    eventually(lambda: stack.lines() == ["busy 1", "busy 1"], what="it begins anew, in the same attempt")
+    eventually(lambda: stack.process_of(run_id), what="it goes on")
     stack.journal("journal.go").touch()
     stack.output(run_id)
+    assert stack.lines() == ["busy 1"]
+    stack.assert_nothing_left()
 
 
 def test_a_changed_project_is_imported_while_runs_of_the_old_one_go_on(make_stack: StackMaker, tmp_path: Path) -> None:

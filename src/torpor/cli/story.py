@@ -210,6 +210,8 @@ _TELL: dict[str, Callable[[Data], Words]] = {
     "run.moved": _moved,
     "run.forked": _forked,
     "run.checkpoint_refused": _refused,
+    "run.save_failed": _plain("save point given up, the run goes on", "yellow", "reason"),
+    "run.move_failed": _plain("it can't be moved", "yellow", "reason"),
     "run.freeze_failed": _plain("freeze given up, the run stays in memory", "yellow", "reason"),
     "batch.created": _batch("opened a batch", "dim"),
     "batch.sealed": _batch("triggered a batch", "cyan"),

@@ -17,7 +17,11 @@ from torpor.worker import restore
 from torpor.worker.faults import Fault, reach
 from torpor.worker.house import House
 from torpor.worker.output import Output
-from torpor.worker.process import RunProcess
+from torpor.worker.process import Origin, RunProcess
+from torpor.worker.version import user_environment
+
+SLEEPING = ("wait", "named")
+"""Kinds of checkpoints in which the process sleeps until it is woken."""
 
 
 class NotHere(TorporError):
@@ -35,6 +39,8 @@ class Born:
     """Of a restored process: the waits that are yet to be answered."""
     lost: list[str] = field(default_factory=list)
     """Of a restored process: descriptors that could not be opened again."""
+    is_at_work: bool = False
+    """It was restored in the middle of its work, and has yet to say `Resumed`."""
 
 
 async def begin(house: House, assignment: http.Assignment) -> Born:
@@ -73,19 +79,52 @@ async def thaw(house: House, assignment: http.Assignment) -> Born:
     Raises:
         NotHere: this worker can't restore.
         ImageDamaged: this image can never be used.
-        CriuError, OSError: it could not be restored now.
+        Unfit: it can't be used on this machine.
+        CriuError, ObjectsDown, OSError: it could not be restored now.
     """
     began = time.perf_counter()
     stored = assignment.checkpoint
     assert stored is not None
     if house.criu is None:
         raise NotHere(f"this worker can't restore: {house.no_freeze_reason}")
-    prepared = await restore.prepare(house.images, stored.id, house.run_root)
-    process = RunProcess(prepared.directory, prepared.home)
+    async with restore.prepared(house.images, stored, house.machine, house.run_root) as prepared:
+        known_as = house.run_root / prepared.directory.name
+        process = RunProcess(prepared.directory, prepared.home, Origin(stored.base), known_as)
+        try:
+            await process.listen()
+            pid, restore_ms = await restore.revive(house.criu, prepared)
+            process.watch(pid)
+        except BaseException:
+            await process.bury()
+            raise
+    output = Output(process.directory / "output.log", prepared.output_base)
+    if stored.kind in SLEEPING:
+        resumed = await _wake(process)
+        answers = [answer for answer in assignment.answers if answer.wait_id in resumed.open_waits]
+        answered = [answer.wait_id for answer in answers]
+        saved = stored.id if stored.kind == "named" else None
+        process.say(awoken(house, assignment, answers, saved=saved))
+        open_waits = [wait_id for wait_id in resumed.open_waits if wait_id not in answered]
+        lost = resumed.lost
+    else:
+        # It works on where it was, perhaps for hours before it looks at its connection: nobody waits for that.
+        process.go_on()
+        process.nudge()
+        answered, open_waits, lost = [], [], []
+    report = http.StartReport(
+        assignment.lease,
+        answered=answered,
+        pid=pid,
+        start_ms=_ms_since(began),
+        restore_ms=restore_ms,
+        since_due_ms=_ms_since_instant(assignment.due_at),
+    )
+    await reach(Fault.RESUMED)
+    return Born(process, output, report, open_waits, lost, is_at_work=stored.kind not in SLEEPING)
+
+
+async def _wake(process: RunProcess) -> runner.Resumed:
     try:
-        await process.listen()
-        pid, restore_ms = await restore.revive(house.criu, prepared)
-        process.watch(pid)
         process.wake()
         resumed = await process.first_words(runner.Resumed)
         if resumed is None:
@@ -93,20 +132,15 @@ async def thaw(house: House, assignment: http.Assignment) -> Born:
     except BaseException:
         await process.bury()
         raise
-    answers = [answer for answer in assignment.answers if answer.wait_id in resumed.open_waits]
-    process.say(runner.Awoken(True, answers, context=assignment.context))
-    report = http.StartReport(
-        assignment.lease,
-        answered=[answer.wait_id for answer in answers],
-        pid=pid,
-        start_ms=_ms_since(began),
-        restore_ms=restore_ms,
-        since_due_ms=_ms_since_instant(assignment.due_at),
-    )
-    await reach(Fault.RESUMED)
-    open_waits = [wait_id for wait_id in resumed.open_waits if wait_id not in report.answered]
-    output = Output(process.directory / "output.log", prepared.output_base)
-    return Born(process, output, report, open_waits, resumed.lost)
+    return resumed
+
+
+def awoken(
+    house: House, assignment: http.Assignment, answers: list[runner.Answer], *, saved: str | None = None
+) -> runner.Awoken:
+    """What a restored process is told, when it says `Resumed`."""
+    env_all = user_environment(house.settings.cpu_baseline)
+    return runner.Awoken(True, answers, env_all=env_all, context=assignment.context, saved=saved)
 
 
 async def pause(delay_s: float, given_up: asyncio.Event) -> bool:

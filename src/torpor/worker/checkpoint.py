@@ -1,30 +1,51 @@
-"""A running process becomes a durable image, in stages. The engine's word and the kill come after, in `live_run.py`.
+"""A running process becomes a durable image, in stages. What follows (the kill, or that it goes on) is in `live_run.py`.
 
-    PARKED      the runner has let go of its control socket and sleeps in sigwait: nothing of ours is in its descriptors
+    STILL       the runner sleeps in sigwait, or was stopped wherever it was; its control socket is closed at one end at least
     DUMPED      CRIU has written the tree's memory and left every process stopped
     PACKED      the run's own files are beside it: nothing could write to them since, the tree is stopped
-    PUBLISHED   all of it is durable, checksummed, and has its name
+    PUBLISHED   all of it is durable in the object store, sealed: packs first, then the manifest that names them
+    ACCEPTED    the engine has it, so what it refers to is kept; or it does not want it
 
-Until PUBLISHED every failure is undone the same way: the half-written image is removed, and CRIU has let the tree run on
-(or we do). So a checkpoint that fails costs the run nothing but time.
+Until PACKED every failure is undone the same way: the draft is removed, and CRIU has let the tree run on (or we do). From
+then on the draft is all that an image needs; a tree that is to go on may do so, or wait for what becomes of it. A crash
+after PUBLISHED costs objects that no row names, which the garbage duty finds.
 """
 
 import asyncio
-import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from torpor.errors import CriuError
-from torpor.wire.http import StoredCheckpoint
-from torpor.worker import criu, files, namespaces
+from torpor.errors import CriuError, TorporError
+from torpor.images import Draft, Images
+from torpor.wire.http import LeaseReply, StoredCheckpoint
+from torpor.worker import criu, files, fitness, namespaces
 from torpor.worker.faults import Fault, reach
-from torpor.worker.images import FILES, Images
 from torpor.worker.process import RunProcess
 
-WRITE_EARLY_INTERVAL_S = 0.004
+MAX_GONE = 5
+Kind = Literal["wait", "named", "auto", "move"]
+
+
+class NotAccepted(TorporError):
+    """The engine does not take this image, however it is published."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """An image that is whole, but not durable yet."""
+
+    id: str
+    draft: Draft
+    facts: dict[str, Any]
+    base: str | None
+    files_bytes: int
+    dump_ms: float
+    rss_bytes: int
+    entered: float
 
 
 async def take(
@@ -35,50 +56,110 @@ async def take(
     process: RunProcess,
     facts: Callable[[], dict[str, Any]],
     entered: float,
-) -> StoredCheckpoint:
-    """Write the image of a parked process tree and leave the tree stopped.
+) -> Taken:
+    """Write down a process tree that stands still, and leave it stopped.
 
     Args:
-        process: the run's, asleep.
-        facts: what to record in the manifest; asked when the tree stands still.
-        entered: `time.perf_counter()` when the wait was entered, for `durable_ms`.
+        process: the run's, asleep or stopped.
+        facts: what to record in the manifest; asked when all of the tree stands still.
+        entered: `time.perf_counter()` when the freeze was wanted, for `durable_ms`.
 
     Raises:
-        CriuError: the process can't be dumped; it runs on.
-        OSError: the disk is full or broken; the process was let run on.
+        CriuError: the process can't be dumped; it runs on, or stands still as it did before.
+        OSError: there is no room for it; the process was let run on.
     """
     pid = process.pid
     assert pid is not None
     rss_bytes = resident_bytes(pid)
     since = time.time()
+    draft: Draft | None = None
     try:
-        place = images.begin(checkpoint_id)
         _refuse_foreign_namespaces(pid)
+        draft = images.begin(checkpoint_id, expected_bytes=rss_bytes)
         await reach(Fault.BEFORE_DUMP)
+        images.follow(draft, base=process.base)
         began = time.perf_counter()
-        dumping = asyncio.ensure_future(criu.dump(tool, pid=pid, images=place / "criu"))
+        dumping = asyncio.ensure_future(criu.dump(tool, pid=pid, images=draft.criu))
         await reach(Fault.DURING_DUMP)
-        await _write_early(place / "criu" / "pages-1.img", dumping)
         await dumping
         dump_ms = (time.perf_counter() - began) * 1000
         await reach(Fault.DUMPED)
-        files_bytes = await asyncio.to_thread(_pack, process, place / FILES, since)
-        told = facts()
-        size_bytes = await asyncio.to_thread(images.publish, checkpoint_id, told)
+        files_bytes = await asyncio.to_thread(_pack, process, draft.files, since)
+        draft.dumped()
+        told = {**facts(), "files": await asyncio.to_thread(_mapped_files, process)}
     except BaseException:
-        await asyncio.to_thread(images.delete, checkpoint_id)
+        if draft is not None:
+            await asyncio.to_thread(images.discard, draft)
         criu.let_run(pid)
         raise
-    await reach(Fault.PUBLISHED)
-    return StoredCheckpoint(
-        id=checkpoint_id,
-        size_bytes=size_bytes,
-        files_bytes=files_bytes,
-        dump_ms=dump_ms,
-        durable_ms=(time.perf_counter() - entered) * 1000,
-        rss_bytes=rss_bytes,
-        facts=told,
-    )
+    await reach(Fault.PACKED)
+    return Taken(checkpoint_id, draft, told, process.base, files_bytes, dump_ms, rss_bytes, entered)
+
+
+async def settle(
+    images: Images,
+    taken: Taken,
+    kind: Kind,
+    tell: Callable[[StoredCheckpoint], Awaitable[LeaseReply]],
+    *,
+    store_id: str,
+    strays: list[str],
+    name: str | None = None,
+) -> LeaseReply:
+    """Publish the image and have the engine decide about it; then the draft is gone.
+
+    The engine may have begun to delete packs that the image refers to, since nothing else did: it is published again
+    without them.
+
+    Args:
+        tell: says it to the engine.
+        strays: takes the names of objects that were stored for nothing.
+
+    Raises:
+        ObjectsDown: the object store doesn't take it now.
+        ImageDamaged: there is no key to seal it with.
+        NotAccepted: see there.
+        OSError: the draft can't be read.
+    """
+    without: set[str] = set()
+    stored_for_nothing: set[str] = set()
+    try:
+        for _ in range(MAX_GONE):
+            published = await images.publish(taken.draft, taken.facts, base=taken.base, without=without)
+            new = {f"packs/{pack.id}" for pack in published.packs if pack.is_new} | {f"images/{taken.id}"}
+            stored_for_nothing |= new
+            await reach(Fault.PUBLISHED)
+            stored = StoredCheckpoint(
+                id=taken.id,
+                size_bytes=published.size_bytes,
+                files_bytes=taken.files_bytes,
+                dump_ms=taken.dump_ms,
+                durable_ms=(time.perf_counter() - taken.entered) * 1000,
+                rss_bytes=taken.rss_bytes,
+                facts={key: value for key, value in taken.facts.items() if key != "files"},
+                image_id=published.image_id,
+                kind=kind,
+                name=name,
+                store_id=store_id,
+                digest=published.digest,
+                key_id=published.key_id,
+                base=taken.base,
+                packs=published.packs,
+                new_bytes=published.new_bytes,
+                shared_bytes=published.shared_bytes,
+            )
+            reply = await tell(stored)
+            if reply.status in ("ok", "suspended"):
+                images.accepted(taken.draft)
+                stored_for_nothing -= new
+            if reply.status != "gone":
+                await reach(Fault.ACCEPTED)
+                return reply
+            without.update(reply.gone)
+        raise NotAccepted(f"the engine says {MAX_GONE} times that what it refers to is being deleted")
+    finally:
+        strays.extend(stored_for_nothing)
+        await asyncio.to_thread(images.discard, taken.draft)
 
 
 def _pack(process: RunProcess, archive: Path, since: float) -> int:
@@ -94,16 +175,10 @@ def _pack(process: RunProcess, archive: Path, since: float) -> int:
     return size
 
 
-async def _write_early(pages: Path, dumping: asyncio.Future[None]) -> None:
-    """Set the disk to work while CRIU is still busy: what it has written of the memory need not wait for the fsync."""
-    while not dumping.done():
-        await asyncio.wait([dumping], timeout=WRITE_EARLY_INTERVAL_S)
-        with contextlib.suppress(FileNotFoundError):
-            descriptor = os.open(pages, os.O_RDONLY)
-            try:
-                namespaces.start_writing(descriptor)
-            finally:
-                os.close(descriptor)
+def _mapped_files(process: RunProcess) -> dict[str, list[Any]]:
+    """What must be there again where the image is restored."""
+    assert process.pid is not None
+    return fitness.mapped_files(tree(process.pid), without=process.known_as)
 
 
 def _refuse_foreign_namespaces(pid: int) -> None:

@@ -2,9 +2,12 @@
 
 A wait that is nearly over is held, for a freeze and a thaw would cost more than the memory. A child run is given a moment.
 After a freeze that failed the next try comes later each time: what stopped it may never go away.
+
+When memory is short that changes: then waiting runs are frozen, the idlest first, even if an answer is near.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 
 from torpor.config import Settings
@@ -44,10 +47,40 @@ class Hold:
         self._not_before = now + delay
         return delay
 
+    def may_try(self, *, now: float) -> bool:
+        """Whether nothing speaks against a freeze but that an answer may be near: the last one did not fail just now."""
+        return now >= self._not_before
+
     def entered_new_wait(self) -> None:
         """The run has moved on: what stopped a freeze may be gone."""
         self._failures = 0
         self._not_before = 0.0
+
+
+@dataclass(frozen=True)
+class Held:
+    """A run that waits in memory and could be frozen now. `idle_since` is by any clock that goes forward."""
+
+    run_id: str
+    idle_since: float
+    rss_bytes: int
+
+
+def first_to_leave(held: Iterable[Held], *, free_bytes: int, floor_bytes: int) -> list[str]:
+    """Which runs to freeze so that `floor_bytes` of memory are free again: the idlest first, and no more than it takes.
+
+    Example:
+        >>> held = [Held("run_1", 20.0, 50), Held("run_2", 10.0, 50), Held("run_3", 30.0, 50)]
+        >>> first_to_leave(held, free_bytes=30, floor_bytes=100)
+        ['run_2', 'run_1']
+    """
+    leaving: list[str] = []
+    for run in sorted(held, key=lambda run: run.idle_since):
+        if free_bytes >= floor_bytes:
+            break
+        leaving.append(run.run_id)
+        free_bytes += run.rss_bytes
+    return leaving
 
 
 def expected(wait: NewWait, *, now: datetime) -> OpenWait:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from torpor.config import Settings
+from torpor.images import Images
 from torpor.worker.criu import Criu
 from torpor.worker.fitness import Machine
-from torpor.worker.images import Images
 from torpor.worker.link import Link
 from torpor.worker.version import Version
 
@@ -29,7 +29,9 @@ class House:
     """Of this machine, recorded with each image: what it will need to be restored, and what explains it."""
     machine: Machine | None = None
     """This machine, to be compared with an image's facts; known before any run is taken."""
-    settled: set[str] = field(default_factory=set)
-    """Images that the engine has decided about: the census may delete them when it does not list them."""
+    store_id: str = ""
+    """Of the object store that the images are in."""
+    strays: list[str] = field(default_factory=list)
+    """Objects that were stored for nothing, as the engine did not want the image: it is told of them."""
     room: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when there may be room for another run."""

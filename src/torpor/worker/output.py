@@ -4,8 +4,9 @@ A regular file, because CRIU takes such a one along without fuss where a pipe wo
 structured lines into the same file, so that their order among prints is kept: `\x1e`, one JSON object, a newline.
 """
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ STRUCTURED = b"\x1e"
 MAX_LINE_BYTES = 32 << 10  # a longer line is told in pieces: output without newlines must not pile up here
 MAX_READ_BYTES = 1 << 20
 MAX_DEPTH = 16
+INTERVAL_S = 0.2
 LEVELS = frozenset({"debug", "info", "warning", "error", "critical"})
 
 
@@ -70,6 +72,42 @@ class Output:
             self._rest = b""
         now = datetime.now(UTC).isoformat()
         return first, [line for raw in whole for line in _parse(raw, now)]
+
+
+class Follower:
+    """Tells what a run writes, as it writes it.
+
+    Args:
+        output: the run's.
+        tell: takes the position of the first of some lines, and these.
+    """
+
+    def __init__(self, output: Output, tell: Callable[[int, list[LogLine]], Awaitable[None]]) -> None:
+        self._output = output
+        self._tell = tell
+        self._one_at_a_time = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._follow())
+
+    async def stop(self) -> None:
+        """Follow no more. What was written since the last look is not told."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+
+    async def catch_up(self, *, last: bool = False) -> None:
+        """Tell all that was written since the last time; with `last` also an unfinished line."""
+        async with self._one_at_a_time:
+            for first, lines in self._output.pieces(last=last):
+                await self._tell(first, lines)
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(INTERVAL_S)
+            await self.catch_up()
 
 
 def _parse(raw: bytes, now: str) -> list[LogLine]:

@@ -5,10 +5,13 @@ says and that happens to it arrives in one inbox, in order.
 """
 
 import asyncio
+import fcntl
 import logging
 import os
 import shutil
 import signal
+import sys
+import termios
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,12 +23,14 @@ import msgspec
 from torpor.sdk.canceling import INTERRUPT
 from torpor.wire import runner
 from torpor.wire.framing import FramingError, Unframer, frame
-from torpor.worker import files, namespaces
+from torpor.worker import criu, files, namespaces
 from torpor.worker.runner import LOST_SUPERVISOR
 
 log = logging.getLogger(__name__)
 
 FIRST_WORDS_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 2.0
+_STILL = {"T", "t", "X", "Z"}
 
 watched: set[int] = set()
 """Processes whose end is awaited here: whoever collects orphans leaves these alone."""
@@ -61,13 +66,48 @@ class Origin:
     image_id: str | None = None
 
 
+class _Connection(asyncio.Protocol):
+    """Our end of a process's control socket."""
+
+    def __init__(self, process: "RunProcess") -> None:
+        self.unframer = Unframer()
+        self._process = process
+        self._transport: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        if not self._process._connected(self):
+            self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        self._process._heard(self, data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._process._disconnected(self)
+
+    def write(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def unread(self) -> int:
+        """How many bytes wait to be read here. What was read is in the inbox at once."""
+        number = fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.FIONREAD, bytes(4))
+        return int.from_bytes(number, sys.byteorder)
+
+    def has_sent_all(self) -> bool:
+        return self._transport.get_write_buffer_size() == 0
+
+    def close(self) -> None:
+        self._transport.abort()
+
+
 class RunProcess:
     """A process in its directory.
 
     Args:
         directory: its own: `ctl.sock`, `output.log`, `work/` (its working directory), `tmp/`. A forked process knows it by
             this path, and its images name it. A restored one has the path that its image names, in mounts of its own.
-        home: what is removed with it, if that is more than the directory.
+        home: of a restored process, what is removed with it: a directory that holds its own, and is `known_as.parent` to it.
+        known_as: the path by which the process knows its directory.
         origin: whose memory it began with.
 
     Attributes:
@@ -77,8 +117,15 @@ class RunProcess:
         exited: done, with the wait status, when it has ended.
     """
 
-    def __init__(self, directory: Path, home: Path | None = None, origin: Origin | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        home: Path | None = None,
+        origin: Origin | None = None,
+        known_as: Path | None = None,
+    ) -> None:
         self.directory = directory
+        self.known_as = known_as or directory
         self.origin = origin or Origin()
         self.lives_on = False
         self.shared: list[Path] = []
@@ -88,7 +135,7 @@ class RunProcess:
         self.inbox: asyncio.Queue[Any] = asyncio.Queue()
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._listener: asyncio.Server | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        self._connection: _Connection | None = None
         self._pidfd: int | None = None
         self._killed_for: str | None = None
         self._wake_watch: asyncio.TimerHandle | None = None
@@ -100,7 +147,7 @@ class RunProcess:
 
     @property
     def is_connected(self) -> bool:
-        return self._writer is not None
+        return self._connection is not None
 
     @property
     def is_alive(self) -> bool:
@@ -115,7 +162,8 @@ class RunProcess:
         """Before it is forked or restored, so that it can connect at once."""
         path = self.directory / "ctl.sock"
         path.unlink(missing_ok=True)
-        self._listener = await asyncio.start_unix_server(self._on_connect, str(path))
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_unix_server(lambda: _Connection(self), str(path))
         path.chmod(0o666)  # user code may have changed its user; who may come near is decided by the directories above
 
     def watch(self, pid: int) -> None:
@@ -151,14 +199,61 @@ class RunProcess:
 
     def say(self, message: runner.SupervisorMessage) -> None:
         """To the process; into the wind while it is not connected."""
-        if self._writer is not None:
-            self._writer.write(frame(runner.from_supervisor.encode(message)))
+        if self._connection is not None:
+            self._connection.write(frame(runner.from_supervisor.encode(message)))
 
     def wake(self) -> None:
         """End the sleep in which a checkpoint was taken. A process that does not wake up is killed: it never would."""
         self._signal(signal.SIGUSR1)
         told = f"the run's process did not wake up within {FIRST_WORDS_TIMEOUT_S:.0f} s and was killed"
         self._wake_watch = asyncio.get_running_loop().call_later(FIRST_WORDS_TIMEOUT_S, self._kill_for, told)
+
+    # -- standing still, wherever it is -------------------------------------------------------------------------------
+
+    async def stop(self) -> bool:
+        """Have the process that speaks with us stand still, wherever it is, and hear all that it has said until then.
+
+        Its children work on until a dump stops them. False: it could not be stopped, and goes on.
+        """
+        self._signal(signal.SIGSTOP)
+        end = time.monotonic() + STOP_TIMEOUT_S
+        while not self._is_still():
+            if time.monotonic() > end or not self.is_alive:
+                self._signal(signal.SIGCONT)
+                return False
+            await asyncio.sleep(0.0005)
+        await asyncio.sleep(0.002)  # it may have connected, and we not have looked yet
+        while self._connection is not None and self._connection.unread():
+            await asyncio.sleep(0.0005)
+        return True
+
+    def has_heard_us(self) -> bool:
+        """All that we have said is in its socket's queue, if not read: it is in an image that is taken now."""
+        return self._connection is None or self._connection.has_sent_all()
+
+    def let_go(self) -> None:
+        """Close our end of a stopped process's connection, so that it can be dumped. It finds out when it goes on."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            connection.close()
+
+    def go_on(self) -> None:
+        """After `stop`, and after a dump."""
+        assert self.pid is not None
+        criu.let_run(self.pid)
+
+    def nudge(self) -> None:
+        """Have it look at its connection, though it reads no messages: it was let go, and is to connect again."""
+        self._signal(INTERRUPT)
+
+    def _is_still(self) -> bool:
+        """Whether all of its threads are stopped."""
+        try:
+            threads = os.listdir(f"/proc/{self.pid}/task")
+            states = [Path(f"/proc/{self.pid}/task/{each}/stat").read_text().rpartition(")")[2] for each in threads]
+        except OSError:
+            return False
+        return all(state.split()[0] in _STILL for state in states)
 
     def ask_to_end(self, cancel: runner.Cancel) -> None:
         """Pass a cancel on. A sync task that computes reads no messages; a signal tells it, and doesn't matter to others."""
@@ -188,8 +283,8 @@ class RunProcess:
             await self.exited
         if self._listener is not None:
             self._listener.close()
-        if self._writer is not None:
-            self._writer.close()
+        if self._connection is not None:
+            self._connection.close()
         if self.lives_on and self.shared:
             await asyncio.to_thread(files.release_shared, self.shared, since=self._began_at)
         await asyncio.to_thread(_remove, self._home)
@@ -210,27 +305,32 @@ class RunProcess:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
-    async def _on_connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._writer is not None:
-            writer.close()  # one process, one connection: a second one is somebody else in its tree
-            return
-        self._writer = writer
+    # -- its connection -----------------------------------------------------------------------------------------------
+
+    def _connected(self, connection: "_Connection") -> bool:
+        if self._connection is not None:
+            return False  # one process, one connection: a second one is somebody else in its tree
+        self._connection = connection
         self._stop_watching_for_waking()
-        unframer = Unframer()
-        try:
-            while data := await reader.read(65536):
-                for body in unframer.feed(data):
-                    self.inbox.put_nowait(runner.from_runner.decode(body))
-        except (OSError, FramingError, msgspec.DecodeError) as error:
-            self._kill_for(
-                f"the run's process said what can't be understood on its control socket, and was killed: {error}"
-            )
-        finally:
-            self._writer = None
-            writer.close()
+        return True
+
+    def _disconnected(self, connection: "_Connection") -> None:
+        if self._connection is connection:
+            self._connection = None
             self.inbox.put_nowait(Closed())
             if not hasattr(os, "pidfd_open"):
                 self._ended(0)
+
+    def _heard(self, connection: "_Connection", data: bytes) -> None:
+        if self._connection is not connection:
+            return
+        try:
+            for body in connection.unframer.feed(data):
+                self.inbox.put_nowait(runner.from_runner.decode(body))
+        except (FramingError, msgspec.DecodeError) as error:
+            self._kill_for(
+                f"the run's process said what can't be understood on its control socket, and was killed: {error}"
+            )
 
     def _on_exit(self) -> None:
         assert self.pid is not None

@@ -1,14 +1,15 @@
 """A durable image becomes a running process again, in stages.
 
-    VERIFIED    every byte of the image is ours and whole; nothing unverified ever reaches CRIU
+    FETCHED     every byte of the image is ours and whole; nothing unverified ever reaches CRIU
+    FIT         what it needs of a machine is here
     UNPACKED    the run's directory has the files of the freeze, and an empty output.log
     APART       in mounts of its own the directory is where the image says, and the run's shared memory in /dev/shm
     (the caller listens on the control socket: the runner will connect the moment it wakes)
-    RESTORED    the tree exists and sleeps in sigwait, as a child of this process
-    (the caller sends SIGUSR1)
+    RESTORED    the tree exists as it was frozen, as a child of this process: asleep in sigwait, or stopped in its work
+    (the caller sends SIGUSR1, or SIGCONT)
 
-A failure leaves no process and no directory. `ImageDamaged` means that this image can never be used; `CriuError` that it
-could not be used now and here.
+A failure leaves no process and no directory. `ImageDamaged` means that this image can never be used; `Unfit` that it can't be
+used here; `CriuError` that it could not be used now.
 
 Each restored tree has mounts of its own, which nobody but CRIU and the tree ever sees. So several lives of one image can be on
 one worker at once, though all of them know their directory by the same path.
@@ -17,18 +18,26 @@ one worker at once, though all of them know their directory by the same path.
 import asyncio
 import shutil
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from torpor import ids
-from torpor.worker import criu, files, namespaces
+from torpor.errors import TorporError
+from torpor.images import Images, Laid
+from torpor.wire.http import StoredCheckpoint
+from torpor.worker import criu, files, fitness, namespaces
 from torpor.worker.faults import Fault, reach
-from torpor.worker.images import FILES, Images
+
+
+class Unfit(TorporError):
+    """This image needs what this machine hasn't: its message says what. Another machine may have it."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image that may be restored: it was verified and its files are laid."""
+    """An image that may be restored: it was verified, this machine can run it, and its files are laid."""
 
     criu_images: Path
     home: Path
@@ -39,29 +48,39 @@ class Prepared:
     output_base: int
 
 
-async def prepare(images: Images, checkpoint_id: str, run_root: Path) -> Prepared:
-    """Verify the image and lay the run's directory.
+@asynccontextmanager
+async def prepared(
+    images: Images, stored: StoredCheckpoint, machine: fitness.Machine | None, run_root: Path
+) -> AsyncIterator[Prepared]:
+    """Fetch and verify the image, and lay the run's directory, which is the caller's from then on. Inside, CRIU can read it.
 
     Raises:
-        ImageDamaged: see `Images.verify`.
+        ImageDamaged, ObjectsDown: see `Images.fetch`.
+        Unfit: see there.
         OSError: the disk is full or broken.
     """
-    return await asyncio.to_thread(_prepare, images, checkpoint_id, run_root)
+    await reach(Fault.BEFORE_FETCH)
+    laid = await images.fetch(stored)
+    try:
+        await reach(Fault.FETCHED)
+        if machine is not None and (reason := await asyncio.to_thread(fitness.why_unfit, laid.facts, machine)):
+            raise Unfit(reason)
+        yield await asyncio.to_thread(_lay, laid, run_root)
+    finally:
+        await asyncio.to_thread(images.release, laid)
 
 
-def _prepare(images: Images, checkpoint_id: str, run_root: Path) -> Prepared:
-    place = images.verify(checkpoint_id)
-    facts = images.facts(checkpoint_id)
+def _lay(laid: Laid, run_root: Path) -> Prepared:
     home = run_root / ids.new("home")
     try:
-        directory = home / facts["directory"]
+        directory = home / laid.facts["directory"]
         directory.mkdir(parents=True, mode=0o700)
-        files.unpack(place / FILES, directory)
+        files.unpack(laid.files, directory)
         (directory / "output.log").touch(0o600)
     except BaseException:
         shutil.rmtree(home, ignore_errors=True)
         raise
-    return Prepared(place / "criu", home, directory, place / FILES, run_root, facts["output_position"])
+    return Prepared(laid.criu, home, directory, laid.files, run_root, laid.facts["output_position"])
 
 
 async def revive(tool: criu.Criu, prepared: Prepared) -> tuple[int, float]:

@@ -15,6 +15,7 @@ Without root or Linux there are no namespaces: everything works, and runs that w
 
 import asyncio
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -23,7 +24,9 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from blake3 import blake3
 
@@ -33,13 +36,15 @@ from torpor.images.workspace import MEMORY
 from torpor.worker import cpu, files, namespaces
 
 RUN_ROOT = Path("/run/torpor")
+DRAINED = "drained"
+"""Beside the lock: what became of the runs of a worker that was drained."""
 LONGEST_DUMP_S = 600.0
 """What a dump leaves in /dev/shm is of no dump that is under way, after this time: another worker may be at one."""
-PASSED_ON = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+PASSED_ON = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2}
 
 
 def run_worker(settings: Settings, path: Path) -> int:
-    """Be a worker for the project at `path` until SIGTERM or SIGINT; SIGHUP imports the project anew.
+    """Be a worker for the project at `path` until SIGTERM or SIGINT; SIGHUP imports the project anew, SIGUSR2 drains the worker.
 
     Returns:
         The exit status for the process.
@@ -63,6 +68,47 @@ def run_worker(settings: Settings, path: Path) -> int:
         return _in_own_namespace(settings, path)
     finally:
         os.close(lock)
+
+
+def drain_worker(settings: Settings) -> Iterator[dict[str, Any]]:
+    """Have the worker of this data directory move its runs and stop; yields what became of each run, as it happens.
+
+    Ends when the worker has: one whose runs can't all be moved waits for the rest of them.
+
+    Raises:
+        ConfigError: no worker runs there.
+    """
+    directory = settings.data_dir.resolve() / "worker"
+    told = directory / DRAINED
+    if not _is_locked(directory / "lock"):
+        raise ConfigError(f"no worker is running on {directory}: is TORPOR_DATA_DIR the one that it was started with?")
+    told.unlink(missing_ok=True)
+    os.kill(int((directory / "lock").read_text()), signal.SIGUSR2)
+    read = 0
+    is_last = False
+    while not is_last:
+        is_last = not _is_locked(directory / "lock")  # looked for before reading: then nothing comes after what is read
+        whole = told.read_bytes().rpartition(b"\n")[0] if told.exists() else b""
+        for line in whole[read:].splitlines():
+            if line:
+                yield json.loads(line)
+        read = len(whole)
+        time.sleep(0.05)
+
+
+def _is_locked(lock: Path) -> bool:
+    """Whether a worker holds it."""
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _in_own_namespace(settings: Settings, path: Path) -> int:
@@ -176,6 +222,8 @@ def _only_one(directory: Path) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ConfigError(f"another worker is running on {directory}: give this one its own TORPOR_DATA_DIR") from None
+    os.truncate(lock, 0)
+    os.write(lock, f"{os.getpid()}\n".encode())  # for `torpor worker drain`
     return lock
 
 

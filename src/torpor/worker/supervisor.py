@@ -6,13 +6,14 @@ task of its own (`live_run.py`). Heartbeats come from here, never from user code
 """
 
 import asyncio
+import base64
 import logging
 import os
 import platform
 import signal
 import sys
-import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,28 @@ import msgspec
 from torpor import ids
 from torpor.config import Settings
 from torpor.errors import ApiError, ConfigError, CriuError
+from torpor.images import Images, Keyring, Workspace
+from torpor.images.workspace import MEMORY
+from torpor.objects import ObjectsDown, identity, open_objects
 from torpor.wire import http
 from torpor.worker import criu, discovery, fitness
 from torpor.worker.criu_setup import NoCriu, find
+from torpor.worker.drain import Drain
+from torpor.worker.faults import watched_objects
+from torpor.worker.garbage import Garbage
 from torpor.worker.house import House
-from torpor.worker.images import Images
 from torpor.worker.link import Link
 from torpor.worker.live_run import LiveRun
+from torpor.worker.pressure import INTERVAL_S as PRESSURE_INTERVAL_S
+from torpor.worker.pressure import Pressure
 from torpor.worker.process import watched
+from torpor.worker.serve import DRAINED
 from torpor.worker.version import ImportFailed, Version, ZygoteDied, user_environment
 
 log = logging.getLogger(__name__)
 
-DRAIN_S = 10.0
+ORDERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+LAST_WORDS_S = 2.0
 
 
 class Supervisor:
@@ -64,6 +74,9 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._one_import = asyncio.Lock()
         self._stopping = asyncio.Event()
+        self._draining = asyncio.Event()
+        self._in_a_hurry = asyncio.Event()
+        self._pressure = Pressure(settings.memory_floor_percent)
         self._leases_news = asyncio.Event()
         self._requests = 0
         self._lease_s = settings.lease_s
@@ -71,29 +84,43 @@ class Supervisor:
         self._house = House(
             settings,
             Link(settings.api_url, settings.worker_token),
-            Images(self._data / "checkpoints"),
+            self._open_images(),
             run_root,
             self._versions.get,
         )
+        self._garbage = Garbage(
+            self._house.images,
+            self._house.link,
+            self._worker_id,
+            self._house.strays,
+            grace_s=settings.checkpoint_grace_s,
+        )
 
     async def serve(self) -> None:
-        """Work until SIGTERM or SIGINT, then freeze what waits and leave."""
+        """Work until SIGTERM or SIGINT, then move what can be moved and leave. SIGUSR2 does the same, but waits for the rest."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
+            loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
-        self._house.images.sweep()
+        loop.add_signal_handler(signal.SIGUSR2, self._draining.set)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ORDERS)
+        self._house.images.workspace.sweep()
         await self._look_for_criu()
+        await self._find_store()
         await self._introduce()
-        self._house.settled.update(self._house.images.ids())  # whatever a former life reported is decided by now
         self._spawn(self._load_version())  # meanwhile runs can be restored: an image needs no import
         duties = [self._take_work, self._hear_news, self._renew_leases, self._tidy]
         if sys.platform == "linux":
-            duties.append(self._reap)
+            duties += [self._reap, self._mind_memory]
         working = [asyncio.create_task(self._forever(duty)) for duty in duties]
-        await self._stopping.wait()
-        await self._drain(working)
+        orders = [asyncio.create_task(event.wait()) for event in (self._stopping, self._draining)]
+        await asyncio.wait(orders, return_when=asyncio.FIRST_COMPLETED)
+        await self._leave(working)
+
+    def _stop(self) -> None:
+        if self._stopping.is_set():
+            self._in_a_hurry.set()
+        self._stopping.set()
 
     # -- coming up ----------------------------------------------------------------------------------------------------
 
@@ -126,6 +153,28 @@ class Supervisor:
             assert self._house.criu is not None
             log.info("freezing with CRIU %s (%s)", self._house.criu.version, self._house.criu.source)
 
+    def _open_images(self) -> Images:
+        settings = self._settings
+        objects = watched_objects(open_objects(settings.object_store, self._data / "store"))
+        workspace = Workspace(self._data / "images", MEMORY if self._isolated else None)
+        return Images(objects, Keyring(ask=self._ask_for_keys), workspace)
+
+    async def _ask_for_keys(self) -> tuple[dict[str, bytes], str]:
+        reply = await self._house.link.send("keys", http.KeysRequest(self._worker_id), http.KeysReply)
+        return {each.id: base64.b64decode(each.key) for each in reply.keys}, reply.current
+
+    async def _find_store(self) -> None:
+        """Learn which store this is. Without it no image could be kept or found."""
+        delay_s = 0.5
+        while self._house.criu is not None:
+            try:
+                self._house.store_id = await identity(self._house.images.objects)
+                return
+            except ObjectsDown as error:
+                log.error("%s; trying until it does", error)
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, 15.0)
+
     async def _introduce(self) -> None:
         introduction = http.Introduction(
             self._worker_id,
@@ -138,6 +187,7 @@ class Supervisor:
                 "no_freeze_reason": self._house.no_freeze_reason or None,
                 "start_patience_s": self._settings.start_patience_s,  # the engine's boot time-out begins after it
             },
+            store_id=self._house.store_id,
             fitness=self._house.machine.digest if self._house.machine else "",
         )
         welcome = await self._house.link.send("hello", introduction, http.Welcome)
@@ -186,7 +236,7 @@ class Supervisor:
         while True:
             try:
                 await duty()
-            except (ApiError, OSError, msgspec.MsgspecError) as error:
+            except (ApiError, ObjectsDown, OSError, msgspec.MsgspecError) as error:
                 log.error("%s: %s", getattr(duty, "__name__", "duty").strip("_"), error)
                 await asyncio.sleep(1.0)
 
@@ -201,6 +251,15 @@ class Supervisor:
             run = LiveRun(self._house, assignment)
             former, self._runs[assignment.run_id] = self._runs.get(assignment.run_id), run
             self._spawn(self._hold(run, former))
+
+    async def _say_what_is_here(self) -> None:
+        """A run may have been handed out to the request that we have just given up: the engine learns that it isn't here."""
+        self._requests += 1
+        held = [run.lease for run in self._runs.values()]
+        request = http.DequeueRequest(
+            self._worker_id, self._instance_id, 0, [], False, wait_s=0.0, number=self._requests, holding=held
+        )
+        await self._house.link.send("dequeue", request, http.DequeueReply)
 
     def _request_for_work(self) -> http.DequeueRequest:
         """Made for each try: by number and list the engine knows what never arrived (its rescue.py says how).
@@ -250,6 +309,8 @@ class Supervisor:
         leases = [run.lease for run in self._runs.values()]
         heartbeat = http.HeartbeatRequest(self._worker_id, self._instance_id, leases)
         reply = await self._house.link.send("heartbeat", heartbeat, http.HeartbeatReply)
+        if reply.current_key is not None:
+            self._house.images.keys.announce(reply.current_key)
         if not reply.known:
             await self._introduce()
             await self._load_version()
@@ -262,17 +323,16 @@ class Supervisor:
             run.tell(news)
 
     async def _tidy(self) -> None:
-        """Delete images that the engine needs no longer. One whose `suspend` is not answered yet is left alone."""
-        images = self._house.images
-        # Settled before the question is asked: an image that is accepted while the answer is on its way is not in it.
-        candidates = sorted(self._house.settled.intersection(images.ids()))
-        if candidates:
-            census = http.CheckpointCensus(self._worker_id, candidates)
-            needed = await self._house.link.send("checkpoints", census, http.CheckpointCensus)
-            for checkpoint_id in set(candidates) - set(needed.ids):
-                await asyncio.to_thread(images.delete, checkpoint_id)
-                self._house.settled.discard(checkpoint_id)
+        """Delete objects of the store that nobody needs."""
+        if self._house.store_id:
+            await self._garbage.step(now=datetime.now(UTC))
         await asyncio.sleep(self._settings.tidy_interval_s)
+
+    async def _mind_memory(self) -> None:
+        """Freeze runs that wait when memory is short."""
+        for run_id in self._pressure.step(self._runs.values()):
+            log.info("memory is short: run %s, which waits, is frozen", run_id)
+        await asyncio.sleep(PRESSURE_INTERVAL_S)
 
     async def _reap(self) -> None:
         """As pid 1 of our namespace we inherit what others leave behind; nobody else would collect it."""
@@ -289,17 +349,26 @@ class Supervisor:
 
     # -- going down ---------------------------------------------------------------------------------------------------
 
-    async def _drain(self, duties: list[asyncio.Task[None]]) -> None:
-        """Take no more work, freeze what waits, and leave. What still runs is taken back when this worker comes up again."""
+    async def _leave(self, duties: list[asyncio.Task[None]]) -> None:
+        """Take no more work, freeze what can be frozen, and leave. What still runs is taken back when this worker comes up
+        again. A drain waits for it, unless it is told to stop as well.
+        """
         duties[0].cancel()
-        for run in self._runs.values():
-            run.freeze_soon()
-        waiting = [run for run in self._runs.values() if run.is_waiting]
-        if waiting and self._house.criu is not None:
-            log.info("freezing %d waiting runs before leaving", len(waiting))
-            end = time.monotonic() + DRAIN_S
-            while any(run in self._runs.values() for run in waiting) and time.monotonic() < end:
-                await asyncio.sleep(0.05)
+        await asyncio.wait([duties[0]])
+        if self._runs:
+            log.info("moving %d runs before leaving", len(self._runs))
+        window_s = self._settings.drain_s
+
+        def is_over(since_s: float) -> bool:
+            if self._in_a_hurry.is_set():
+                return True
+            return since_s > window_s and (self._stopping.is_set() or not self._draining.is_set())
+
+        reason = "the worker is drained" if self._draining.is_set() else "the worker stops"
+        saying = asyncio.create_task(self._say_what_is_here())
+        await Drain(self._runs, self._data / DRAINED, window_s).perform(reason, is_over=is_over)
+        await asyncio.wait([saying], timeout=LAST_WORDS_S)
+        saying.cancel()
         for each in [*duties, *self._tasks]:
             each.cancel()
         await asyncio.gather(*duties, *self._tasks, return_exceptions=True)

@@ -166,6 +166,7 @@ class Warm:
                 log.info("the server does not want the warm image of %s: %s", self._project.version, refused)
                 return False
             if reply.status != "gone":
+                self._place.images.accepted(image.files)
                 log.info("warm image of %s: %.1f MB", self._project.version, stored.size_bytes / 1e6)
                 return True
             without.update(reply.gone)

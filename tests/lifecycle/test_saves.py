@@ -1,0 +1,55 @@
+"""Save points: by name and by themselves, and what a run that dies finds when it comes back from one."""
+
+import os
+import signal
+
+import pytest
+from stack import Stack, StackMaker, eventually
+
+pytestmark = pytest.mark.criu
+
+
+def test_a_named_save_point_is_where_a_dead_run_comes_back(stack: Stack) -> None:
+    run_id = stack.trigger("saved_by_name", str(stack.journal()))
+    eventually(lambda: len(stack.lines()) == 2, what="it goes on behind its save point")
+    [saved] = stack.events(run_id, "run.saved")
+    assert saved["name"] == "half way"
+    stack.journal("journal.go").touch()
+    assert stack.output(run_id) == ["as it was", True, "half way"]
+    assert stack.lines() == ["before", "after, restored=False", "after, restored=True"]
+    stack.assert_nothing_left()
+
+
+def test_a_run_that_lives_goes_on_from_its_save_points(stack: Stack) -> None:
+    run_id = stack.trigger("saved_twice", str(stack.journal()))
+    assert stack.output(run_id) == [True, True, False, False]
+    assert [event["name"] for event in stack.events(run_id, "run.saved")] == ["first", "second"]
+    assert stack.lines() == ["first", "second"]
+    stack.assert_nothing_left()
+
+
+@pytest.mark.parametrize("victim", ["run", "worker"])
+def test_a_run_that_saves_itself_loses_no_more_than_it_worked_since(stack: Stack, victim: str) -> None:
+    run_id = stack.trigger("saves_itself", str(stack.journal()))
+    stack.await_event(run_id, "run.saved", 2)
+    if victim == "worker":
+        stack.kill_worker()
+        stack.start_worker()
+    else:
+        pid = stack.process_of(run_id)
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+    stack.await_event(run_id, "run.saved", 3)
+    stack.journal("journal.go").touch()
+    assert stack.output(run_id) > 50
+    assert len(stack.lines()) == 1
+    assert stack.kinds(run_id).count("run.started") == 1
+    stack.assert_nothing_left()
+
+
+def test_a_save_point_that_cannot_be_is_told_to_the_code_and_in_the_story(make_stack: StackMaker) -> None:
+    stack = make_stack(TORPOR_FREEZE="no")
+    stack.start()
+    run_id = stack.trigger("saved_twice", str(stack.journal()))
+    assert stack.output(run_id) == [False, False, False, False]
+    assert "switched off" in stack.events(run_id, "run.save_failed")[0]["reason"]
