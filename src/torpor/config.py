@@ -52,6 +52,8 @@ class Settings:
     idlest first; 0 never does that."""
     drain_s: float = 30.0
     """How long a worker that is to stop tries to move its runs: those with open connections not before half of it is over."""
+    lazy_bytes: int = 100_000_000
+    """A run whose image has more bytes of memory than that goes on before all of it is there; 0: none does."""
     freeze_retry_s: float = 30.0
     """After a freeze that failed: how long the run is held before the next try (doubled each time, up to ten minutes)."""
     tidy_interval_s: float = 60.0

@@ -80,19 +80,23 @@ async def thaw(house: House, assignment: http.Assignment) -> Born:
         NotHere: this worker can't restore.
         ImageDamaged: this image can never be used.
         Unfit: it can't be used on this machine.
-        CriuError, ObjectsDown, OSError: it could not be restored now.
+        CriuError, MemoryLost, ObjectsDown, OSError: it could not be restored now.
     """
     began = time.perf_counter()
     stored = assignment.checkpoint
     assert stored is not None
     if house.criu is None:
         raise NotHere(f"this worker can't restore: {house.no_freeze_reason}")
-    async with restore.prepared(house.images, stored, house.machine, house.run_root) as prepared:
+    async with restore.prepared(
+        house.images, stored, house.machine, house.run_root, lazy_bytes=house.settings.lazy_bytes
+    ) as prepared:
         known_as = house.run_root / prepared.directory.name
         process = RunProcess(prepared.directory, prepared.home, Origin(stored.base), known_as)
         try:
             await process.listen()
-            pid, restore_ms = await restore.revive(house.criu, prepared)
+            if prepared.later:
+                process.wait_for_memory(prepared.later)
+            pid, restore_ms = await restore.revive(house.criu, prepared, process.memory)
             process.watch(pid)
         except BaseException:
             await process.bury()
@@ -128,6 +132,8 @@ async def _wake(process: RunProcess) -> runner.Resumed:
         process.wake()
         resumed = await process.first_words(runner.Resumed)
         if resumed is None:
+            if process.memory_failure is not None:
+                raise process.memory_failure
             raise CriuError(f"the restored process did not wake up: {process.end_told()}")
     except BaseException:
         await process.bury()

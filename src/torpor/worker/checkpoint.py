@@ -70,6 +70,10 @@ async def take(
     """
     pid = process.pid
     assert pid is not None
+    try:
+        await process.whole()
+    except TorporError as lost:
+        raise CriuError(f"it can't be given the rest of its memory: {lost}") from None
     rss_bytes = resident_bytes(pid)
     since = time.time()
     draft: Draft | None = None

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from torpor import ids
-from torpor.errors import ApiError, CriuError, ImageDamaged
+from torpor.errors import ApiError, CriuError, ImageDamaged, MemoryLost
 from torpor.objects import ObjectsDown
 from torpor.wire import http, runner
 from torpor.worker import birth, checkpoint, connections
@@ -231,7 +231,7 @@ class LiveRun:
                 return await self._refuse(str(error), unusable=True)
             except Unfit as error:
                 return await self._refuse(str(error), unfit=True)
-            except (CriuError, ObjectsDown, ZygoteDied, ImportFailed, OSError) as error:
+            except (CriuError, MemoryLost, ObjectsDown, ZygoteDied, ImportFailed, OSError) as error:
                 if time.monotonic() + delay_s > end:
                     return await self._refuse(f"gave up: {error}", unusable=self.assignment.checkpoint is not None)
                 await self._tell("run.start_failed", {"reason": str(error), "next_try_s": delay_s})
@@ -806,15 +806,20 @@ class LiveRun:
         """The process is gone and had not said why."""
         await self._last_output()
         assert self._process is not None
-        await self._report_crash(runner.TaskError("ProcessDied", self._process.end_told()))
+        if (lost := self._process.memory_failure) is not None:
+            # No fault of the run's, which goes on from where it was, somewhere.
+            await self._refuse(self._process.end_told(), unusable=isinstance(lost, ImageDamaged), lost=True)
+        else:
+            await self._report_crash(runner.TaskError("ProcessDied", self._process.end_told()))
         self._over = True
 
     async def _report_crash(self, error: runner.TaskError) -> None:
         await self._send("finish", http.FinishReport(self.lease.lease, "crashed", error=error), http.LeaseReply)
 
-    async def _refuse(self, reason: str, *, unusable: bool = False, unfit: bool = False) -> None:
+    async def _refuse(self, reason: str, *, unusable: bool = False, unfit: bool = False, lost: bool = False) -> None:
         log.warning("run %s: %s", self.lease.run_id, reason)
-        await self._send("refuse", http.Refusal(self.lease.lease, reason, unusable, unfit), http.LeaseReply)
+        refusal = http.Refusal(self.lease.lease, reason, unusable, unfit, lost)
+        await self._send("refuse", refusal, http.LeaseReply)
 
     async def _leave_nothing(self) -> None:
         self._over = True

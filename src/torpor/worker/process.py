@@ -13,6 +13,7 @@ import signal
 import sys
 import termios
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,12 @@ from typing import Any
 
 import msgspec
 
+from torpor.images import Later
 from torpor.sdk.canceling import INTERRUPT
 from torpor.wire import runner
 from torpor.wire.framing import FramingError, Unframer, frame
 from torpor.worker import criu, files, namespaces
+from torpor.worker.lazy import LazyMemory
 from torpor.worker.runner import LOST_SUPERVISOR
 
 log = logging.getLogger(__name__)
@@ -139,6 +142,8 @@ class RunProcess:
         self._pidfd: int | None = None
         self._killed_for: str | None = None
         self._wake_watch: asyncio.TimerHandle | None = None
+        self.memory: LazyMemory | None = None
+        self._closing_memory: asyncio.Task[None] | None = None
 
     @property
     def base(self) -> str | None:
@@ -178,6 +183,35 @@ class RunProcess:
             self._ended(0)  # it has lived so short that it was collected with what nobody knew
         else:
             asyncio.get_running_loop().add_reader(self._pidfd, self._on_exit)
+        self._look_at_memory()  # it may have failed in the moment in which there was nothing to kill yet
+
+    # -- memory that comes later --------------------------------------------------------------------------------------
+
+    def wait_for_memory(self, later: Sequence[Later]) -> None:
+        """Before it is restored: it will run without this part of its memory, which comes when it is wanted, or by and by."""
+        self.memory = LazyMemory(later)
+        self.memory.whole.add_done_callback(lambda _: self._look_at_memory())
+        self.memory.listen(self.directory)
+
+    @property
+    def memory_failure(self) -> BaseException | None:
+        """Why it can't have the rest of its memory, if so: it is dead, or about to be."""
+        return self.memory.failure if self.memory is not None else None
+
+    async def whole(self) -> None:
+        """Wait until all of its memory is there; only then can it be dumped.
+
+        Raises:
+            ImageDamaged, MemoryLost: it never will be, and the process is killed.
+        """
+        if self.memory is not None:
+            await asyncio.shield(self.memory.whole)
+
+    def _look_at_memory(self) -> None:
+        if self.memory_failure is not None:
+            self._kill_for(f"the run's process could not be given the rest of its memory: {self.memory_failure}")
+        elif self.memory is not None and self.memory.whole.done() and self._closing_memory is None:
+            self._closing_memory = asyncio.create_task(self.memory.close())
 
     async def first_words(self, kind: type[Any], timeout_s: float = FIRST_WORDS_TIMEOUT_S) -> Any:
         """What it says when it connects. None: it has ended, or kept silent and is killed; `Exited` is in the inbox."""
@@ -281,6 +315,8 @@ class RunProcess:
         self.kill()
         if self._pidfd is not None:
             await self.exited
+        if self.memory is not None:
+            await self.memory.close()  # not before it is dead: see there
         if self._listener is not None:
             self._listener.close()
         if self._connection is not None:

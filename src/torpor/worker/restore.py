@@ -1,6 +1,7 @@
 """A durable image becomes a running process again, in stages.
 
-    FETCHED     every byte of the image is ours and whole; nothing unverified ever reaches CRIU
+    FETCHED     every byte of the image is ours and whole; nothing unverified ever reaches CRIU. Of a large one, most memory is
+                yet to be read and verified: a page that isn't ours never reaches the tree, which is killed then (lazy.py)
     FIT         what it needs of a machine is here
     UNPACKED    the run's directory has the files of the freeze, and an empty output.log
     APART       in mounts of its own the directory is where the image says, and the run's shared memory in /dev/shm
@@ -18,17 +19,18 @@ one worker at once, though all of them know their directory by the same path.
 import asyncio
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from torpor import ids
 from torpor.errors import TorporError
-from torpor.images import Images, Laid
+from torpor.images import Images, Laid, Later
 from torpor.wire.http import StoredCheckpoint
 from torpor.worker import criu, files, fitness, namespaces
 from torpor.worker.faults import Fault, reach
+from torpor.worker.lazy import LazyMemory
 
 
 class Unfit(TorporError):
@@ -46,13 +48,21 @@ class Prepared:
     archive: Path
     run_root: Path
     output_base: int
+    later: Sequence[Later] = ()
+    """memory that comes when the tree runs; none if all is there"""
 
 
 @asynccontextmanager
 async def prepared(
-    images: Images, stored: StoredCheckpoint, machine: fitness.Machine | None, run_root: Path
+    images: Images,
+    stored: StoredCheckpoint,
+    machine: fitness.Machine | None,
+    run_root: Path,
+    *,
+    lazy_bytes: int = 0,
 ) -> AsyncIterator[Prepared]:
     """Fetch and verify the image, and lay the run's directory, which is the caller's from then on. Inside, CRIU can read it.
+    `lazy_bytes`: see `Images.fetch`.
 
     Raises:
         ImageDamaged, ObjectsDown: see `Images.fetch`.
@@ -60,7 +70,7 @@ async def prepared(
         OSError: the disk is full or broken.
     """
     await reach(Fault.BEFORE_FETCH)
-    laid = await images.fetch(stored)
+    laid = await images.fetch(stored, lazy_bytes=lazy_bytes)
     try:
         await reach(Fault.FETCHED)
         if machine is not None and (reason := await asyncio.to_thread(fitness.why_unfit, laid.facts, machine)):
@@ -80,23 +90,40 @@ def _lay(laid: Laid, run_root: Path) -> Prepared:
     except BaseException:
         shutil.rmtree(home, ignore_errors=True)
         raise
-    return Prepared(laid.criu, home, directory, laid.files, run_root, laid.facts["output_position"])
+    return Prepared(laid.criu, home, directory, laid.files, run_root, laid.facts["output_position"], laid.later)
 
 
-async def revive(tool: criu.Criu, prepared: Prepared) -> tuple[int, float]:
+async def revive(tool: criu.Criu, prepared: Prepared, memory: LazyMemory | None = None) -> tuple[int, float]:
     """Let CRIU make the tree again; return its root's pid and how long CRIU took, in ms.
+
+    Args:
+        memory: of what comes later; it listens in the run's directory.
 
     Raises:
         CriuError: nothing of it is left.
+        ImageDamaged, MemoryLost: nothing either; what the tree wanted of its memory can't be had.
     """
     await reach(Fault.BEFORE_RESTORE)
     began = time.perf_counter()
     making = criu.restore(
-        tool, images=prepared.criu_images, scratch=prepared.directory, enter=lambda: go_apart(prepared)
+        tool,
+        images=prepared.criu_images,
+        scratch=prepared.directory,
+        enter=lambda: go_apart(prepared),
+        memory=memory,
     )
     restoring = asyncio.ensure_future(making)
+    if memory is not None:
+        memory.whole.add_done_callback(
+            lambda _: restoring.cancel() if memory.failure else None
+        )  # it would wait for ever
     await reach(Fault.DURING_RESTORE)
-    pid = await restoring
+    try:
+        pid = await restoring
+    except asyncio.CancelledError:
+        if memory is not None and memory.failure:
+            raise memory.failure from None
+        raise
     took_ms = (time.perf_counter() - began) * 1000
     await reach(Fault.RESTORED)
     return pid, took_ms
