@@ -117,8 +117,15 @@ class Stack:
         eventually(self._server_answers, what="the server answers")
 
     def start_worker(self) -> None:
+        self.launch_worker()
+        self.await_version()
+
+    def launch_worker(self) -> None:
         self._worker = self._launch("worker", str(self._project))
         self._versions_seen += 1
+
+    def await_version(self) -> None:
+        """The worker has imported its project."""
         eventually(
             lambda: self.worker_log().count("version dev-") >= self._versions_seen or self._worker_ended(),
             what="the worker is up",
@@ -226,8 +233,10 @@ class Stack:
         assert self._server is not None
         return _descendants(self._server.pid)
 
-    def zygote(self) -> int:
-        return next(pid for pid, command, _ in _all_processes() if "torpor.worker.zygote" in command)
+    def zygote(self) -> int | None:
+        below = set(self.worker_pids())  # others' stacks have zygotes, too
+        found = [pid for pid, command, _ in _all_processes() if pid in below and "torpor.worker.zygote" in command]
+        return found[0] if found else None
 
     @property
     def _server_pid(self) -> int | None:

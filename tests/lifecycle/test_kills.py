@@ -33,7 +33,7 @@ def kill(stack: Stack, postgres: EmbeddedPostgres) -> Kill:
                 for pid in stack.processes(naming=" swrk "):
                     os.kill(pid, signal.SIGKILL)
             case "zygote":
-                os.kill(stack.zygote(), signal.SIGKILL)
+                os.kill(eventually(stack.zygote, what="there is a zygote"), signal.SIGKILL)
             case "worker":
                 stack.kill_worker()
             case "server":
@@ -160,3 +160,12 @@ def test_an_outcome_that_is_known_here_only_is_not_lost(stack: Stack, kill: Kill
         stack.start_worker()
     assert stack.output(run_id) == 3
     stack.assert_nothing_left()
+
+
+def test_a_zygote_that_is_killed_while_it_imports_is_no_end_of_the_worker(stack: Stack) -> None:
+    """A worker whose first import was cut short would sit there with no version, and start nothing."""
+    stack.kill_worker()
+    stack.launch_worker()
+    os.kill(eventually(stack.zygote, what="it imports"), signal.SIGKILL)
+    stack.await_version()
+    assert stack.output(stack.trigger("adder", {"a": 1, "b": 2})) == 3

@@ -43,6 +43,7 @@ from torpor.worker.version import ImportFailed, Version, ZygoteDied, user_enviro
 log = logging.getLogger(__name__)
 
 ORDERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+IMPORT_RETRY_S = 5.0
 LAST_WORDS_S = 2.0
 
 
@@ -226,7 +227,11 @@ class Supervisor:
             log.info("version %s: %s (imported in %.0f ms)", version.name, names, version.import_ms)
         except ImportFailed as failed:
             log.error("the tasks in %s can't be imported\n%s", self._path, failed.error.stack_trace)
-        except (ConfigError, ZygoteDied, ApiError) as error:
+        except ZygoteDied as error:
+            # What killed it (an operator, the OOM killer) may be over; without a version this worker starts nothing.
+            log.error("%s; importing again in %.0f s", error, IMPORT_RETRY_S)
+            asyncio.get_running_loop().call_later(IMPORT_RETRY_S, self._reload)
+        except (ConfigError, ApiError) as error:
             log.error("%s", error)
 
     # -- duties -------------------------------------------------------------------------------------------------------
