@@ -73,8 +73,10 @@ class Workspace:
         """How many bytes a new image may take of memory: those are spoken for that others have begun to fill."""
         assert self.memory is not None
         disk = os.statvfs(self.memory)
-        promised = sum(place.expected_bytes for place in self._taken.values() if place.in_memory)
-        written = sum(_bytes_in(place.path) for place in self._taken.values() if place.in_memory)
+        # A list of its own: other threads begin and end some meanwhile.
+        taken = [place for place in list(self._taken.values()) if place.in_memory]
+        promised = sum(place.expected_bytes for place in taken)
+        written = sum(_bytes_in(place.path) for place in taken)
         return min(available_memory(), disk.f_bavail * disk.f_frsize) - max(0, promised - written)
 
 
