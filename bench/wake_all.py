@@ -56,8 +56,9 @@ def wake(made: Stack, runs: list[str], token: str, bare: float) -> None:
     at = sorted(resumed_at(made, run_id) for run_id in runs)
     span = at[-1] - began
     rate = len(runs) / span
+    first_ms = (at[0] - began) * 1000
     print(
-        f"woken at once: first resumed after {(at[0] - began) * 1000:.0f} ms, last after {span:.1f} s, all over after {all_over:.1f} s"
+        f"woken at once: first resumed after {first_ms:.0f} ms, last after {span:.1f} s, all over after {all_over:.1f} s"
     )
     print(f"restored per second: {rate:.1f}, {rate / bare * 100:.0f} % of bare CRIU (goal >= 80 %)")
 
