@@ -270,13 +270,15 @@ class World:
         while self.stage.time < min(since + PATIENCE_S, LONGEST_S):
             await self.stage.play(self.stage.time + ROUND_S)
             if await self._is_over():
-                break
+                # A note may have been lost in the storm: the timers look again by themselves. And a message that was late
+                # may have begun something anew.
+                await self.stage.play(self.stage.time + LONGEST_SLEEP_S + 1.0)
+                if await self._is_over():
+                    return
             moved = await self.store.connection.fetchval("select max(updated_at) from runs")
             if moved != latest:
                 latest, since = moved, self.stage.time
             await self._help()
-        # A note may have been lost in the storm: the timers look again by themselves.
-        await self.stage.play(self.stage.time + LONGEST_SLEEP_S + 1.0)
 
     async def _calm_down(self) -> None:
         """From now on everybody is healthy, every answer comes, and nothing is paused."""
