@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from stack import Stack, eventually
+from stack import Stack, StackMaker, eventually
 
 from torpor.store.embedded import EmbeddedPostgres
 
@@ -106,10 +106,69 @@ def test_a_kill_during_a_dump(stack: Stack, kill: Kill, victim: str, fault: str)
     assert stack.lines()[-1] == "after"
     assert stack.lines().count("after") == 1
     # Before the checkpoint was accepted, there was nothing else to go on from than the beginning.
-    unsaved = (victim == "worker" and fault != "accepted") or (
+    unsaved = (victim == "worker" and fault not in ("accepted", "killed")) or (
         victim == "run" and fault in ("before_dump", "during_dump")
     )
     assert stack.lines().count("before") <= (2 if unsaved else 1)
+
+
+@pytest.mark.criu
+@pytest.mark.parametrize("fault", ["packed", "packs_stored", "killed"])
+@pytest.mark.parametrize("victim", ["worker", "server"])
+def test_a_kill_between_a_dump_and_the_death_of_its_process(stack: Stack, kill: Kill, victim: str, fault: str) -> None:
+    test_a_kill_during_a_dump(stack, kill, victim, fault)
+
+
+@pytest.mark.criu
+@pytest.mark.parametrize("fault", ["stopped", "packed", "packs_stored", "published", "accepted"])
+@pytest.mark.parametrize("victim", ["run", "worker"])
+def test_a_kill_while_a_working_run_is_moved(make_stack: StackMaker, victim: str, fault: str) -> None:
+    """It leaves once at most, whatever dies. Before the engine has the image, there is nothing but the beginning."""
+    stack = make_stack()
+    stack.start()
+    run_id = stack.trigger("busy", str(stack.journal()))
+    eventually(lambda: stack.lines() == ["busy 1"], what="user code runs")
+    stack.pause_at(fault)
+    assert stack._worker is not None
+    stack._worker.terminate()
+    stack.await_reached(fault)
+    if victim == "worker":
+        stack.kill_worker()
+    elif (pid := stack.process_of(run_id)) is not None:
+        os.kill(pid, signal.SIGKILL)
+    stack.go_on(fault)
+    stack._worker.wait(60)
+    stack.start_worker()
+    eventually(lambda: stack.process_of(run_id), what="it goes on, or begins anew")
+    stack.journal("journal.go").touch()
+    stack.output(run_id)
+    assert len(stack.lines()) <= (1 if fault == "accepted" else 2)
+    stack.assert_nothing_left()
+
+
+@pytest.mark.criu
+@pytest.mark.parametrize("fault", ["before_dump", "packed", "published", "accepted"])
+@pytest.mark.parametrize("victim", ["run", "worker"])
+def test_a_kill_at_a_save_point(stack: Stack, kill: Kill, victim: str, fault: str) -> None:
+    stack.pause_at(fault)
+    run_id = stack.trigger("saved_by_name", str(stack.journal()))
+    stack.await_reached(fault)
+    kill(victim, run_id)
+    stack.go_on(fault)
+    if victim == "worker":
+        stack.start_worker()
+    stack.journal("journal.go").touch()
+    assert stack.output(run_id)[1:] == [True, "half way"]
+    assert stack.lines().count("before") <= (1 if fault == "accepted" else 2)
+    assert stack.lines()[-1] == "after, restored=True"
+    stack.assert_nothing_left()
+
+
+@pytest.mark.criu
+@pytest.mark.parametrize("fault", ["before_fetch", "fetched"])
+@pytest.mark.parametrize("victim", ["worker", "server"])
+def test_a_kill_while_an_image_is_fetched(stack: Stack, kill: Kill, victim: str, fault: str) -> None:
+    test_a_kill_during_a_restore(stack, kill, victim, fault)
 
 
 @pytest.mark.criu

@@ -176,3 +176,46 @@ def test_runs_wait_for_runs_at_any_depth(make_stack: StackMaker) -> None:
     stack.start()
     assert stack.output(stack.trigger("levels", 5)) == 5
     stack.assert_nothing_left()
+
+
+def test_when_memory_is_short_runs_leave_it_though_an_answer_is_near(make_stack: StackMaker) -> None:
+    """All of the memory is to be free, which it never is."""
+    stack = make_stack(TORPOR_MEMORY_FLOOR_PERCENT="100", TORPOR_HOLD_S="3600", TORPOR_HOLD_CHILD_S="3600")
+    stack.start()
+    run_id = stack.trigger("sleeper", {"journal": str(stack.journal()), "seconds": 8})
+    stack.await_event(run_id, "run.suspended")
+    stack.output(run_id)
+    stack.assert_nothing_left()
+
+
+def test_a_store_that_is_down_costs_nothing_but_time(make_stack: StackMaker) -> None:
+    """During a freeze the run is held in memory, and its story says why; a restore is tried until the store is back."""
+    stack = make_stack()
+    stack.start()
+    store = stack.directory / "data" / "worker" / "store"
+    away = store.with_name("away")
+
+    def take_down() -> None:
+        store.rename(away)
+        store.write_text("no directory any more")
+
+    def bring_back() -> None:
+        store.unlink()
+        away.rename(store)
+
+    token = stack.client.create_token()["id"]
+    take_down()
+    run_id = stack.trigger("waits_for_token", {"journal": str(stack.journal()), "token_id": token})
+    stack.await_event(run_id, "run.freeze_failed")
+    assert "object store" in stack.events(run_id, "run.freeze_failed")[0]["reason"]
+    assert stack.process_of(run_id)
+    bring_back()
+    stack.await_event(run_id, "run.suspended")
+    take_down()
+    stack.client.complete_token(token, "the answer")
+    stack.await_event(run_id, "run.start_failed")
+    assert "object store" in stack.events(run_id, "run.start_failed")[0]["reason"]
+    bring_back()
+    assert stack.output(run_id) == "the answer"
+    assert stack.lines() == ["before", "after"]
+    stack.assert_nothing_left()
