@@ -53,6 +53,8 @@ class Stack:
         self.faults.mkdir(parents=True)
         self.port = _free_port()
         self._project = project
+        self.within: tuple[str, ...] = ()
+        """A command that starts others somewhere, such as in a network namespace."""
         self._scene = directory
         self._versions_seen = 0
         self._server: subprocess.Popen[bytes] | None = None
@@ -180,7 +182,7 @@ class Stack:
     def _launch(self, *arguments: str) -> subprocess.Popen[bytes]:
         with open(self.directory / f"{arguments[0]}.log", "ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "torpor", *arguments],
+                [*self.within, sys.executable, "-m", "torpor", *arguments],
                 env=self._environment,
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,

@@ -120,8 +120,16 @@ def test_a_kill_between_a_dump_and_the_death_of_its_process(stack: Stack, kill: 
 
 
 @pytest.mark.criu
-@pytest.mark.parametrize("fault", ["stopped", "packed", "packs_stored", "published", "accepted"])
-@pytest.mark.parametrize("victim", ["run", "worker"])
+@pytest.mark.parametrize(
+    ("victim", "fault"),
+    [
+        ("run", "stopped"),
+        ("worker", "stopped"),
+        ("worker", "packs_stored"),
+        ("worker", "published"),
+        ("worker", "accepted"),
+    ],
+)
 def test_a_kill_while_a_working_run_is_moved(make_stack: StackMaker, victim: str, fault: str) -> None:
     """It leaves once at most, whatever dies. Before the engine has the image, there is nothing but the beginning."""
     stack = make_stack()
@@ -147,8 +155,16 @@ def test_a_kill_while_a_working_run_is_moved(make_stack: StackMaker, victim: str
 
 
 @pytest.mark.criu
-@pytest.mark.parametrize("fault", ["before_dump", "packed", "published", "accepted"])
-@pytest.mark.parametrize("victim", ["run", "worker"])
+@pytest.mark.parametrize(
+    ("victim", "fault"),
+    [
+        ("run", "before_dump"),
+        ("run", "accepted"),
+        ("worker", "packed"),
+        ("worker", "published"),
+        ("worker", "accepted"),
+    ],
+)
 def test_a_kill_at_a_save_point(stack: Stack, kill: Kill, victim: str, fault: str) -> None:
     stack.pause_at(fault)
     run_id = stack.trigger("saved_by_name", str(stack.journal()))

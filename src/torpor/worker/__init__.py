@@ -15,7 +15,10 @@
 `checkpoint.py`  running process -> durable image, in stages
 `restore.py`     image -> running process, in stages
 `files.py`       a run's own files, packed beside its image and laid again
-`images.py`      checkpoint images on disk: publish whole, verify, delete
+`connections.py` TCP connections that a freeze would cut
+`drain.py`       a worker that is to stop gets rid of its runs
+`pressure.py`    the duty that freezes runs when memory is short
+`garbage.py`     the duty that deletes objects of the store which nobody needs
 `criu.py`        `criu swrk` over a socketpair; `criu_setup.py` finds or installs one
 `fitness.py`     whether an image can be restored on this machine; `cpu.py`: which instructions images need
 `output.py`      a run's stdout and log lines, batched to the server
