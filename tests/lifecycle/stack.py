@@ -27,7 +27,7 @@ ENDS = {"COMPLETED", "FAILED", "CANCELED", "CRASHED", "SYSTEM_FAILURE", "TIMED_O
 Found = TypeVar("Found")
 
 
-def eventually(look: Callable[[], Found], *, what: str, patience_s: float = PATIENCE_S) -> Found:
+def eventually(look: Callable[[], Found | None], *, what: str, patience_s: float = PATIENCE_S) -> Found:
     """What `look` finds as soon as it finds something true."""
     end = time.monotonic() + patience_s
     while not (found := look()):
