@@ -61,11 +61,20 @@ IN_MEMORY = Path("/dev/shm") / f"torpor-test-images-{os.getpid()}"
 """Where images of these tests are in memory; removed after them."""
 
 
-def images(directory: Path, objects: Objects | None = None, keys: Keyring | None = None, name: str = "one") -> Images:
-    """One worker's look at the store in this directory."""
+def images(
+    directory: Path,
+    objects: Objects | None = None,
+    keys: Keyring | None = None,
+    name: str = "one",
+    lately_bytes: int = 0,
+) -> Images:
+    """One worker's look at the store in this directory: it remembers nothing of what it has read, or tampering with the
+    store would not show.
+    """
     store = objects or Directory(directory / "store")
     memory = Path(tempfile.mkdtemp(dir=IN_MEMORY)) if IN_MEMORY.exists() else None
-    return Images(store, keys or keyring(), Workspace(directory / f"disk-{name}", memory))
+    workspace = Workspace(directory / f"disk-{name}", memory)
+    return Images(store, keys or keyring(), workspace, lately_bytes=lately_bytes)
 
 
 async def publish(

@@ -432,3 +432,34 @@ async def test_a_pages_file_without_its_map_comes_back_too(tmp_path: Path):
     published = await one.publish(draft, {"about": "checkpoint_1"}, base=None)
     one.discard(draft)
     assert await fetched(one, StoredCheckpoint("checkpoint_1", 0, digest=published.digest)) == content
+
+
+async def test_what_was_read_lately_is_not_read_again(tmp_path: Path):
+    one, two = images(tmp_path), images(tmp_path, name="two", lately_bytes=1 << 20)
+    published, stored, content = await publish(one, "checkpoint_1", memory(64))
+    await fetched(two, stored)
+    for pack in (tmp_path / "store" / "packs").iterdir():
+        pack.unlink()
+    assert await fetched(two, stored) == content
+    await two.delete([f"packs/{pack.id}" for pack in published.packs])
+    with pytest.raises(ImageMissing):
+        await two.fetch(stored)
+
+
+async def test_of_what_was_read_lately_only_so_much_is_kept(tmp_path: Path):
+    one, two = images(tmp_path), images(tmp_path, name="two", lately_bytes=PAGE)
+    _, stored, _ = await publish(one, "checkpoint_1", memory(64))
+    await fetched(two, stored)
+    for pack in (tmp_path / "store" / "packs").iterdir():
+        pack.unlink()
+    with pytest.raises(ImageMissing):
+        await two.fetch(stored)
+
+
+async def test_names_of_deleted_packs_lead_nowhere(tmp_path: Path):
+    one = images(tmp_path)
+    first, _, _ = await publish(one, "checkpoint_1", memory(64))
+    await one.delete([f"packs/{pack.id}" for pack in first.packs])
+    second, stored, content = await publish(one, "checkpoint_2", memory(64))
+    assert not {pack.id for pack in first.packs} & {pack.id for pack in second.packs}
+    assert await fetched(one, stored) == content

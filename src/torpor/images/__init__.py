@@ -16,6 +16,7 @@
 `manifest.py`     what an image consists of
 `lay.py`          an image becomes files again
 `later.py`        and what of its memory doesn't
+`lately.py`       frames that were opened lately, for the next one
 `scrub.py`        read and verify everything; prove that a deletion takes nothing from anybody
 
 It knows objects, keys and CRIU's files; nothing of runs, of the engine or of HTTP.

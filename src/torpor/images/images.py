@@ -26,6 +26,7 @@ from blake3 import blake3
 from torpor.errors import ImageDamaged, ImageMissing
 from torpor.images import manifest as manifests
 from torpor.images.index import Index, Named
+from torpor.images.lately import MOST_BYTES, OF_IMAGES_BELOW, Lately
 from torpor.images.later import Later, Stored, put_off
 from torpor.images.lay import lay
 from torpor.images.manifest import Content, Manifest
@@ -98,7 +99,10 @@ class Images:
         b'memory'
     """
 
-    def __init__(self, objects: Objects, keys: Keyring, workspace: Workspace) -> None:
+    def __init__(
+        self, objects: Objects, keys: Keyring, workspace: Workspace, *, lately_bytes: int = MOST_BYTES
+    ) -> None:
+        """`lately_bytes`: how much of what it has read and verified may stay in memory for the images to come."""
         self.objects = objects
         self.keys = keys
         self.workspace = workspace
@@ -110,6 +114,8 @@ class Images:
         self._index = Index()
         self._unaccepted: dict[str, list[Named]] = {}
         self._shelf = Shelf(workspace)
+        self._lately = Lately(lately_bytes)
+        self._wanted: dict[str, asyncio.Task[None]] = {}
         self._shelving = asyncio.Lock()
         self._laid = 0
         self._leaving: set[asyncio.Task[None]] = set()
@@ -228,7 +234,9 @@ class Images:
         """
         image_id = stored.image_id or stored.id
         made, key = await self.manifest(image_id, stored.digest)
-        base = self._shelf.get(made.base) if made.base is not None else self._shelf.get(image_id)
+        base = self._shelf.get(made.base if made.base is not None else image_id)
+        if base is None and made.base is not None:
+            self._want_base(made.base)
         self._laid += 1
         memory = sum(content.size for name, content in made.files.items() if name.startswith("pages-"))
         is_lazy = stored.kind != "warm" and 0 < lazy_bytes < memory
@@ -246,7 +254,8 @@ class Images:
                 for map in _maps_of_processes(laid.criu, files):
                     later, files[map.pages] = put_off(map, files[map.pages], stored_memory)
                     laid.later.append(later)
-            await lay(self.objects, key, self._pool, {where[name]: each for name, each in files.items()}, base)
+            lately = self._lately if size < OF_IMAGES_BELOW else None
+            await lay(self.objects, key, self._pool, {where[name]: each for name, each in files.items()}, base, lately)
             if stored.kind == "warm":
                 async with self._shelving:
                     if self._shelf.get(image_id) is None:
@@ -292,7 +301,9 @@ class Images:
         Raises:
             ObjectsDown: the store doesn't answer, and nothing was deleted.
         """
-        self._index.forget({name.removeprefix("packs/") for name in names})
+        packs = {name.removeprefix("packs/") for name in names}
+        self._index.forget(packs)
+        self._lately.forget(packs)
         gone: list[str] = []
         for first in range(0, len(names), 100):
             some = names[first : first + 100]
@@ -323,6 +334,17 @@ class Images:
                 with contextlib.suppress(ImageDamaged, ObjectsDown, OSError):
                     found = await self._fetch_base(image_id)
         return found if found is not None and found.key_id == key.id else None
+
+    def _want_base(self, image_id: str) -> None:
+        """Have it at hand for the images to come: this one must not wait for all of it."""
+        if image_id not in self._wanted:
+
+            async def bring() -> None:
+                with contextlib.suppress(ImageDamaged, ObjectsDown, OSError):  # it is no more than a help
+                    await self._base(image_id, await self.keys.current())
+                del self._wanted[image_id]
+
+            self._wanted[image_id] = asyncio.get_running_loop().create_task(bring())
 
     async def _fetch_base(self, image_id: str) -> Base:
         made, key = await self.manifest(image_id)

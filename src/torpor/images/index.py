@@ -21,6 +21,7 @@ class Index:
         self._most = most
         self._young: dict[bytes, tuple[Frame, int]] = {}
         self._old: dict[bytes, tuple[Frame, int]] = {}
+        self._forgotten: set[str] = set()
 
     def find(self, name: bytes) -> tuple[Frame, int] | None:
         """Where it is, if anywhere."""
@@ -29,7 +30,7 @@ class Index:
             found = self._old.get(name)
             if found is not None:
                 self._young[name] = found  # In use, so it outlives the next change of generations.
-        return found
+        return found if found is None or found[0].pack.id not in self._forgotten else None
 
     def add(self, named: Iterable[Named]) -> None:
         """These are durably stored."""
@@ -37,10 +38,12 @@ class Index:
             self._young[name] = (frame, offset)
         if len(self._young) > self._most:
             self._old, self._young = self._young, {}
+            still_named = {frame.pack.id for frame, _ in self._old.values()}
+            self._forgotten &= still_named
 
     def forget(self, packs: Collection[str]) -> None:
-        """These are deleted, or about to be."""
-        for generation in (self._young, self._old):
-            for name, (frame, _) in list(generation.items()):
-                if frame.pack.id in packs:
-                    generation.pop(name, None)
+        """These are deleted, or about to be: their names lead nowhere from now on, and go with their generation.
+
+        Looking for them would take as long as the index is, and a worker deletes packs all day.
+        """
+        self._forgotten.update(packs)

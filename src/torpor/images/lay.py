@@ -11,6 +11,7 @@ from typing import Any
 
 from torpor.errors import ImageDamaged, ImageMissing
 from torpor.images import packs
+from torpor.images.lately import Lately
 from torpor.images.manifest import Content, Frame
 from torpor.images.seal import Key
 from torpor.images.shelf import Base
@@ -32,8 +33,15 @@ class Wanted:
     parts: list[tuple[int, int, int, int]] = field(default_factory=list)
 
 
-async def lay(objects: Objects, key: Key, pool: Executor, files: Mapping[Path, Content], base: Base | None) -> None:
-    """Write these files. What a base has in memory is copied from there.
+async def lay(
+    objects: Objects,
+    key: Key,
+    pool: Executor,
+    files: Mapping[Path, Content],
+    base: Base | None,
+    lately: Lately | None = None,
+) -> None:
+    """Write these files. What a base has in memory, or was opened `lately`, is copied from there.
 
     Raises:
         ImageDamaged: a part was changed, cut short or swapped, or (ImageMissing) isn't there.
@@ -54,14 +62,14 @@ async def lay(objects: Objects, key: Key, pool: Executor, files: Mapping[Path, C
                 body = memoryview(await (objects.get(name) if whole else objects.get_range(name, start, size)))
             except ObjectMissing:
                 raise ImageMissing(f"pack {pack_id} is not in the object store") from None
-            await asyncio.gather(*(in_pool(_write, key, body, start, some) for some in _shares(wanted)))
+            await asyncio.gather(*(in_pool(_write, key, body, start, some, lately) for some in _shares(wanted)))
 
     with contextlib.ExitStack() as stack:
         opened = {path: stack.enter_context(open(path, "wb", buffering=0)) for path in files}
         for path, content in files.items():
             os.truncate(opened[path].fileno(), content.size)
         by_descriptor = {opened[path].fileno(): content for path, content in files.items()}
-        wanted, copies = await asyncio.to_thread(_sorted, by_descriptor, base)
+        wanted, copies = await asyncio.to_thread(_sorted, by_descriptor, base, lately)
         tasks = [asyncio.ensure_future(in_pool(_copy, copies[first::_COPIERS])) for first in range(_COPIERS)]
         tasks += [asyncio.ensure_future(fetch(*each)) for each in ranges(wanted)]
         try:
@@ -75,16 +83,19 @@ async def lay(objects: Objects, key: Key, pool: Executor, files: Mapping[Path, C
 
 
 def _sorted(
-    files: Mapping[int, Content], base: Base | None
+    files: Mapping[int, Content], base: Base | None, lately: Lately | None
 ) -> tuple[dict[tuple[str, int], Wanted], list[tuple[int, int, Any]]]:
     """What has to be fetched, by frame; and what can be copied."""
     wanted: dict[tuple[str, int], Wanted] = {}
     copies: list[tuple[int, int, Any]] = []
+    at_hand: Any
     for descriptor, content in files.items():
         at = 0
         for frame, offset, length in content.extents:
             if frame is not None:
                 at_hand = base.content(frame, offset, length) if base is not None else None
+                if at_hand is None and lately is not None and (content_of := lately.get(frame)) is not None:
+                    at_hand = content_of[offset : offset + length]
                 if at_hand is not None:
                     copies.append((descriptor, at, at_hand))
                 else:
@@ -122,9 +133,11 @@ def _shares(wanted: Sequence[Wanted]) -> Iterator[Sequence[Wanted]]:
         yield wanted[first : first + 4]
 
 
-def _write(key: Key, body: Any, start: int, wanted: Sequence[Wanted]) -> None:
+def _write(key: Key, body: Any, start: int, wanted: Sequence[Wanted], lately: Lately | None) -> None:
     for each in wanted:
         content = opened(key, each.frame, body, start)
+        if lately is not None:
+            lately.put(each.frame, content)
         for descriptor, to, offset, length in each.parts:
             _write_all(descriptor, to, content[offset : offset + length])
 
