@@ -200,3 +200,23 @@ async def test_a_scrub_names_each_damaged_image_and_no_other(tmp_path: Path):
     assert (await scrub(one, {"checkpoint_9": ""})).damaged == {
         "checkpoint_9": ["image checkpoint_9 is not in the object store"]
     }
+
+
+async def test_what_shares_with_a_damaged_image_is_stored_anew(tmp_path: Path):
+    """One bad pack spoils the images that refer to it. Those that come after it was found must not be among them."""
+    one = images(tmp_path)
+    base, _, _ = await publish(one, "checkpoint_warm", memory(600), shelve=True)
+    first, damaged, _ = await publish(one, "checkpoint_1", memory(600) | memory(400, at=0x10000, seed=1))
+    for pack in {pack.id for pack in first.packs}:
+        path = tmp_path / "store" / "packs" / pack
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    other = images(tmp_path, name="other")
+    for at in (one, other):
+        await refused(at, damaged)
+    again, stored, content = await publish(
+        one, "checkpoint_2", memory(600) | memory(400, at=0x10000, seed=1), base="checkpoint_warm"
+    )
+    assert not {pack.id for pack in again.packs} & ({pack.id for pack in first.packs} | {pack.id for pack in base.packs})
+    assert await fetched(other, stored) == content

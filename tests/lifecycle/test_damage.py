@@ -5,35 +5,42 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from stack import Stack
+from stack import Stack, eventually
 
 pytestmark = pytest.mark.criu
 
 
 def suspended(stack: Stack) -> tuple[str, str, Path]:
     """A token, the run that waits for it, and the manifest of its image."""
+    store = stack.directory / "data" / "worker" / "store"
+    eventually(lambda: list((store / "images").glob("warm_*")), what="the warm image is stored")
+    stored_before = set(packs(store))
     token = stack.client.create_token()["id"]
     run_id = stack.trigger("waits_for_token", {"journal": str(stack.journal()), "token_id": token})
     stack.await_event(run_id, "run.suspended")
     checkpoint_id = stack.events(run_id, "run.suspended")[-1]["checkpoint_id"]
-    return token, run_id, stack.directory / "data" / "worker" / "store" / "images" / checkpoint_id
+    manifest = store / "images" / checkpoint_id
+    own_packs[manifest] = sorted(set(packs(store)) - stored_before)
+    return token, run_id, manifest
 
 
-def packs(manifest: Path) -> list[Path]:
-    """Those that were stored together with it, the newest first."""
-    stored = sorted((manifest.parents[1] / "packs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    return [path for path in reversed(stored) if path.stat().st_mtime >= manifest.stat().st_mtime - 1]
+own_packs: dict[Path, list[Path]] = {}
+"""Of an image: those that were stored for it, and not before, for its base or for others."""
+
+
+def packs(store: Path) -> list[Path]:
+    return list((store / "packs").iterdir())
 
 
 def flip(manifest: Path) -> None:
-    for pack in packs(manifest):
+    for pack in own_packs[manifest]:
         data = bytearray(pack.read_bytes())
         data[len(data) // 2] ^= 0xFF
         pack.write_bytes(data)
 
 
 def truncate(manifest: Path) -> None:
-    for pack in packs(manifest):
+    for pack in own_packs[manifest]:
         pack.write_bytes(pack.read_bytes()[: pack.stat().st_size // 2])
 
 
@@ -85,8 +92,6 @@ def held_for(stack: Stack, task: str, **payload: object) -> str:
     stack.await_event(run_id, "run.waiting" if task != "waits_with_thread" else "run.held")
     reasons = ""
     if "run.held" not in stack.kinds(run_id):
-        from stack import eventually
-
         eventually(
             lambda: {"run.held", "run.freeze_failed"} & set(stack.kinds(run_id)), what=f"{task} is held and says why"
         )

@@ -260,11 +260,21 @@ class Images:
                 async with self._shelving:
                     if self._shelf.get(image_id) is None:
                         await self._shelve(made, laid.criu)
+        except ImageDamaged:
+            self.workspace.end(place)
+            self._distrust(made)
+            raise
         except BaseException:
             self.workspace.end(place)
             raise
         self._index.add(made.blocks)
         return laid
+
+    def _distrust(self, made: Manifest) -> None:
+        """One of its packs is damaged. Other images may share it; no further one is to, so what it holds is stored again."""
+        packs = set(made.packs())
+        self._index.forget(packs)
+        self._shelf.distrust(packs)
 
     def release(self, laid: Laid) -> None:
         """The files are no longer needed."""

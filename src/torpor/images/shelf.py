@@ -6,6 +6,7 @@ images; what lies on a disk, where it could rot unnoticed, serves for comparing 
 
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +96,11 @@ class Shelf:
         while len(self._bases) > self._most:
             _, old = self._bases.popitem(last=False)
             self._workspace.end(old.place)
+
+    def distrust(self, packs: Collection[str]) -> None:
+        """Some of these packs are damaged: a base that has to do with them is fetched, and verified, before it is used again."""
+        for image_id in [image_id for image_id, base in self._bases.items() if base.packs.intersection(packs)]:
+            self.forget(image_id)
 
     def forget(self, image_id: str) -> None:
         """It is deleted."""

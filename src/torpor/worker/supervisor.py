@@ -39,6 +39,8 @@ from torpor.worker.pressure import Pressure
 from torpor.worker.process import watched
 from torpor.worker.serve import DRAINED
 from torpor.worker.version import ImportFailed, Version, ZygoteDied, user_environment
+from torpor.worker.warm import Place as WarmPlace
+from torpor.worker.warm import Warm
 
 log = logging.getLogger(__name__)
 
@@ -205,15 +207,12 @@ class Supervisor:
     async def _import_project(self) -> None:
         try:
             project = discovery.find(self._path)
+            is_thawed = False
             if project.version not in self._versions:
-                version = Version(
-                    project,
-                    self._house.run_root,
-                    isolated=self._isolated,
-                    on_changed=self._reload,
-                    environment=user_environment(self._settings.cpu_baseline),
-                )
-                await version.start()
+                version = self._new_version(project)
+                is_thawed = await version.find_image()
+                if not is_thawed:
+                    await version.start()
                 for name, former in list(self._versions.items()):
                     await former.stop()  # its runs live on; new ones start from the new version
                     del self._versions[name]
@@ -224,7 +223,10 @@ class Supervisor:
             version.make_ahead()
             self._house.room.set()
             names = ", ".join(task.id for task in version.tasks) or "no tasks"
-            log.info("version %s: %s (imported in %.0f ms)", version.name, names, version.import_ms)
+            how = "thawed" if is_thawed else f"imported in {version.import_ms:.0f} ms"
+            log.info("version %s: %s (%s)", version.name, names, how)
+            if is_thawed and version.needs_import:
+                self._spawn(self._import_too(version))
         except ImportFailed as failed:
             log.error("the tasks in %s can't be imported\n%s", self._path, failed.error.stack_trace)
         except ZygoteDied as error:
@@ -233,6 +235,47 @@ class Supervisor:
             asyncio.get_running_loop().call_later(IMPORT_RETRY_S, self._reload)
         except (ConfigError, ApiError) as error:
             log.error("%s", error)
+
+    def _new_version(self, project: discovery.Project) -> Version:
+        house, environment, warm = self._house, user_environment(self._settings.cpu_baseline), None
+        if house.criu is not None:
+            assert house.machine is not None
+            assert self._settings.worker_token is not None
+            warm = Warm(
+                WarmPlace(
+                    self._worker_id,
+                    house.store_id,
+                    house.images,
+                    house.link,
+                    house.criu,
+                    house.machine,
+                    house.facts,
+                    house.run_root,
+                    secret=self._settings.worker_token,
+                ),
+                project,
+                environment,
+            )
+        return Version(
+            project,
+            house.run_root,
+            isolated=self._isolated,
+            on_changed=self._reload,
+            environment=environment,
+            warm=warm,
+        )
+
+    async def _import_too(self, version: Version) -> None:
+        """A version that is thawed can be used already; forks are faster."""
+        try:
+            await version.start()
+            log.info(
+                "%s is imported here, too (in %.0f ms): its runs are forked from now on",
+                version.name,
+                version.import_ms,
+            )
+        except (ImportFailed, ZygoteDied) as error:
+            log.warning("%s is thawed, but can't be imported here: %s", version.name, error)
 
     # -- duties -------------------------------------------------------------------------------------------------------
 

@@ -237,7 +237,8 @@ class Warm:
             OSError: the disk is full or broken.
         """
         prepared = await asyncio.to_thread(self._prepare, image)
-        process = RunProcess(prepared.directory, prepared.home, Origin(image.image_id))
+        known_as = prepared.run_root / prepared.directory.name
+        process = RunProcess(prepared.directory, prepared.home, Origin(image.image_id), known_as)
         try:
             await process.listen()
             pid = await criu.restore(
