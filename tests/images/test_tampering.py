@@ -218,5 +218,7 @@ async def test_what_shares_with_a_damaged_image_is_stored_anew(tmp_path: Path):
     again, stored, content = await publish(
         one, "checkpoint_2", memory(600) | memory(400, at=0x10000, seed=1), base="checkpoint_warm"
     )
-    assert not {pack.id for pack in again.packs} & ({pack.id for pack in first.packs} | {pack.id for pack in base.packs})
+    assert not {pack.id for pack in again.packs} & (
+        {pack.id for pack in first.packs} | {pack.id for pack in base.packs}
+    )
     assert await fetched(other, stored) == content

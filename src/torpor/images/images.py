@@ -102,7 +102,8 @@ class Images:
     def __init__(
         self, objects: Objects, keys: Keyring, workspace: Workspace, *, lately_bytes: int = MOST_BYTES
     ) -> None:
-        """`lately_bytes`: how much of what it has read and verified may stay in memory for the images to come."""
+        """`lately_bytes`: how much of what it has read and verified may stay in memory for the images to come. With 0 it
+        also fetches no base for them."""
         self.objects = objects
         self.keys = keys
         self.workspace = workspace
@@ -235,7 +236,7 @@ class Images:
         image_id = stored.image_id or stored.id
         made, key = await self.manifest(image_id, stored.digest)
         base = self._shelf.get(made.base if made.base is not None else image_id)
-        if base is None and made.base is not None:
+        if base is None and made.base is not None and self._lately.most_bytes:
             self._want_base(made.base)
         self._laid += 1
         memory = sum(content.size for name, content in made.files.items() if name.startswith("pages-"))

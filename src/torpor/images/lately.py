@@ -19,7 +19,7 @@ class Lately:
     """The contents of frames, the one used last at the end. Used from several threads."""
 
     def __init__(self, most_bytes: int) -> None:
-        self._most_bytes = most_bytes
+        self.most_bytes = most_bytes
         self._lock = threading.Lock()
         self._frames: OrderedDict[tuple[str, int], Any] = OrderedDict()
         self._bytes = 0
@@ -38,7 +38,7 @@ class Lately:
         with self._lock:
             if self._frames.setdefault((frame.pack.id, frame.number), content) is content:
                 self._bytes += len(content)
-            while self._bytes > self._most_bytes:
+            while self._bytes > self.most_bytes:
                 _, oldest = self._frames.popitem(last=False)
                 self._bytes -= len(oldest)
 
