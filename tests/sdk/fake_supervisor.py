@@ -175,14 +175,13 @@ class Supervisor:
             self._connection.settimeout(PATIENCE_S)
         return False
 
-    def let_go(self, *, read: bool = True) -> None:
+    def let_go(self) -> None:
         """Close our end, as before a freeze that nobody is asked for: all that the run had sent is read first."""
         assert self._connection is not None
-        if read:
-            self._connection.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    self._inbox += map(from_runner.decode, self._unframer.feed(self._connection.recv(1 << 16)))
+        self._connection.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while data := self._connection.recv(1 << 16):
+                self._inbox += map(from_runner.decode, self._unframer.feed(data))
         self._connection.close()
 
     def stand_still(self) -> None:
@@ -190,10 +189,10 @@ class Supervisor:
         os.kill(self.pid, signal.SIGSTOP)
         os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
 
-    def freeze(self, *, read: bool = True) -> None:
+    def freeze(self) -> None:
         """What a real one does to a run at any moment: stop, read what is left, let go. CRIU would write an image now."""
         self.stand_still()
-        self.let_go(read=read)
+        self.let_go()
         os.kill(self.pid, signal.SIGCONT)
 
     def met_again(self, *answers: Answer, nudge: bool = False, restored: bool = True, **more: Any) -> Resumed:

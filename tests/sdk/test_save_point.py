@@ -3,7 +3,6 @@
 import asyncio
 import fcntl
 import os
-import signal
 import socket
 import sys
 import threading
@@ -243,18 +242,38 @@ def test_a_save_point_waits_for_replies_and_holds_up_calls(supervisor: Superviso
 
 
 @DOORS
-def test_a_supervisor_that_freezes_the_run_just_then_is_asked_again(supervisor: Supervisor, is_async: bool) -> None:
-    supervisor.start(saving(is_async))
-    supervisor.stand_still()
-    supervisor.let_go()
-    os.kill(supervisor.pid, signal.SIGCONT)
-    if not supervisor._inbox:  # else it was quicker than we are
-        supervisor.met_again()
-        supervisor.save_point()
-    supervisor.wake(saved="c")
-    supervisor.save_point()
-    supervisor.wake(saved="c")
-    assert [each["id"] for each in supervisor.output_of_run()] == ["c", "c"]
+def test_a_supervisor_that_freezes_the_run_just_then_is_asked_again(
+    supervisor: Supervisor, tmp_path: Path, is_async: bool
+) -> None:
+    """The connection has ended, and the save point is the first to notice: nobody has heard of it."""
+    signs = {name: tmp_path / name for name in ("begun", "go")}
+
+    def compute() -> None:
+        signs["begun"].touch()
+        while not signs["go"].exists():
+            time.sleep(0.01)
+
+    @task
+    async def save() -> str | None:
+        compute()
+        return (await checkpoint("loaded")).id
+
+    @task
+    def save_blocking() -> str | None:
+        compute()
+        return torpor.sync.checkpoint("loaded").id
+
+    supervisor.start(save if is_async else save_blocking)
+    end = time.monotonic() + 20
+    while not signs["begun"].exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    supervisor.freeze()
+    signs["go"].touch()
+    supervisor.met_again()
+    assert supervisor.save_point().name == "loaded"
+    supervisor.wake(saved="checkpoint_1")
+    assert supervisor.output_of_run() == "checkpoint_1"
 
 
 def test_several_at_once_are_made_one_after_the_other(supervisor: Supervisor) -> None:
