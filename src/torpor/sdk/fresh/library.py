@@ -2,8 +2,7 @@
 
 Objects are noted when they are made: their class's `__init__` is wrapped when the library has just been loaded, by an import
 hook that is set before user code is imported. The garbage collector knows all objects as well, but not those of a
-zygote, which are set aside (`gc.freeze`), and pools are mostly made at import; and going through a million objects takes longer
-than the freeze.
+zygote, which are set aside (`gc.freeze`), and pools are mostly made at import.
 """
 
 import functools
