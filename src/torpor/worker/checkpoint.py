@@ -169,7 +169,11 @@ async def settle(
 def _pack(process: RunProcess, archive: Path, since: float) -> int:
     """The files of a stopped tree, and its shared memory: all of it where that is its own, as it is after a restore."""
     assert process.pid is not None
-    if namespaces.has_our_mounts(process.pid):
+    try:
+        has_our_mounts = namespaces.has_our_mounts(process.pid)
+    except FileNotFoundError:
+        has_our_mounts = True  # killed since the dump, which has its memory; of shared memory nothing can be told any more
+    if has_our_mounts:
         shared = process.shared = files.shared_memory(tree(process.pid))
     else:
         place = Path(f"/proc/{process.pid}/root") / files.SHARED.relative_to("/")
