@@ -1,11 +1,13 @@
 """A run's output is told line by line, whatever bytes it is made of, each once."""
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
 
-from torpor.worker.output import MAX_LINE_BYTES, Output
+from torpor.wire.http import LogLine
+from torpor.worker.output import MAX_LINE_BYTES, Follower, Output
 
 
 @pytest.fixture
@@ -65,3 +67,27 @@ def test_endless_output_without_newline_is_told_in_pieces(file: Path) -> None:
     write(file, b"x" * (MAX_LINE_BYTES * 2 + 5))
     pieces = messages(output)
     assert [len(piece) for piece in pieces] == [MAX_LINE_BYTES, MAX_LINE_BYTES, 5]
+
+
+@pytest.mark.anyio
+async def test_what_is_being_told_is_told_though_nobody_follows_any_more(tmp_path: Path) -> None:
+    """A run that ends stops its follower, which may be in the middle of a report that takes its time."""
+    file, slow = tmp_path / "output.log", asyncio.Event()
+    told: list[str] = []
+
+    async def tell(_first: int, lines: list[LogLine]) -> None:
+        began.set()
+        await slow.wait()
+        told.extend(line.message for line in lines)
+
+    began = asyncio.Event()
+    file.write_text("one\n")
+    follower = Follower(Output(file), tell)
+    follower.start()
+    await began.wait()
+    await follower.stop()
+    with file.open("a") as more:
+        more.write("two")
+    asyncio.get_running_loop().call_soon(slow.set)
+    await follower.catch_up(last=True)
+    assert told == ["one", "two"]

@@ -87,12 +87,13 @@ class Follower:
         self._tell = tell
         self._one_at_a_time = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._follow())
 
     async def stop(self) -> None:
-        """Follow no more. What was written since the last look is not told."""
+        """Follow no more. What was written since the last look is not told; what is on its way is told to its end."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -107,7 +108,9 @@ class Follower:
     async def _follow(self) -> None:
         while True:
             await asyncio.sleep(INTERVAL_S)
-            await self.catch_up()
+            # Lines that were handed out and then not told would be missing: `stop` must not end that half-way.
+            self._telling = asyncio.create_task(self.catch_up())
+            await asyncio.shield(self._telling)
 
 
 def _parse(raw: bytes, now: str) -> list[LogLine]:
