@@ -10,6 +10,7 @@ from torpor import engine
 from torpor.store import migrate
 from torpor.store.database import Database
 from torpor.store.embedded import EmbeddedPostgres
+from torpor.wire.http import Introduction
 
 pytestmark = pytest.mark.anyio
 
@@ -30,7 +31,9 @@ insert into waitpoints (id, environment_id, kind, status, due_at, created_at, co
 insert into waits (run_id, wait_id, waitpoint_id, created_at) values ('run_frozen', 'wait_1', 'waitpoint_1', $now);
 insert into checkpoints (id, run_id, worker_id, attempt, state, open_waits, size_bytes, files_bytes, dump_ms, durable_ms,
                          rss_bytes, facts, waiting_at, created_at)
-    values ('checkpoint_1', 'run_frozen', 'w1', 1, 'current', '{wait_1}', 1, 0, 1, 1, 1, '{}', '[]', $now);
+    values ('checkpoint_9', 'run_frozen', 'w1', 1, 'superseded', '{}', 1, 0, 1, 1, 1, '{}', '[]', $now - interval '2 h'),
+           ('checkpoint_0', 'run_frozen', 'w1', 1, 'previous', '{}', 1, 0, 1, 1, 1, '{}', '[]', $now - interval '1 h'),
+           ('checkpoint_1', 'run_frozen', 'w1', 1, 'current', '{wait_1}', 1, 0, 1, 1, 1, '{}', '[]', $now);
 update runs set attempt = 1, lease = 2, checkpoint_id = 'checkpoint_1' where id = 'run_frozen';
 """
 
@@ -43,7 +46,7 @@ async def test_runs_of_the_first_release_are_handed_out_after_the_upgrade(postgr
     first, *later = migrate.migrations()
     assert await migrate.upgrade(url, [first]) == ["0001_start"]
     connection = await asyncpg.connect(url)
-    await connection.execute(BEFORE.replace("$now", f"'{NOW.isoformat()}'"))
+    await connection.execute(BEFORE.replace("$now", f"timestamptz '{NOW.isoformat()}'"))
     await connection.close()
 
     assert await migrate.upgrade(url) == [f"{each.number:04}_{each.name}" for each in later]
@@ -58,4 +61,18 @@ async def test_runs_of_the_first_release_are_handed_out_after_the_upgrade(postgr
     assert [answer.wait_id for answer in given[0].answers] == ["wait_1"]
     assert given[0].checkpoint is not None
     assert (given[0].checkpoint.store_id, given[0].checkpoint.digest) == ("worker:w1", "")
+    async with database.transaction() as tx:
+        found = [(each.id, each.number, each.state) for each in await engine.read.checkpoints(tx, "run_frozen")]
+    assert found == [("checkpoint_9", 1, "dropped"), ("checkpoint_0", 2, "usable"), ("checkpoint_1", 3, "usable")]
+    # The worker is brought up to date as well: it keeps images in an object store, and reads those on its disk no more.
+    hello = Introduction("w1", "i2", "here", 10, True, {}, store_id="store_1", fitness="fit_1")
+    async with database.transaction() as tx:
+        assert await engine.register_worker(tx, "env_1", hello, lease_s=30.0, now=NOW) == 2
+    for _ in range(2):
+        async with database.transaction() as tx:
+            assert await engine.give_up(tx, now=NOW) == ["run_frozen"]
+    async with database.transaction() as tx:
+        given = await engine.dequeue(tx, "w1", "i2", free=5, versions=["v1"], can_restore=True, lease_s=30.0, now=NOW)
+    by_id = {each.run_id: each for each in given}
+    assert (by_id["run_frozen"].checkpoint, by_id["run_frozen"].context.attempt) == (None, 2)
     await database.close()
