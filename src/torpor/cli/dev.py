@@ -101,7 +101,7 @@ class Dev:
             async with self._database() as (url, watch):
                 server, worker = (
                     self._service("server", ["server"], url),
-                    self._service("worker", ["worker", str(self._project)]),
+                    self._worker_service(),
                 )
                 async with self._alive(server), contextlib.AsyncExitStack() as started:
                     if not await self._until_stopped(self._comes_up(server)):
@@ -146,9 +146,17 @@ class Dev:
         finally:
             await postgres.stop()
 
-    def _service(self, name: str, arguments: list[str], database_url: str | None = None) -> "Service":
+    def _worker_service(self) -> "Service":
+        """The worker: it moves its runs out of memory before it ends, for as long as the settings say."""
+        from torpor.cli.services import STOP_S
+
+        return self._service("worker", ["worker", str(self._project)], stop_s=self._settings.drain_s + STOP_S)
+
+    def _service(
+        self, name: str, arguments: list[str], database_url: str | None = None, *, stop_s: float | None = None
+    ) -> "Service":
         from torpor.cli.narrator import service_line
-        from torpor.cli.services import Service
+        from torpor.cli.services import STOP_S, Service
 
         environment = {key: value for key, value in os.environ.items() if key not in SECRETS}
         environment |= {
@@ -164,6 +172,7 @@ class Dev:
             name,
             arguments,
             environment,
+            stop_s=STOP_S if stop_s is None else stop_s,
             say=lambda line: self._console.print(service_line(name, line)),
             notice=self._notice,
             changed=self._save,

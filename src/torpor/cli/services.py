@@ -15,7 +15,7 @@ LONGEST_PAUSE_S = 5.0
 STEADY_S = 10.0
 """A service that lived this long is started again at once, without the pauses that its earlier deaths had grown to."""
 STOP_S = 20.0
-"""How long a service may take to end after SIGTERM: a worker hands its runs back meanwhile."""
+"""How long a service may take to end after SIGTERM, beside the work that it is given time for."""
 
 
 class Service:
@@ -25,6 +25,7 @@ class Service:
         name: as it is told.
         arguments: of the `torpor` command.
         environment: all of it.
+        stop_s: how long it may take to end after SIGTERM.
         say: called with each line that the service prints.
         notice: called with a sentence when it dies.
         changed: called whenever the pid has changed.
@@ -36,6 +37,7 @@ class Service:
         arguments: list[str],
         environment: Mapping[str, str],
         *,
+        stop_s: float = STOP_S,
         say: Callable[[str], None],
         notice: Callable[[str], None],
         changed: Callable[[], None],
@@ -43,6 +45,7 @@ class Service:
         self.name = name
         self.pid: int | None = None
         self.deaths = 0
+        self.stop_s = stop_s
         self._command = [sys.executable, "-P", "-m", "torpor", *arguments]
         self._environment = {**environment, VARIABLE: str(os.getpid())}
         self._say = say
@@ -113,7 +116,7 @@ class Service:
             return
         self.signal(signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), STOP_S)
+            await asyncio.wait_for(process.wait(), self.stop_s)
         self.kill()
         await process.wait()
 
