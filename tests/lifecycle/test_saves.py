@@ -1,4 +1,4 @@
-"""Save points: by name and by themselves, and what a run that dies finds when it comes back from one."""
+"""Save points: by name and by themselves, what a run that dies finds when it comes back from one, and lives that go apart."""
 
 import os
 import signal
@@ -53,3 +53,22 @@ def test_a_save_point_that_cannot_be_is_told_to_the_code_and_in_the_story(make_s
     run_id = stack.trigger("saved_twice", str(stack.journal()))
     assert stack.output(run_id) == [False, False, False, False]
     assert "switched off" in stack.events(run_id, "run.save_failed")[0]["reason"]
+
+
+def test_three_lives_of_one_image_go_their_own_ways_at_the_same_time(stack: Stack) -> None:
+    """All three are at work on one worker at once before any may end: none finds a trace of the others."""
+    token = stack.client.create_token()["id"]
+    original = stack.trigger("goes_its_way", {"journal": str(stack.journal()), "token_id": token})
+    stack.await_event(original, "run.suspended")
+    runs = {answer: stack.client.fork(original, answer=answer)["id"] for answer in ("left", "right")}
+    stack.client.complete_token(token, "straight on")
+    runs["straight on"] = original
+    eventually(lambda: len(stack.lines()) == 3, what="all three are at work")
+    assert sorted(stack.lines()) == sorted(runs)
+    assert len({stack.process_of(run_id) for run_id in runs.values()} - {None}) == 3
+    stack.journal("journal.go").touch()
+    for answer, run_id in runs.items():
+        assert stack.output(run_id) == [run_id, [answer], answer, answer]
+        assert stack.kinds(run_id).count("run.resumed") == 1
+    assert stack.kinds(original).count("run.forked") == 2
+    stack.assert_nothing_left()

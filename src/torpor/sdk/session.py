@@ -41,12 +41,31 @@ from torpor.sdk.fresh.library import Turn
 from torpor.sdk.ledger import Ledger
 from torpor.sdk.loop import LoopDoor
 from torpor.sdk.standstill import Standstill
-from torpor.wire.runner import Answer, Awoken, Begin, Cancel, Finished, Finishing, Hello, NewWait, Result, StayingAwake
+from torpor.wire.runner import (
+    Answer,
+    Awoken,
+    Begin,
+    Cancel,
+    Finished,
+    Finishing,
+    Hello,
+    NewWait,
+    Result,
+    RunContext,
+    StayingAwake,
+)
 
 if TYPE_CHECKING:
     from torpor.sdk.task import Task
 
 T = TypeVar("T")
+
+
+def name_process(context: RunContext) -> None:
+    """Have `ps` show which run this process is."""
+    from setproctitle import setproctitle
+
+    setproctitle(f"torpor run {context.task_id} {context.run_id}")
 
 
 class Session:
@@ -227,7 +246,10 @@ class Session:
 
     def _take_up(self, awoken: Awoken) -> None:
         if awoken.context is not None:
+            is_fork = awoken.context.run_id != self.context.run_id
             self.context = awoken.context
+            if is_fork:  # the image has the name of the run that it was taken of
+                name_process(self.context)
 
     # -- what the SDK asks of the run: each once awaited and once blocking --
 

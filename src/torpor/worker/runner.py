@@ -47,6 +47,8 @@ def main(request: wire.Fork, modules: list[str]) -> NoReturn:
 
 def _settle(request: wire.Fork) -> None:
     """Take our own session, directory, output and signals; leave nothing of the zygote's that a run shouldn't have."""
+    from setproctitle import setproctitle
+
     os.setsid()  # CRIU wants the session's leader inside of the tree
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # the wake-up call: only ever taken by sigwait
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -65,7 +67,7 @@ def _settle(request: wire.Fork) -> None:
             stream.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
     if request.isolated:
         seccomp.refuse_io_uring()
-    _title("torpor spare: a process that waits for a run")
+    setproctitle("torpor spare: a process that waits for a run")
     # A fork has its parent's generators: without this every run of a version would draw the same numbers.
     refresh.reseed_all()
     _let_go_of_the_old_place()
@@ -89,19 +91,13 @@ def _let_go_of_the_old_place() -> None:
         tempfile.tempdir = None  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _title(title: str) -> None:
-    from setproctitle import setproctitle
-
-    setproctitle(title)
-
-
 def _attempt(request: wire.Fork) -> None:
     from torpor.sdk import task
-    from torpor.sdk.session import Session
+    from torpor.sdk.session import Session, name_process
 
     session = Session.open(f"{request.directory}/ctl.sock", request.name)
     asked = session.begin.context.task_id
-    _title(f"torpor run {asked} {session.begin.context.run_id}")
+    name_process(session.begin.context)
     found = task.registry().get(asked)
     if found is None:
         message = f"version {session.begin.context.version} has no task {asked!r}"
