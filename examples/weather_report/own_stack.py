@@ -19,7 +19,7 @@ from torpor.cli.connection import Target
 
 PROJECT = Path(__file__).resolve().parent
 COMES_UP_S = 120.0
-GOES_DOWN_S = 45.0
+GOES_DOWN_S = 90.0
 
 
 class StackFailed(Exception):
@@ -38,7 +38,12 @@ class Stack:
         self._output: IO[bytes] | None = None
 
     def __enter__(self) -> Self:
-        environment = {**os.environ, "TORPOR_DATA_DIR": str(self.data_dir), "PYTHONUNBUFFERED": "1"}
+        environment = {
+            **os.environ,
+            "TORPOR_DATA_DIR": str(self.data_dir),
+            "TORPOR_HOLD_S": "0",  # a short sleep would be held in memory, and the tale is about being frozen
+            "PYTHONUNBUFFERED": "1",
+        }
         for name in ("TORPOR_API_URL", "TRIGGER_API_URL", "TORPOR_DATABASE_URL"):
             environment.pop(name, None)
         self._output = self.log.open("wb")
