@@ -9,7 +9,9 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from journey import PROGRAMS, Journey, addresses, limits, programs
+from elsewhere import Elsewhere
+from elsewhere import make as make_elsewhere
+from journey import PROGRAMS, Journey, addresses, limits, programs, two_lives
 from stack import Stack, fresh_database
 
 from torpor.store.embedded import EmbeddedPostgres
@@ -17,6 +19,7 @@ from torpor.store.embedded import EmbeddedPostgres
 SETTINGS = {
     "TORPOR_LEASE_S": "30",  # this is not about workers that fall silent, and they are all busy
     "TORPOR_START_PATIENCE_S": "5",
+    "TORPOR_UNFIT_PATIENCE_S": "5",
 }
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -38,16 +41,23 @@ def redis_server() -> str:
 
 
 @pytest.fixture(scope="session")
+def elsewhere() -> Iterator[Elsewhere]:
+    made = make_elsewhere()
+    yield made
+    made.remove()
+
+
+@pytest.fixture(scope="session")
 def servers(
-    tmp_path_factory: pytest.TempPathFactory, postgres: EmbeddedPostgres, redis_server: str
+    tmp_path_factory: pytest.TempPathFactory, postgres: EmbeddedPostgres, redis_server: str, elsewhere: Elsewhere
 ) -> Iterator[dict[str, str]]:
-    """Where the servers are that programs call."""
+    """Where the servers are that programs call: at addresses that hold for all workers."""
     directory = tmp_path_factory.mktemp("servers")
     url = urlsplit(asyncio.run(postgres.ensure()))
     socket = f"{parse_qs(url.query)['host'][0]}/.s.PGSQL.5432"
     with open(directory / "log", "wb") as log:
         process = subprocess.Popen(
-            [sys.executable, HERE / "servers.py", "127.0.0.1", directory, redis_server, socket],
+            [sys.executable, HERE / "servers.py", elsewhere.our_address, directory, redis_server, socket],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
@@ -89,9 +99,49 @@ def journey(
     )
     stack.start()
     made = Journey(stack, servers, meanwhile)
-    made.begin(programs() | limits())
+    made.begin(programs() | limits() | two_lives())
     answering = made.in_background()
     yield made
+    made.end()
+    answering.join()
+    stack.assert_nothing_left()
+    stack.stop()
+
+
+@pytest.fixture(scope="session")
+def moved(
+    tmp_path_factory: pytest.TempPathFactory, postgres: EmbeddedPostgres, servers: dict[str, str], elsewhere: Elsewhere
+) -> Iterator[Journey]:
+    """All programs on two workers: frozen by the first, thawed and frozen by the second, thawed by the first again.
+
+    The second has a data directory, a network and so ports and addresses of its own. What they share is the object store.
+    """
+    directory = tmp_path_factory.mktemp("moved")
+    stack = Stack(
+        directory / "stack",
+        fresh_database(postgres, "moved"),
+        PROGRAMS,
+        **SETTINGS,
+        TORPOR_HOST="0.0.0.0",
+        TORPOR_OBJECT_STORE=f"file://{directory}/objects",
+    )
+    stack.start()
+    made = Journey(stack, servers, meanwhile)
+    made.begin(programs())
+    made.advance(rounds=0)
+    stack.stop_worker()
+    stack.within = elsewhere.enter
+    stack.start_worker(
+        TORPOR_DATA_DIR=str(directory / "another"),
+        TORPOR_API_URL=f"http://{elsewhere.our_address}:{stack.port}",
+    )
+    made.advance(rounds=1)
+    stack.stop_worker()
+    stack.within = ()
+    stack.start_worker()
+    answering = made.in_background()
+    yield made
+    made.end()
     answering.join()
     stack.assert_nothing_left()
     stack.stop()

@@ -17,6 +17,8 @@ import asyncpg
 from stack import ENDS, Stack, eventually
 
 PROGRAMS = Path(__file__).parent / "programs"
+PATIENCE_S = 300.0
+"""A minute is enough where nobody else wants the CPU."""
 FROZEN_S = 1.0
 """Each run is left frozen for at least this long: its clocks are to notice."""
 
@@ -26,12 +28,18 @@ Meanwhile = Callable[[str, Path], None]
 
 def programs() -> dict[str, bool]:
     """The names of all programs that come back as they were, and whether they want to know what is outside."""
-    return _programs(*(file for file in sorted(PROGRAMS.glob("*.py")) if file.stem != "limits"))
+    others = ("limits", "two_lives")
+    return _programs(*(file for file in sorted(PROGRAMS.glob("*.py")) if file.stem not in others))
 
 
 def limits() -> dict[str, bool]:
     """As `programs`: those that don't, or aren't frozen at all."""
     return _programs(PROGRAMS / "limits.py")
+
+
+def two_lives() -> dict[str, bool]:
+    """As `programs`: those whose image is restored twice."""
+    return _programs(PROGRAMS / "two_lives.py")
 
 
 def _programs(*files: Path) -> dict[str, bool]:
@@ -45,7 +53,7 @@ def _programs(*files: Path) -> dict[str, bool]:
 
 
 def _is_program(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    return any(isinstance(mark, ast.Name) and mark.id == "program" for mark in function.decorator_list)
+    return any(isinstance(mark, ast.Name) and mark.id in ("program", "twice") for mark in function.decorator_list)
 
 
 @dataclass(frozen=True)
@@ -68,38 +76,52 @@ class Journey:
         self._addresses = addresses
         self._meanwhile = meanwhile
         self._directories = stack.directory / "outside"
+        self._is_over = threading.Event()
+        self._until = 0.0
+        self._frozen_since: dict[str, float] = {}
         self.runs: dict[str, str] = {}
 
     def begin(self, names: dict[str, bool]) -> None:
         """Trigger them all."""
+        self._until = time.monotonic() + PATIENCE_S
         for name, wants_to_know in names.items():
             directory = self._directory(name)
             directory.mkdir(parents=True)
             payload = {**self._addresses, "directory": str(directory)} if wants_to_know else None
             self.runs[name] = self.stack.trigger(name, payload)
 
-    def advance(self, *, rounds: int | None = None, patience_s: float = 100.0) -> None:
+    def advance(self, *, rounds: int | None = None, patience_s: float = PATIENCE_S) -> None:
         """Answer every program as often as it is frozen, until all have ended, or for some rounds: until all have
         ended or are frozen after their last answer.
 
         A program that is neither when the patience is over stays what it is: its own test will say so.
         """
-        asyncio.run(self._advance(rounds, time.monotonic() + patience_s))
+        self._until = time.monotonic() + patience_s
+        asyncio.run(self._advance(rounds, self._until))
 
     def in_background(self) -> threading.Thread:
         thread = threading.Thread(target=self.advance, daemon=True)
         thread.start()
         return thread
 
-    def passed(self, name: str, *, patience_s: float = 110.0) -> Passed:
-        """What became of a program, when it has ended."""
+    def passed(self, name: str) -> Passed:
+        """What became of a program, when it has ended. All have the same time for that, however many are asked for."""
         run_id = self.runs[name]
         eventually(
             lambda: self.stack.status(run_id) in ENDS,
             what=f"{name} ends: {self._told(run_id)}",
-            patience_s=patience_s,
+            patience_s=max(self._until - time.monotonic(), 1.0),
         )
         return Passed(self.stack.run(run_id), self.stack.kinds(run_id), self._told(run_id))
+
+    def end(self) -> None:
+        """Stop answering, and cancel what is still on its way: when only some tests were asked for, the others' programs."""
+        self._is_over.set()
+        for run_id in self.runs.values():
+            if self.stack.status(run_id) not in ENDS:
+                self.stack.client.cancel(run_id, at_once=True)
+        for run_id in self.runs.values():
+            self.stack.await_end(run_id)
 
     def answer(self, name: str) -> None:
         """Complete the token that a program waits for, though it is held in memory."""
@@ -120,20 +142,19 @@ class Journey:
     async def _advance(self, rounds: int | None, until: float) -> None:
         names = {run_id: name for name, run_id in self.runs.items()}
         answered: dict[str, int] = dict.fromkeys(names, 0)
-        frozen_since: dict[str, float] = {}
         connection = await asyncpg.connect(self.stack.database_url)
         try:
-            while names and time.monotonic() < until:
+            while names and time.monotonic() < until and not self._is_over.is_set():
                 states = await connection.fetch("select id, state from runs where id = any($1)", list(names))
                 for run_id, state in states:
                     if state != "suspended":
-                        frozen_since.pop(run_id, None)
-                    elif run_id not in frozen_since:
-                        frozen_since[run_id] = time.monotonic()
+                        self._frozen_since.pop(run_id, None)
+                    elif run_id not in self._frozen_since:
+                        self._frozen_since[run_id] = time.monotonic()
                         self._meanwhile(names[run_id], self._directory(names[run_id]))
                     if state.upper() in ENDS or (state == "suspended" and answered[run_id] == rounds):
                         del names[run_id]
-                rested = [each for each, since in frozen_since.items() if time.monotonic() - since >= FROZEN_S]
+                rested = [each for each, since in self._frozen_since.items() if time.monotonic() - since >= FROZEN_S]
                 tokens = await connection.fetch(
                     "select t.run_id, t.waitpoint_id from waits t join waitpoints w on w.id = t.waitpoint_id "
                     "where t.run_id = any($1) and w.kind = 'token' and w.status = 'pending' and t.detached_at is null "

@@ -3,11 +3,14 @@
 import importlib.util
 
 import pytest
-from journey import PROGRAMS, Journey, programs
+from journey import PROGRAMS, Journey, programs, two_lives
 
 from torpor.worker.discovery import find
 
-pytestmark = pytest.mark.criu
+pytestmark = [
+    pytest.mark.criu,
+    pytest.mark.timeout(600),  # the first test brings all programs on their way, and the slowest decides
+]
 
 TORCH = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None,
@@ -24,8 +27,29 @@ def test_the_programs_are_found() -> None:
     assert len(programs()) > 70
 
 
-@pytest.mark.parametrize("name", marked(dict.fromkeys(sorted(programs()), True)))
+@pytest.mark.parametrize("name", marked(programs()))
 def test_program(journey: Journey, name: str) -> None:
     passed = journey.passed(name)
     assert passed.run["status"] == "COMPLETED", (passed.run.get("error"), passed.why_not)
     assert passed.kinds.count("run.suspended") == passed.kinds.count("run.resumed") >= 2, passed.why_not
+
+
+@pytest.mark.parametrize("name", marked(programs()))
+def test_program_on_two_workers(moved: Journey, name: str) -> None:
+    passed = moved.passed(name)
+    assert passed.run["status"] == "COMPLETED", (passed.run.get("error"), passed.why_not)
+    workers = [event["worker_id"] for event in moved.stack.events(moved.runs[name], "run.dequeued")]
+    assert workers[0] != workers[1] != workers[2], passed.why_not
+    assert passed.kinds.count("run.suspended") == passed.kinds.count("run.resumed") >= 2, passed.why_not
+
+
+@pytest.mark.parametrize("name", sorted(two_lives()))
+def test_two_restores_of_one_image(journey: Journey, name: str) -> None:
+    """The process dies after the first. What is drawn at random in both lives is compared by the program."""
+    passed = journey.passed(name)
+    assert passed.run["status"] == "COMPLETED", (passed.run.get("error"), passed.why_not)
+    assert passed.run["attemptCount"] == 2
+    resumed = journey.stack.events(journey.runs[name], "run.resumed")
+    assert len(resumed) == 2
+    assert resumed[0]["checkpoint_id"] == resumed[1]["checkpoint_id"]
+    assert passed.kinds.count("run.suspended") == 1

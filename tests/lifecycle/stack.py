@@ -118,12 +118,13 @@ class Stack:
         self._server = self._launch("server")
         eventually(self._server_answers, what="the server answers")
 
-    def start_worker(self) -> None:
-        self.launch_worker()
+    def start_worker(self, **settings: str) -> None:
+        """Start one; with another data directory it is another one."""
+        self.launch_worker(**settings)
         self.await_version()
 
-    def launch_worker(self) -> None:
-        self._worker = self._launch("worker", str(self._project))
+    def launch_worker(self, **settings: str) -> None:
+        self._worker = self._launch("worker", str(self._project), **settings)
         self._versions_seen += 1
 
     def await_version(self) -> None:
@@ -179,11 +180,11 @@ class Stack:
     def worker_log(self) -> str:
         return (self.directory / "worker.log").read_text()
 
-    def _launch(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def _launch(self, *arguments: str, **settings: str) -> subprocess.Popen[bytes]:
         with open(self.directory / f"{arguments[0]}.log", "ab") as log:
             return subprocess.Popen(
                 [*self.within, sys.executable, "-m", "torpor", *arguments],
-                env=self._environment,
+                env={**self._environment, **settings},
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -17,5 +17,5 @@ Beneath, only inside a run:
 `idle.py`     may this run be frozen, and if not: why not       `freeze.py`     standing still for a checkpoint
 `standstill.py`  what the doors ask for to do so                `refresh.py`    what must not repeat or be stale after it
 `descriptors.py`  files let go before it and opened after       `channel.py`    the control socket
-`running.py`  which run this process performs
+`datagrams.py`  UDP sockets, likewise                           `running.py`    which run this process performs
 """

@@ -2,7 +2,7 @@
 
     1. refuse      something is open that no image can hold, or that could change meanwhile: say which descriptor
     2. flush       text in Python's buffers would otherwise reach the log after the freeze
-    3. park        descriptors of outside files are let go, by path and offset (descriptors.py)
+    3. park        descriptors of outside files are let go, by path and offset (descriptors.py); UDP by its peer (datagrams.py)
     4. close       `Suspending` or `SavePoint`, then the socket: no descriptor of ours is in the image
     5. sleep       in sigwait(SIGUSR1). The signal is blocked before we announce it, so it can't be lost.
                    The image is taken here. Days may pass; or the dump was given up and the signal comes at once
@@ -26,7 +26,7 @@ from typing import Any
 
 import msgspec
 
-from torpor.sdk import descriptors, refresh
+from torpor.sdk import datagrams, descriptors, refresh
 from torpor.sdk.channel import Channel, LetGo
 from torpor.wire.runner import Awoken, NotSaved, Resumed, SavePoint, StayingAwake, Suspending
 
@@ -110,20 +110,22 @@ class Freezer:
         while WAKE in signal.sigpending():  # left from an earlier, doubled one: it must not wake us now
             signal.sigwait({WAKE})
         connected = descriptors.connections({self._channel.fileno()})
+        let_go = datagrams.let_go({self._channel.fileno()})
         with _timers_stopped():
             try:
                 self._channel.send(announcement)
             except LetGo:
                 # We were frozen without being asked: nobody knows that we would sleep.
                 self._channel.withdraw(announcement)
-                return self.come_back(descriptors.unpark(parked))
+                return self.come_back(descriptors.unpark(parked) + datagrams.connect_again(let_go))
             self._channel.shut_down()
             until_nobody_reads()
             self._channel.close()
 
             signal.sigwait({WAKE})
 
-        awoken = self.come_back(descriptors.unpark(parked) + descriptors.lost_connections(connected))
+        lost = descriptors.unpark(parked) + datagrams.connect_again(let_go) + descriptors.lost_connections(connected)
+        awoken = self.come_back(lost)
         if isinstance(announcement, SavePoint) and not (awoken.saved or awoken.error):
             return msgspec.structs.replace(awoken, error="the worker did not say what became of it")
         return awoken

@@ -172,7 +172,9 @@ def _pack(process: RunProcess, archive: Path, since: float) -> int:
     try:
         has_our_mounts = namespaces.has_our_mounts(process.pid)
     except FileNotFoundError:
-        has_our_mounts = True  # killed since the dump, which has its memory; of shared memory nothing can be told any more
+        has_our_mounts = (
+            True  # killed since the dump, which has its memory; of shared memory nothing can be told any more
+        )
     if has_our_mounts:
         shared = process.shared = files.shared_memory(tree(process.pid))
     else:

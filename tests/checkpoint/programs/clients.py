@@ -3,6 +3,7 @@
 import asyncio
 import json
 import ssl
+import uuid
 from typing import Any
 
 from freezing import Outside, freeze, freeze_blocking, program
@@ -135,7 +136,7 @@ async def redis_client(outside: Outside) -> None:
     import redis
 
     client = redis.Redis.from_url(outside["redis"])
-    key = f"blocking-{id(client)}"
+    key = f"blocking-{uuid.uuid4()}"
     for n in range(3):
         assert client.incr(key) == n + 1
         with client.pipeline() as pipeline:
@@ -152,7 +153,7 @@ async def redis_async_client(outside: Outside) -> None:
     import redis.asyncio
 
     async with redis.asyncio.Redis.from_url(outside["redis"]) as client:
-        key = f"async-{id(client)}"
+        key = f"async-{uuid.uuid4()}"
         for n in range(3):
             assert await asyncio.gather(client.incr(key), client.ping()) == [n + 1, True]
             await freeze()
@@ -171,7 +172,7 @@ async def boto3_client(outside: Outside) -> None:
         aws_access_key_id="key",
         aws_secret_access_key="secret",
     )
-    bucket = f"bucket-{id(s3)}"
+    bucket = f"bucket-{uuid.uuid4()}"
     s3.create_bucket(Bucket=bucket)
     upload = s3.create_multipart_upload(Bucket=bucket, Key="parts")["UploadId"]
     parts: list[dict[str, Any]] = []

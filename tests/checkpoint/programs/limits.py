@@ -118,6 +118,18 @@ async def a_websocket_that_pings(outside: Outside) -> None:
         await freeze()
 
 
+@program
+async def a_database_transaction(outside: Outside) -> None:
+    import asyncpg
+
+    connection = await asyncpg.connect(outside["postgres"])
+    async with connection.transaction():
+        await connection.execute("create temporary table rows (n int)")
+        await freeze()
+        assert await connection.fetchval("select count(*) from rows") == 0
+    await connection.close()
+
+
 # -- frozen, and not as it was ----------------------------------------------------------------------------------------
 
 
