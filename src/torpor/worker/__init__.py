@@ -11,7 +11,10 @@
 `birth.py`       how a leased run gets its process: forked, or thawed
 `process.py`     a run's process: its directory, its control socket, its end
 `hold.py`        held or frozen: how long a waiting run stays in memory
-`live_run.py`    one run in memory, seen from the supervisor: its process, its control socket, its lease
+`live_run.py`    one run in memory, seen from the supervisor: its inbox, its birth, its ends
+`life.py`        what those who act on it share: its state, its words to the server, its image
+`waiting.py`     what it waits for, and that it is held or frozen meanwhile
+`saving.py`      how it is written down when it does not wait: save points, moves
 `checkpoint.py`  running process -> durable image, in stages
 `restore.py`     image -> running process, in stages
 `files.py`       a run's own files, packed beside its image and laid again

@@ -1,4 +1,4 @@
-"""A running process becomes a durable image, in stages. What follows (the kill, or that it goes on) is in `live_run.py`.
+"""A running process becomes a durable image, in stages. What follows (the kill, or that it goes on) is the caller's.
 
     STILL       the runner sleeps in sigwait, or was stopped wherever it was; its control socket is closed at one end at least
     DUMPED      CRIU has written the tree's memory and left every process stopped
@@ -172,9 +172,8 @@ def _pack(process: RunProcess, archive: Path, since: float) -> int:
     try:
         has_our_mounts = namespaces.has_our_mounts(process.pid)
     except FileNotFoundError:
-        has_our_mounts = (
-            True  # killed since the dump, which has its memory; of shared memory nothing can be told any more
-        )
+        # Killed since the dump, which has its memory; of shared memory nothing can be told any more.
+        has_our_mounts = True
     if has_our_mounts:
         shared = process.shared = files.shared_memory(tree(process.pid))
     else:

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from torpor.worker.live_run import LiveRun, MoveOn
+from torpor.worker.live_run import LiveRun
+from torpor.worker.saving import MoveOn
 
 log = logging.getLogger(__name__)
 
