@@ -11,7 +11,7 @@ from fake_supervisor import Supervisor, context, json
 from torpor import AbortRun, RunFailed, app, current, task, wait
 from torpor.sdk.canceling import INTERRUPT
 from torpor.sync import wait as blocking_wait
-from torpor.wire.runner import Answer, Begin, Cancel, Hello, HookCall, StayingAwake, Suspend, TaskError
+from torpor.wire.runner import Answer, Begin, Block, Cancel, Hello, HookCall, StayingAwake, Suspend, TaskError
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +105,24 @@ def test_T10_on_failure_is_called_for_the_last_attempt_only(supervisor: Supervis
     done = supervisor.finished()
     assert (done.hooks, done.retryable) == ([], True)
     assert not [line for line in lines(supervisor) if "failure" in line or "complete" in line]
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+def test_which_attempt_is_the_last_is_told_anew_after_a_restore(supervisor: Supervisor, is_last: bool) -> None:
+    """A fork of a run in its last attempt is in its first; a run that crashed comes back in a later one."""
+
+    @task
+    async def fails(token: str) -> None:
+        await wait.for_token(token)
+        raise ValueError("no")
+
+    telling(fails, "task")
+    supervisor.start(fails, "waitpoint_1", attempt=1 if is_last else 2, max_attempts=2)
+    [waiting] = supervisor.expect(Block).waits
+    supervisor.suspend()
+    now = context(attempt=2 if is_last else 1, max_attempts=2)
+    supervisor.wake(Answer(waiting.wait_id, "completed"), context=now)
+    assert supervisor.finished().hooks == (["on_failure"] if is_last else [])
 
 
 @pytest.mark.parametrize(("error", "attempt"), [(ValueError("no"), 3), (AbortRun("no"), 1)])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from torpor.errors import PayloadError, RunFailed
-from torpor.sdk import hooks, outcome
+from torpor.sdk import hooks, outcome, running
 from torpor.sdk.canceling import Cancellation
 from torpor.wire.runner import Begin, Finished, HookCall
 
@@ -145,7 +145,8 @@ class Attempt:
             return _Ending(told, ("on_cancel", "on_complete"), values)
         if done.ok:
             return _Ending(done, ("on_success", "on_complete"), values | {"status": "COMPLETED"})
-        context = self._begin.context
+        # Not that of the beginning: a process that was restored may be in a later attempt, or another run's by now.
+        context = running.session.context if running.session is not None else self._begin.context
         if done.retryable and context.attempt < context.max_attempts:
             return _Ending(done, (), {})  # it will be tried again
         told = msgspec.structs.replace(done, hooks=["on_failure"])
