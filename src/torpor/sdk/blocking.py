@@ -245,8 +245,11 @@ class BlockingDoor:
             self._standstill.resumed()
 
     def _look(self) -> idle.Verdict:
-        if self._ledger.is_calling or any(box.done() for box in self._waiting.values()):
+        if self._ledger.is_calling:
             return idle.Verdict(False, [])
+        if any(box.done() for box in self._waiting.values()):
+            # Its thread is about to go on, and to fall asleep in something else: whoever reads must look again by itself.
+            return idle.Verdict(False, [], is_up_to_threads=True)
         busy = threads.at_work(self._waiting)
         if threading.get_ident() not in self._waiting:
             busy.append(threading.current_thread())
