@@ -2,5 +2,6 @@
 
 `http.py`     server <-> worker, over HTTP
 `runner.py`   supervisor <-> runner and supervisor <-> zygote, over unix sockets
+`presets.py`  sizes of machine
 `framing.py`  how a message is laid on a socket
 """

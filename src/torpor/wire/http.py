@@ -38,6 +38,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from torpor.wire.presets import BUILT_IN, DEFAULT_PRESET, Preset
 from torpor.wire.runner import Answer, HookCall, NewWait, QueueManifest, RunContext, TaskError, TaskManifest
 
 MAX_BODY_BYTES = 32 << 20
@@ -48,6 +49,21 @@ MAX_CHUNK_ITEMS = 500
 """The most items of a batch in one message."""
 RESULTS_BYTES = 8 << 20
 """How many bytes of outputs one page of a batch's results holds, about; a larger output is a page of its own."""
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What a run has used since it was handed out under this lease: of all its processes together, those that ended included.
+    A later report of a lease holds what an earlier one said, so none counts twice."""
+
+    cpu_ms: float = 0.0
+    peak_memory_bytes: int = 0  # the most at any moment
+
+
+class OutOfMemory(msgspec.Struct, frozen=True):
+    """A process was killed because its run had used up its memory."""
+
+    limit_bytes: int  # what the run was allowed
+    used_bytes: int = 0  # the most that was measured
 
 
 class Introduction(msgspec.Struct):
@@ -148,6 +164,7 @@ class Assignment(msgspec.Struct):
     payload_is_large: bool = False  # ask for it: runs/{run_id}/payload
     active_s: float = 0.0  # how long the attempt has worked already: counts towards context.max_duration_s
     save_every_s: float | None = None  # make a save point whenever it has worked for so long without one
+    preset: Preset = BUILT_IN[DEFAULT_PRESET]  # how much of the machine it may use
 
 
 class DequeueReply(msgspec.Struct):
@@ -327,6 +344,7 @@ class SuspendReport(msgspec.Struct):
     checkpoint: StoredCheckpoint
     waiting_at: list[dict[str, Any]] = []  # where each asyncio task stands: file, line, source
     nth: int = 0  # as in BlockReport
+    usage: Usage = Usage()
 
 
 class SaveReport(msgspec.Struct):
@@ -337,6 +355,7 @@ class SaveReport(msgspec.Struct):
     open_waits: list[str]  # what the frozen process waits for
     waiting_at: list[dict[str, Any]] = []  # where each asyncio task and thread stands
     nth: int = 0  # as in BlockReport
+    usage: Usage = Usage()
 
 
 class MoveReport(msgspec.Struct):
@@ -348,6 +367,7 @@ class MoveReport(msgspec.Struct):
     waiting_at: list[dict[str, Any]] = []
     nth: int = 0  # as in BlockReport
     reason: str = ""  # for the run's story
+    usage: Usage = Usage()
 
 
 class Refusal(msgspec.Struct):
@@ -375,6 +395,8 @@ class FinishReport(msgspec.Struct):
     error: TaskError | None = None
     retryable: bool = True
     hooks: list[str] = []  # on_failure, on_cancel: performed already, in the process
+    usage: Usage = Usage()
+    oom: OutOfMemory | None = None  # crashed: its memory was used up
 
 
 class StoryEvent(msgspec.Struct):
