@@ -10,6 +10,12 @@ from pathlib import Path
 
 from torpor.errors import ConfigError
 
+_CHOICES = {
+    "isolation": ("auto", "full", "off"),
+    "trust": ("own", "foreign"),
+    "network": ("host", "private", "none"),
+}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -85,6 +91,18 @@ class Settings:
     """The criu to use; else one that passes a real dump and restore is looked for."""
     cpu_baseline: str | None = None
     """What images need of a CPU: x86-64-v2, x86-64-v3 or x86-64-v4. Default: all that the CPU has on which they are made."""
+    isolation: str = "off"
+    """How much of a room of its own each run gets: auto (as much as there is), full (or the worker doesn't start), off."""
+    trust: str = "own"
+    """Whose code the tasks are: own, or foreign (then nothing of it ever runs as root)."""
+    network: str = "host"
+    """What runs reach: host (what the worker reaches), private (outwards only), none."""
+    readable: str | None = None
+    """Further paths of the machine that runs may read, separated by colons."""
+    writable: str | None = None
+    """Paths of the machine that runs may write to as well, separated by colons."""
+    run_uids: str = "200000-299999"
+    """From which range each run takes its user; the first one is the group of all."""
     freeze: bool = True
     """False holds every waiting run in memory, as on a machine without CRIU."""
 
@@ -104,6 +122,8 @@ class Settings:
                 text = environ.get("TRIGGER_" + field.name.upper())
             if text:
                 values[field.name] = _parse(name, text, getattr(cls, field.name))
+            if (choices := _CHOICES.get(field.name)) and values.get(field.name, choices[0]) not in choices:
+                raise ConfigError(f"{name}={text!r} can't be used: it should be {' or '.join(choices)}")
         return cls(**values)  # pyright: ignore[reportArgumentType]
 
 

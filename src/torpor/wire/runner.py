@@ -346,6 +346,18 @@ class ImportFailed(msgspec.Struct, tag="import_failed"):
     error: TaskError
 
 
+class RoomOrder(msgspec.Struct, frozen=True):
+    """What a runner is to enter, and to be, before it asks for a run; see worker/room.py. Paths are the supervisor's."""
+
+    root: str  # its root directory: everything else is out of its sight from then on
+    uid: int
+    gid: int
+    limits: dict[str, int] = {}  # by the names of the module `resource`, such as RLIMIT_NOFILE: soft and hard limit
+    cgroups: list[str] = []  # `cgroup.procs` files: it writes itself into each
+    network: str | None = None  # the file of a network namespace to join; None: that of the worker
+    environment: dict[str, str] = {}  # variables to set, over those of the zygote
+
+
 class Fork(msgspec.Struct, tag="fork"):
     """Make a runner. No payload and no secret passes through the zygote: every run inherits its memory."""
 
@@ -353,6 +365,7 @@ class Fork(msgspec.Struct, tag="fork"):
     directory: str  # its own: ctl.sock, output.log, work/ (cwd), tmp/
     isolated: bool  # own pid, ipc and uts namespaces (needs root)
     parked: bool = False  # say Hello, close, and sleep in sigwait(SIGUSR1): to be frozen before there is a run
+    room: RoomOrder | None = None  # None: it stays root, and sees what the worker sees
 
 
 class Forked(msgspec.Struct, tag="forked"):

@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,11 +48,16 @@ class Criu:
     source: str
 
 
-async def dump(criu: Criu, *, pid: int, images: Path, timeout_s: float = 30.0) -> None:
+async def dump(
+    criu: Criu, *, pid: int, images: Path, real_uid: tuple[int, int] | None = None, timeout_s: float = 30.0
+) -> None:
     """Write the process tree under `pid` to `images`, an existing directory, and leave the tree stopped.
 
     The caller makes the images durable and then either kills the tree or calls `let_run`. After any failure the tree
     runs on as if nothing had happened.
+
+    Args:
+        real_uid: user and group of the tree, if it isn't root's; see `_elsewhere`.
 
     Raises:
         CriuError: it could not be dumped; the reason names what stands in the way.
@@ -66,7 +71,7 @@ async def dump(criu: Criu, *, pid: int, images: Path, timeout_s: float = 30.0) -
     options.timeout = max(1, math.floor(timeout_s / 2))
     try:
         request = rpc.Request(type=rpc.DUMP, opts=options)
-        await _ask(criu, request, images, enter=_mounts_of(pid), timeout_s=timeout_s)
+        await _ask(criu, request, images, enter=_place_of(pid), real_uid=real_uid, timeout_s=timeout_s)
     except CriuError as error:
         let_run(pid)
         if "unix socket" in error.reason and (numbers := _connected_unix_sockets(pid)):
@@ -86,6 +91,8 @@ async def restore(
     scratch: Path | None = None,
     enter: Callable[[], None] | None = None,
     memory: LazyMemory | None = None,
+    real_uid: tuple[int, int] | None = None,
+    on_root: Callable[[int], None] | None = None,
     timeout_s: float = 60.0,
 ) -> int:
     """Bring a dumped tree back to life as a child of this process; it runs when this returns.
@@ -96,6 +103,9 @@ async def restore(
     Args:
         enter: called in a thread of its own, before CRIU is started from there: namespaces that it enters are the tree's.
         memory: listens in `scratch`; the tree runs before its memory is there.
+        real_uid: user and group of the tree, if it isn't root's; see `_elsewhere`.
+        on_root: called in a thread when the first process exists, alone and stopped in namespaces of its own, with its pid: what
+            it does holds for all that follows. An OSError ends the restore.
 
     Returns:
         The pid of its first process, as seen from here.
@@ -109,17 +119,29 @@ async def restore(
     options.lazy_pages = memory is not None
     root: _Process | None = None
 
-    def remember_root(notify: rpc.Notify) -> None:
+    async def remember_root(notify: rpc.Notify) -> None:
         nonlocal root
         if notify.script == "setup-namespaces":
             root = _Process(notify.pid)
             if memory is not None:
                 memory.protect(notify.pid)
+            if on_root is not None:
+                try:
+                    await asyncio.to_thread(on_root, notify.pid)
+                except OSError as error:
+                    raise CriuError(f"the restored process can't be given what it needs: {error}") from error
 
     try:
         request = rpc.Request(type=rpc.RESTORE, opts=options)
         answer = await _ask(
-            criu, request, images, scratch=scratch, enter=enter, timeout_s=timeout_s, on_notify=remember_root
+            criu,
+            request,
+            images,
+            scratch=scratch,
+            enter=enter,
+            real_uid=real_uid,
+            timeout_s=timeout_s,
+            on_notify=remember_root,
         )
     except BaseException:
         # Killing CRIU leaves what it has built so far, spinning or stopped.
@@ -189,15 +211,17 @@ async def _ask(
     *,
     scratch: Path | None = None,
     enter: Callable[[], None] | None = None,
+    real_uid: tuple[int, int] | None = None,
     timeout_s: float,
-    on_notify: Callable[[rpc.Notify], None] | None = None,
+    on_notify: Callable[[rpc.Notify], Awaitable[None]] | None = None,
 ) -> rpc.Response:
     """Start a CRIU, send it one request, and see it end."""
     scratch = scratch or images
     log = scratch / request.opts.log_file if scratch else None
     if log is not None:
         log.unlink(missing_ok=True)  # An older log must not explain this failure.
-    with _directory(images) as directory, _directory(scratch) as work, _start(criu, enter) as (process, channel):
+    started = _start(criu, enter, real_uid)
+    with _directory(images) as directory, _directory(scratch) as work, started as (process, channel):
         if images is not None:
             # CRIU opens them as /proc/<our pid>/fd/<number>, so they stay open here until the end.
             request.opts.work_dir_fd = work
@@ -224,7 +248,7 @@ async def _ask(
 
 
 async def _converse(
-    channel: socket.socket, request: rpc.Request, on_notify: Callable[[rpc.Notify], None] | None
+    channel: socket.socket, request: rpc.Request, on_notify: Callable[[rpc.Notify], Awaitable[None]] | None
 ) -> rpc.Response | None:
     """Send the request and answer CRIU's notifications until it answers; None when it hangs up instead."""
     loop = asyncio.get_running_loop()
@@ -235,7 +259,7 @@ async def _converse(
             if answer.type != rpc.NOTIFY:
                 return answer
             if on_notify is not None:
-                on_notify(answer.notify)
+                await on_notify(answer.notify)
             go_on = rpc.Request(type=rpc.NOTIFY, notify_success=True)
             await loop.sock_sendall(channel, go_on.SerializeToString())
     except (ConnectionError, BrokenPipeError):
@@ -270,13 +294,18 @@ def _directory(path: Path | None) -> Iterator[int]:
 
 
 @contextmanager
-def _start(criu: Criu, enter: Callable[[], None] | None) -> Iterator[tuple["_Process", socket.socket]]:
+def _start(
+    criu: Criu, enter: Callable[[], None] | None, real_uid: tuple[int, int] | None
+) -> Iterator[tuple["_Process", socket.socket]]:
     """`criu swrk` and our end of the socket pair; in a session of its own, to be killed together with its helpers."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         ours.setblocking(False)
         try:
-            started = _launch(criu, theirs.fileno()) if enter is None else _elsewhere(enter, criu, theirs.fileno())
+            if enter is None and real_uid is None:
+                started = _launch(criu, theirs.fileno())
+            else:
+                started = _elsewhere(enter, real_uid, criu, theirs.fileno())
         except OSError as error:
             raise CriuError(f"CRIU can't be started: {error}") from error
         theirs.close()
@@ -301,13 +330,21 @@ def _launch(criu: Criu, channel: int) -> subprocess.Popen[bytes]:
     )
 
 
-def _elsewhere(enter: Callable[[], None], criu: Criu, channel: int) -> subprocess.Popen[bytes]:
+def _elsewhere(
+    enter: Callable[[], None] | None, real_uid: tuple[int, int] | None, criu: Criu, channel: int
+) -> subprocess.Popen[bytes]:
     """Start CRIU in other namespaces, where it must be from its first instruction on. A thread can be in some of its own, which
     its children inherit; so no helper program is needed, and CRIU is our child as ever.
+
+    The same goes for its ids. It reads and sets limits of processes, which takes CAP_SYS_RESOURCE, and containers rarely have
+    that, or the real ids of their owner. So those are its real ones; what it may do goes by the effective ones, which are root's.
     """
 
     def start() -> subprocess.Popen[bytes]:
-        enter()
+        if enter is not None:
+            enter()
+        if real_uid is not None:
+            namespaces.be_really(*real_uid)
         return _launch(criu, channel)
 
     # Made for this alone: a thread that has been in other namespaces is of no use for anything else.
@@ -315,12 +352,13 @@ def _elsewhere(enter: Callable[[], None], criu: Criu, channel: int) -> subproces
         return thread.submit(start).result()
 
 
-def _mounts_of(pid: int) -> Callable[[], None] | None:
-    """How to be where the process is: CRIU can't dump a process whose mounts are not its own."""
+def _place_of(pid: int) -> Callable[[], None] | None:
+    """How to be where the process is: CRIU can't dump one whose mounts are not its own, and would dump a network that isn't."""
     try:
-        return None if namespaces.has_our_mounts(pid) else lambda: namespaces.join_mounts(pid)
+        others = namespaces.not_shared_with(pid, ("net", "mnt"))
     except OSError:
         return None  # it has just ended: CRIU says so
+    return (lambda: namespaces.join(pid, others)) if others else None
 
 
 class _Process:

@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Sequence
 
 CLONE_FS = 0x00000200
 CLONE_NEWNS = 0x00020000
@@ -28,6 +29,8 @@ SYNC_FILE_RANGE_WRITE = 2
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
+_SET_REAL = {"x86_64": (119, 117), "aarch64": (149, 147)}
+"""setresgid and setresuid."""
 _AT_FDCWD = -100
 _STATX_BTIME = 0x800
 
@@ -45,14 +48,39 @@ def unshare(flags: int) -> None:
     _check(_libc.unshare(flags), "unshare")
 
 
-def join_mounts(pid: int) -> None:
-    """Enter the mount namespace of another process: this thread alone, and what it starts."""
+def join(pid: int, kinds: Sequence[str]) -> None:
+    """Enter namespaces of another process (`mnt`, `net`): this thread alone, and what it starts."""
     unshare(CLONE_FS)  # threads share their root directory, and one that shares can't change namespaces
-    descriptor = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    opened = [os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in kinds]
     try:
-        _check(_libc.setns(descriptor, CLONE_NEWNS), "setns")
+        for descriptor in opened:
+            _check(_libc.setns(descriptor, 0), "setns")
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+def join_file(path: str) -> None:
+    """Enter the namespace that is kept at `path`: this thread alone, and what it starts."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _check(_libc.setns(descriptor, 0), f"setns {path}")
     finally:
         os.close(descriptor)
+
+
+def not_shared_with(pid: int, kinds: Sequence[str]) -> list[str]:
+    """Those kinds of namespaces in which a process isn't where we are."""
+    return [kind for kind in kinds if os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}")]
+
+
+def be_really(uid: int, gid: int) -> None:
+    """Take these as real ids, and stay root by the effective ones: this thread alone, and what it starts.
+
+    By the bare system calls: the C library's, and so Python's, change the ids of all threads.
+    """
+    for call, number in zip(_SET_REAL[os.uname().machine], (gid, uid), strict=True):
+        _check(_libc.syscall(ctypes.c_long(call), number, 0, 0), "setresid")
 
 
 def own_mounts() -> None:
@@ -81,7 +109,7 @@ def share_host_name(pid: int) -> None:
 
 def has_our_mounts(pid: int) -> bool:
     """Whether a process is in our own mount namespace."""
-    return os.readlink(f"/proc/{pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
+    return not not_shared_with(pid, ("mnt",))
 
 
 def prctl(option: int, value: int = 0, further: int = 0) -> None:

@@ -13,7 +13,7 @@ import signal
 import sys
 import termios
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from torpor.wire import runner
 from torpor.wire.framing import FramingError, Unframer, frame
 from torpor.worker import criu, files, namespaces
 from torpor.worker.lazy import LazyMemory
+from torpor.worker.room import Room
 from torpor.worker.runner import LOST_SUPERVISOR
 
 log = logging.getLogger(__name__)
@@ -118,6 +119,10 @@ class RunProcess:
         shared: its files in the machine's `/dev/shm`, as they were at its last dump.
         inbox: what it says, and `Closed` and `Exited`. Its keeper may put in messages of its own.
         exited: done, with the wait status, when it has ended.
+        room: what it sees, and who it is; None: what the worker sees, and root.
+        cgroup: its limits, if it has any.
+        network: its network namespace, if it is not the worker's.
+        on_buried: called in a thread, the last one first, when the process is gone: they give back what it had.
     """
 
     def __init__(
@@ -132,6 +137,10 @@ class RunProcess:
         self.origin = origin or Origin()
         self.lives_on = False
         self.shared: list[Path] = []
+        self.room: Room | None = None
+        self.cgroup: Any = None
+        self.network: Any = None
+        self.on_buried: list[Callable[[], object]] = []
         self._home = home or directory
         self._began_at = time.time()
         self.pid: int | None = None
@@ -323,7 +332,16 @@ class RunProcess:
             self._connection.close()
         if self.lives_on and self.shared:
             await asyncio.to_thread(files.release_shared, self.shared, since=self._began_at)
-        await asyncio.to_thread(_remove, self._home)
+        await asyncio.to_thread(self._give_back)
+
+    def _give_back(self) -> None:
+        """What it had: one thing that can't be given back does not keep the others. The directory last, for all are in there."""
+        while self.on_buried:
+            try:
+                self.on_buried.pop()()
+            except OSError as error:
+                log.warning("%s: what it had can't be given back: %s", self.directory.name, error)
+        _remove(self._home)
 
     def _kill_for(self, reason: str) -> None:
         log.warning("%s: %s", self.directory.name, reason)
