@@ -16,6 +16,7 @@ from torpor.errors import CriuError
 from torpor.worker import criu_proof, criu_setup
 from torpor.worker.criu import Criu
 from torpor.worker.criu_setup import NoCriu
+from torpor.worker.isolation import Isolation, Missing
 
 app = typer.Typer()
 app.command()(doctor)
@@ -99,6 +100,23 @@ def test_json_is_for_programs() -> None:
     assert code == 0
     assert answer["can_freeze"] is True
     assert {"name", "state", "told", "fix"} == set(answer["facts"][0])
+    assert answer["isolation"]["level"] in ("full", "partial", "off")
+
+
+@pytest.mark.usefixtures("able_machine")
+def test_what_isolation_lacks_is_told_with_what_to_do_and_keeps_nothing_from_being_frozen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lacks = Isolation("partial", (Missing("a limit on its memory", "Read-only file system", "mount it read-write"),))
+    monkeypatch.setattr(machine, "isolation", lambda settings: lacks)
+    monkeypatch.setenv("TORPOR_ISOLATION", "auto")
+    code, told = run()
+    assert code == 0
+    assert "partial: some of it is missing" in told
+    assert "No a limit on its memory" in told
+    assert "→ mount it read-write" in told
+    monkeypatch.setenv("TORPOR_ISOLATION", "off")
+    assert "TORPOR_ISOLATION is off" in run()[1]
 
 
 @pytest.mark.usefixtures("able_machine")

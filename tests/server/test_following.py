@@ -160,3 +160,13 @@ async def test_tasks_and_workers_are_listed(client: AsyncClient, worker: FakeWor
     assert sorted(task["id"] for task in await client.tasks()) == ["echo", "mail/send"]
     (shown,) = await client.workers()
     assert (shown["id"], shown["isAlive"], shown["canFreeze"]) == (worker.worker_id, True, True)
+    assert (shown["running"], shown["held"]) == (0, 0)
+
+
+async def test_a_worker_is_shown_with_how_many_runs_it_has(client: AsyncClient, worker: FakeWorker) -> None:
+    await client.trigger("echo", 1)
+    await worker.take_and_start()
+    shown = await client.worker(worker.worker_id)
+    assert (shown["running"], shown["held"]) == (1, 0)
+    with pytest.raises(NotFound):
+        await client.worker("worker_unknown")

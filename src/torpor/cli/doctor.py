@@ -35,7 +35,12 @@ def doctor(
             facts.append(trouble)
     able = machine.can_freeze(facts)
     if as_json:
-        typer.echo(json.dumps({"can_freeze": able, "facts": [asdict(fact) for fact in facts]}, indent=2))
+        told = {
+            "can_freeze": able,
+            "isolation": machine.isolation(settings).facts(),
+            "facts": [asdict(fact) for fact in facts],
+        }
+        typer.echo(json.dumps(told, indent=2))
     else:
         _tell(facts, able)
     raise typer.Exit(0 if able else 1)

@@ -11,10 +11,13 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from torpor.config import Settings
 from torpor.errors import ConfigError, CriuError
+
+if TYPE_CHECKING:
+    from torpor.worker.isolation import Isolation
 
 State = Literal["ok", "note", "missing"]
 
@@ -65,6 +68,7 @@ def examine(settings: Settings) -> list[Fact]:
         _places,
         _criu,
         _fitness,
+        _isolation,
     )
     return [fact for look in looks for fact in look(settings)]
 
@@ -192,6 +196,38 @@ def _fitness(settings: Settings) -> Iterator[Fact]:
         f"{machine.digest} (CPU, CRIU, Python, libc, installed packages); equal ones can thaw each other's checkpoints"
     )
     yield Fact("Fitness", "ok", told)
+
+
+def isolation(settings: Settings) -> "Isolation":
+    """The most that this machine gives."""
+    from torpor.worker.isolation import possible
+
+    return possible(settings)
+
+
+def _isolation(settings: Settings) -> Iterator[Fact]:
+    """How far runs can be kept apart. Nothing here keeps a machine from freezing, so nothing counts as missing."""
+    found = isolation(settings)
+    if settings.isolation == "off":
+        told = (
+            "TORPOR_ISOLATION is off, so runs are not; this machine would give "
+            + {
+                "full": "all of it",
+                "partial": "a part of it",
+                "off": "nothing",
+            }[found.level]
+        )
+        yield Fact("Isolation", "note", told, "set TORPOR_ISOLATION to auto, or unset it")
+    elif found.level == "off":
+        yield Fact("Isolation", "note", "off: a room of its own can't be made for a run here")
+    else:
+        told = {
+            "full": "full: each run in a room of its own, with all limits",
+            "partial": "partial: some of it is missing",
+        }
+        yield Fact("Isolation", "ok" if found.level == "full" else "note", told[found.level])
+    for each in found.missing:
+        yield Fact(f"No {each.what}", "note", each.why, each.fix)
 
 
 def is_tmpfs(directory: str, mounts: str) -> bool:

@@ -47,7 +47,21 @@ def _debounced(data: Data) -> Words:
 
 
 def _started(data: Data) -> Words:
-    return Words("started", _took("ready in", data.get("start_ms")), "green")
+    return Words("started", _join([_took("ready in", data.get("start_ms")), _isolated(data)]), "green")
+
+
+def _isolated(data: Data) -> str:
+    """How far the process is kept apart from others, where that is worth a word."""
+    match data.get("isolation"):
+        case "full":
+            return "isolated"
+        case "partial":
+            lacks = ", ".join(str(each) for each in data.get("missing") or [])
+            return "partly isolated, without " + (lacks or "some of it")
+        case "off":
+            return "not isolated"
+        case _:
+            return ""
 
 
 def _waiting(data: Data) -> Words:
@@ -130,6 +144,7 @@ def _resumed(data: Data) -> Words:
     facts = [
         _took("restored in", data.get("restore_ms")),
         _took("back", data.get("since_due_ms"), "after its answer"),
+        _isolated(data) if data.get("isolation") == "partial" else "",
     ]
     return Words("back on the next line", _join(facts), "bold green")
 

@@ -40,6 +40,8 @@ async def start(tx: Transaction, lease: Lease, report: StartReport, *, now: date
         "start_ms": report.start_ms,
         "restore_ms": report.restore_ms,
         "since_due_ms": report.since_due_ms,
+        "isolation": report.isolation or None,
+        "missing": report.missing or None,
     }
     data = {name: value for name, value in figures.items() if value is not None}
     data["worker_id"] = run.worker_id

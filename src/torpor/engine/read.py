@@ -359,6 +359,17 @@ async def workers(tx: Transaction, environment_id: str | None = None) -> list[Wo
     return [Worker.of(row) for row in rows]
 
 
+async def worker_loads(tx: Transaction, worker_ids: list[str]) -> dict[str, tuple[int, int]]:
+    """How many runs each worker has that work, and how many that wait in its memory. Along the index of what is held."""
+    rows = await tx.fetch(
+        """select worker_id, count(*) filter (where state in ('dequeued', 'executing')) as running,
+                  count(*) filter (where state = 'waiting') as held
+           from runs where worker_id = any($1::text[]) group by worker_id""",
+        worker_ids,
+    )
+    return {row["worker_id"]: (row["running"], row["held"]) for row in rows}
+
+
 async def tasks(tx: Transaction, environment_id: str) -> list[Task]:
     """The tasks of the current version."""
     rows = await tx.fetch(

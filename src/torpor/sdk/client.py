@@ -319,6 +319,10 @@ class Client:
         """The workers, and what each can do."""
         return self._do(calls.get("/api/v1/workers"))["data"]
 
+    def worker(self, worker_id: str) -> Json:
+        """One worker: what it can do, what it has, and how far it keeps its runs apart."""
+        return self._do(calls.get(f"/api/v1/workers/{calls.segment(worker_id)}"))
+
     def queues(self) -> Iterator[Json]:
         """All queues: their limits, how many runs stand in them and work."""
         return self._each(calls.Numbered("/api/v1/queues"))
@@ -587,6 +591,10 @@ class AsyncClient:
     async def workers(self) -> list[Json]:
         """As `Client.workers`."""
         return (await self._do(calls.get("/api/v1/workers")))["data"]
+
+    async def worker(self, worker_id: str) -> Json:
+        """As `Client.worker`."""
+        return await self._do(calls.get(f"/api/v1/workers/{calls.segment(worker_id)}"))
 
     def queues(self) -> AsyncIterator[Json]:
         """All queues: their limits, how many runs stand in them and work."""

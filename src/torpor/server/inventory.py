@@ -8,6 +8,7 @@ from torpor.engine import read
 from torpor.server import render
 from torpor.server.auth import Keyed
 from torpor.server.bodies import reply
+from torpor.server.errors import not_found
 from torpor.server.hub import hub
 
 router = APIRouter()
@@ -33,5 +34,17 @@ async def workers(request: Request, environment: Keyed) -> Response:
     here = hub(request)
     async with here.database.transaction() as tx:
         found = await read.workers(tx, environment.id)
+        loads = await read.worker_loads(tx, [worker.id for worker in found])
     now = here.clock.now()
-    return reply({"data": [render.worker(worker, now) for worker in found]})
+    return reply({"data": [render.worker(worker, loads.get(worker.id, (0, 0)), now) for worker in found]})
+
+
+@router.get("/api/v1/workers/{worker_id}")
+async def worker(request: Request, worker_id: str, environment: Keyed) -> Response:
+    here = hub(request)
+    async with here.database.transaction() as tx:
+        found = next((each for each in await read.workers(tx, environment.id) if each.id == worker_id), None)
+        if found is None:
+            raise not_found()
+        loads = await read.worker_loads(tx, [worker_id])
+    return reply(render.worker(found, loads.get(worker_id, (0, 0)), here.clock.now()))

@@ -405,14 +405,31 @@ def task(task: Task) -> Json:
     )
 
 
-def worker(worker: Worker, now: datetime) -> Json:
-    return {
-        "id": worker.id,
-        "host": worker.host,
-        "slots": worker.slots,
-        "canFreeze": worker.can_freeze,
-        "facts": worker.facts,
-        "isAlive": worker.expires_at > now,
-        "startedAt": worker.hello_at,
-        "seenAt": worker.seen_at,
-    }
+def worker(worker: Worker, load: tuple[int, int], now: datetime) -> Json:
+    """A worker, and how many of its runs work and are held. What it does not tell of itself is left out."""
+    facts = worker.facts
+    running, held = load
+    return _present(
+        {
+            "id": worker.id,
+            "host": worker.host,
+            "version": worker.version,
+            "slots": worker.slots,
+            "running": running,
+            "held": held,
+            "capacity": facts.get("capacity"),
+            "labels": facts.get("labels"),
+            "isolation": facts.get("isolation"),
+            "trust": facts.get("trust"),
+            "networks": facts.get("networks"),
+            "canFreeze": worker.can_freeze,
+            "noFreezeReason": facts.get("no_freeze_reason"),
+            "criu": facts.get("criu"),
+            "storeId": worker.store_id,
+            "fitness": worker.fitness,
+            "facts": facts,
+            "isAlive": worker.expires_at > now,
+            "startedAt": worker.hello_at,
+            "seenAt": worker.seen_at,
+        }
+    )

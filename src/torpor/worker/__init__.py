@@ -8,6 +8,7 @@
 `runner.py`      the forked child: one attempt, then exit
 `warm.py`        the image of a version's warmed process: what runs share pages with, and a way to start without an import
 `house.py`       what all runs of a worker share
+`isolation.py`   how far runs can be kept apart on this machine, found out by trying
 `birth.py`       how a leased run gets its process: forked, or thawed
 `process.py`     a run's process: its directory, its control socket, its end
 `hold.py`        held or frozen: how long a waiting run stays in memory

@@ -59,7 +59,13 @@ async def begin(house: House, assignment: http.Assignment) -> Born:
     process = await version.runner()
     process.say(runner.Begin(assignment.context, payload, env_all=version.environment, hook=assignment.hook))
     version.make_ahead()
-    report = http.StartReport(assignment.lease, pid=process.pid, start_ms=_ms_since(began))
+    report = http.StartReport(
+        assignment.lease,
+        pid=process.pid,
+        start_ms=_ms_since(began),
+        isolation=house.isolation.level,
+        missing=_missing(house),
+    )
     return Born(process, Output(process.directory / "output.log"), report)
 
 
@@ -122,6 +128,8 @@ async def thaw(house: House, assignment: http.Assignment) -> Born:
         start_ms=_ms_since(began),
         restore_ms=restore_ms,
         since_due_ms=_ms_since_instant(assignment.due_at),
+        isolation=house.isolation.level,
+        missing=_missing(house),
     )
     await reach(Fault.RESUMED)
     return Born(process, output, report, open_waits, lost, is_at_work=stored.kind not in SLEEPING)
@@ -147,6 +155,11 @@ def awoken(
     """What a restored process is told, when it says `Resumed`."""
     env_all = user_environment(house.settings.cpu_baseline)
     return runner.Awoken(True, answers, env_all=env_all, context=assignment.context, saved=saved)
+
+
+def _missing(house: House) -> list[str]:
+    """What a run here has to do without, of what a room could have."""
+    return [each.what for each in house.isolation.missing] if house.isolation.level == "partial" else []
 
 
 async def pause(delay_s: float, given_up: asyncio.Event) -> bool:

@@ -10,6 +10,7 @@ from torpor.config import Settings
 from torpor.images import Images
 from torpor.worker.criu import Criu
 from torpor.worker.fitness import Machine
+from torpor.worker.isolation import Isolation
 from torpor.worker.link import Link
 from torpor.worker.version import Version
 
@@ -23,6 +24,8 @@ class House:
     images: Images
     run_root: Path
     version: Callable[[str], Version | None]
+    isolation: Isolation = field(default_factory=lambda: Isolation("off"))
+    """How far its runs are kept apart, and what they lack."""
     criu: Criu | None = None
     no_freeze_reason: str = ""
     facts: dict[str, Any] = field(default_factory=dict)

@@ -33,7 +33,7 @@ from blake3 import blake3
 from torpor.config import Settings
 from torpor.errors import ConfigError
 from torpor.images.workspace import MEMORY
-from torpor.worker import cpu, files, namespaces
+from torpor.worker import cpu, files, isolation, namespaces
 
 RUN_ROOT = Path("/run/torpor")
 DRAINED = "drained"
@@ -50,22 +50,23 @@ def run_worker(settings: Settings, path: Path) -> int:
         The exit status for the process.
 
     Raises:
-        ConfigError: the server's address or the worker token is missing, this data directory has a worker already, or this CPU
-            doesn't reach the baseline.
+        ConfigError: the server's address or the worker token is missing, this data directory has a worker already, this CPU
+            doesn't reach the baseline, or runs can't be isolated as they should be.
     """
     if settings.api_url is None:
         raise ConfigError("TORPOR_API_URL is not set: it should be the address of the Torpor server")
     if settings.worker_token is None:
         raise ConfigError("TORPOR_WORKER_TOKEN is not set: it should be the secret that the server was started with")
     cpu.check(settings.cpu_baseline)
+    apart = isolation.choose(settings)
     lock = _only_one(settings.data_dir.resolve() / "worker")
     try:
         if not namespaces.may_unshare():
             if sys.platform == "linux":
                 # Runs are forked twice, and are to become our children, whose end we are told.
                 namespaces.prctl(namespaces.PR_SET_CHILD_SUBREAPER, 1)
-            return _supervise(settings, path, _private_root(settings), unfreezable=_why_not())
-        return _in_own_namespace(settings, path)
+            return _supervise(settings, path, _private_root(settings), apart, unfreezable=_why_not())
+        return _in_own_namespace(settings, path, apart)
     finally:
         os.close(lock)
 
@@ -111,7 +112,7 @@ def _is_locked(lock: Path) -> bool:
     return False
 
 
-def _in_own_namespace(settings: Settings, path: Path) -> int:
+def _in_own_namespace(settings: Settings, path: Path, apart: isolation.Isolation) -> int:
     """Fork the supervisor into new namespaces and stay behind as its shadow."""
     signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # none gets lost before the supervisor can take it
     alive_read, alive_write = os.pipe()
@@ -129,7 +130,7 @@ def _in_own_namespace(settings: Settings, path: Path) -> int:
             except BlockingIOError:
                 pass
             _furnish(settings)
-            status = _supervise(settings, path, RUN_ROOT, unfreezable=None)
+            status = _supervise(settings, path, RUN_ROOT, apart, unfreezable=None)
         except BaseException:  # noqa: BLE001  (the stack above is our parent's: this is the last stop of every exception)
             traceback.print_exc()
         finally:
@@ -197,7 +198,9 @@ def _memory_for_images() -> None:
         return
 
 
-def _supervise(settings: Settings, path: Path, run_root: Path, *, unfreezable: str | None) -> int:
+def _supervise(
+    settings: Settings, path: Path, run_root: Path, apart: isolation.Isolation, *, unfreezable: str | None
+) -> int:
     # The imports are here because the process that stays behind needs none of this.
     from torpor.worker.supervisor import Supervisor
 
@@ -205,7 +208,12 @@ def _supervise(settings: Settings, path: Path, run_root: Path, *, unfreezable: s
 
     async def main() -> None:
         supervisor = Supervisor(
-            settings, path, run_root=run_root, isolated=unfreezable is None, unfreezable=unfreezable
+            settings,
+            path,
+            run_root=run_root,
+            isolated=unfreezable is None,
+            unfreezable=unfreezable,
+            isolation=apart,
         )
         await supervisor.serve()
 

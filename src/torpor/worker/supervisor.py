@@ -32,6 +32,7 @@ from torpor.worker.drain import Drain
 from torpor.worker.faults import watched_objects
 from torpor.worker.garbage import Garbage
 from torpor.worker.house import House
+from torpor.worker.isolation import Isolation
 from torpor.worker.link import Link
 from torpor.worker.live_run import LiveRun
 from torpor.worker.pressure import INTERVAL_S as PRESSURE_INTERVAL_S
@@ -58,10 +59,18 @@ class Supervisor:
         run_root: where runs have their directories; the same path on every machine, for images name it.
         isolated: runs get namespaces of their own, which freezing needs.
         unfreezable: why this process can't freeze at all, or None to look for a CRIU.
+        isolation: how far runs are kept apart.
     """
 
     def __init__(
-        self, settings: Settings, path: Path, *, run_root: Path, isolated: bool, unfreezable: str | None
+        self,
+        settings: Settings,
+        path: Path,
+        *,
+        run_root: Path,
+        isolated: bool,
+        unfreezable: str | None,
+        isolation: Isolation,
     ) -> None:
         assert settings.api_url is not None
         assert settings.worker_token is not None
@@ -90,6 +99,7 @@ class Supervisor:
             self._open_images(),
             run_root,
             self._versions.get,
+            isolation=isolation,
         )
         self._garbage = Garbage(
             self._house.images,
@@ -155,6 +165,11 @@ class Supervisor:
         else:
             assert self._house.criu is not None
             log.info("freezing with CRIU %s (%s)", self._house.criu.version, self._house.criu.source)
+        log.log(
+            logging.WARNING if self._house.isolation.level == "partial" else logging.INFO,
+            "%s",
+            self._house.isolation.told(),
+        )
 
     def _open_images(self) -> Images:
         settings = self._settings
@@ -188,6 +203,7 @@ class Supervisor:
             {
                 **self._house.facts,
                 "no_freeze_reason": self._house.no_freeze_reason or None,
+                "isolation": self._house.isolation.facts(),
                 "start_patience_s": self._settings.start_patience_s,  # the engine's boot time-out begins after it
             },
             store_id=self._house.store_id,

@@ -1,0 +1,445 @@
+"""How far runs can be kept apart on this machine: found out by doing each thing once, and said in words.
+
+`possible` makes what a room is made of (namespaces, mounts, a user, a filter, limits), each in a child process that gives it
+all back when it ends. What can't be made is named, with the reason and what to do about it. `choose` weighs that against
+what `TORPOR_ISOLATION` asks for:
+
+    full      a room with all of its limits
+    partial   a room, but something is missing that it could have
+    off       no room: runs are kept apart as processes, and no more
+
+A kernel that has a feature, or a capability that is held, proves little: security modules, outer filters and user
+namespaces refuse in their own ways. So nothing is concluded from a version or a list.
+"""
+
+import errno
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from torpor.config import Settings
+from torpor.errors import ConfigError
+from torpor.worker import namespaces, seccomp
+
+Level = Literal["full", "partial", "off"]
+
+PATIENCE_S = 5.0
+"""A probe that takes longer hangs: its child is killed, and the thing counts as missing."""
+
+_CLONE_NEWNET = 0x40000000
+_MS_RDONLY, _MS_REMOUNT = 1, 32
+_PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 38, 23, 24
+_SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 0x41
+
+_MOUNTS = (
+    "give the container the capability SYS_ADMIN, and turn off a security profile that refuses mounts "
+    "(Docker: apparmor=unconfined)"
+)
+_SPACES = "give the container the capability SYS_ADMIN, or --privileged"
+_CGROUPS = (
+    "let the worker write to its control groups: /sys/fs/cgroup mounted read-write and a subtree of its own "
+    "(systemd: Delegate=yes; Docker: --privileged, or --cgroupns=private with a writable /sys/fs/cgroup)"
+)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Something that runs on this machine can't have.
+
+    Attributes:
+        what: a few words, the same on every machine.
+        why: what was seen.
+        fix: what to do about it.
+    """
+
+    what: str
+    why: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.why})"
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """How far runs are kept apart by a worker, and what is missing."""
+
+    level: Level
+    missing: tuple[Missing, ...] = ()
+
+    def told(self) -> str:
+        """A line for logs."""
+        lacks = "; ".join(map(str, self.missing))
+        return {
+            "full": "each run has a room of its own, with all limits",
+            "partial": f"each run has a room of its own, but without: {lacks}",
+            "off": f"runs are not isolated: {lacks}",
+        }[self.level]
+
+    def facts(self) -> dict[str, Any]:
+        """For the server, and whoever asks it."""
+        return {
+            "level": self.level,
+            "missing": [{"what": each.what, "why": each.why, "fix": each.fix} for each in self.missing],
+        }
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One thing to try.
+
+    Attributes:
+        name: what is missing when it fails.
+        act: tries it, in a child process of its own; fails with an OSError.
+        fix: what to do about it.
+        is_needed: without it there is no room at all.
+    """
+
+    name: str
+    act: Callable[[], object]
+    fix: str
+    is_needed: bool = True
+
+
+def choose(settings: Settings) -> Isolation:
+    """How far this worker keeps its runs apart.
+
+    Raises:
+        ConfigError: it asks for more than there is; it names what is missing.
+    """
+    if settings.isolation == "off":
+        return Isolation("off", (Missing("isolation", "TORPOR_ISOLATION is off", "set it to auto, or unset it"),))
+    found = possible(settings)
+    if settings.isolation == "full" and found.level != "full":
+        lines = "".join(f"\n  no {each.what}: {each.why}\n    → {each.fix}" for each in found.missing)
+        raise ConfigError(f"TORPOR_ISOLATION=full can't be had on this machine:{lines}")
+    return found
+
+
+def possible(settings: Settings) -> Isolation:
+    """The most that this machine gives, whatever the settings ask for. Takes less than 100 ms."""
+    obstacle = _obstacle()
+    return Isolation("off", (obstacle,)) if obstacle else conclude(probes(settings))
+
+
+def conclude(tries: Iterable[Probe]) -> Isolation:
+    """Do it all, and weigh what failed."""
+    failed = [(probe, why) for probe in tries if (why := attempt(probe.act)) is not None]
+    missing = tuple(Missing(probe.name, why, probe.fix) for probe, why in failed)
+    if any(probe.is_needed for probe, _ in failed):
+        return Isolation("off", missing)
+    return Isolation("partial" if missing else "full", missing)
+
+
+def _obstacle() -> Missing | None:
+    """What keeps us from trying at all."""
+    if sys.platform != "linux":
+        return Missing("isolation", "it needs Linux", "run the worker on Linux")
+    if os.geteuid() != 0:
+        return Missing("isolation", "it needs root", "start the worker as root, for example with sudo")
+    return None
+
+
+# -- one try, in a child that takes everything along when it ends -----------------------------------------------------
+
+
+def attempt(act: Callable[[], object], patience_s: float = PATIENCE_S) -> str | None:
+    """Do it in a child process. None: it worked; else why not."""
+    ready: list[int] = []
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(ours)
+        _be_the_child(act, theirs)
+    os.close(theirs)
+    try:
+        ready = select.select([ours], [], [], patience_s)[0]
+        said = os.read(ours, 4096).decode(errors="replace") if ready else ""
+    finally:
+        os.close(ours)
+        if not ready:
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+    if said == "ok":
+        return None
+    if said:
+        return said
+    if not ready:
+        return f"it hangs: no answer within {patience_s:g} s"
+    return f"the process that tried it ended with {os.waitstatus_to_exitcode(status)}"
+
+
+def _be_the_child(act: Callable[[], object], channel: int) -> None:
+    said = "ok"
+    try:
+        namespaces.prctl(namespaces.PR_SET_PDEATHSIG, signal.SIGKILL)
+        act()
+    except OSError as error:
+        said = _words(error)
+    except BaseException as error:  # noqa: BLE001  (the stack above is our parent's: nothing may leave here)
+        said = f"{type(error).__name__}: {error}"
+    finally:
+        os.write(channel, said.encode())
+        os._exit(0)
+
+
+def _words(error: OSError) -> str:
+    """`mount tmpfs on /tmp: Operation not permitted` as it is; an error of Python's own calls without its number."""
+    return str(error.strerror or error) if error.filename is None else f"{error.filename}: {error.strerror}"
+
+
+def _inside(act: Callable[[], object]) -> None:
+    """In a process forked from here, which is in the pid namespace that was just made.
+
+    Raises:
+        OSError: what it could not do.
+    """
+    if (why := attempt(act)) is not None:
+        raise OSError(errno.EPERM, why)
+
+
+def _require(claim: bool, otherwise: str) -> None:
+    if not claim:
+        raise OSError(errno.EPERM, otherwise)
+
+
+# -- what a room is made of -------------------------------------------------------------------------------------------
+
+
+def _processes() -> None:
+    namespaces.unshare(namespaces.CLONE_NEWPID | namespaces.CLONE_NEWIPC | namespaces.CLONE_NEWUTS)
+    _inside(lambda: _require(os.getpid() == 1, "a process of a new pid namespace is not its first"))
+
+
+def _scratch() -> Path:
+    """A small tmpfs that only this child sees, over a directory that is there anyway."""
+    namespaces.unshare(namespaces.CLONE_NEWNS)
+    namespaces.mount(None, "/", None, namespaces.MS_REC | namespaces.MS_PRIVATE)
+    place = tempfile.gettempdir()
+    namespaces.mount("tmpfs", place, "tmpfs", namespaces.MS_NOSUID, "mode=755,size=1m")
+    return Path(place)
+
+
+def _mounts() -> None:
+    _scratch()
+
+
+def _root() -> None:
+    """A tree with a part of ours in it that can't be written, and nothing else of ours."""
+    root = _scratch() / "root"
+    inner = root / "part"
+    inner.mkdir(parents=True)
+    namespaces.bind(os.path.dirname(os.__file__), str(inner))
+    flags = namespaces.MS_BIND | _MS_REMOUNT | _MS_RDONLY | namespaces.MS_NOSUID
+    namespaces.mount(None, str(inner), None, flags)
+    os.mknod(root / "null", 0o20666, os.makedev(1, 3))
+    os.chroot(root)
+    os.chdir("/")
+    try:
+        os.close(os.open("/part/torpor-probe", os.O_CREAT | os.O_WRONLY))
+    except OSError as error:
+        _require(error.errno == errno.EROFS, f"a read-only mount answers {error.strerror}")
+    else:
+        os.unlink("/part/torpor-probe")
+        raise OSError(errno.EPERM, "a read-only mount can be written")
+    _require(sorted(os.listdir("/")) == ["null", "part"], "a root of our own shows more than was put there")
+    null = os.open("/null", os.O_WRONLY)  # a file system of ours whose devices are no devices answers EACCES
+    os.close(null)
+
+
+def _proc() -> None:
+    namespaces.unshare(namespaces.CLONE_NEWPID)
+
+    def first() -> None:
+        place = str(_scratch())
+        flags = namespaces.MS_NOSUID | namespaces.MS_NODEV | namespaces.MS_NOEXEC
+        namespaces.mount("proc", place, "proc", flags)
+        seen = [name for name in os.listdir(place) if name.isdigit()]
+        _require(seen == ["1"], "a /proc of a new pid namespace shows processes of others")
+
+    _inside(first)
+
+
+def _user(uid: int, gid: int) -> None:
+    """A user and a group of a run's, and no way back."""
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    try:
+        os.setuid(0)
+    except PermissionError:
+        return
+    raise OSError(errno.EPERM, "a process that became another user can become root again")
+
+
+def _capabilities(uid: int, gid: int) -> None:
+    for number in range(64):
+        try:
+            namespaces.prctl(_PR_CAPBSET_DROP, number)
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # there are no more
+                break
+            raise
+    _user(uid, gid)
+    kept = {
+        name: value
+        for name, _, value in (line.partition(":\t") for line in Path("/proc/self/status").read_text().splitlines())
+        if name in ("CapPrm", "CapEff", "CapBnd", "CapAmb") and int(value, 16)
+    }
+    _require(not kept, f"some capabilities can't be given up: {kept}")
+
+
+def _no_new_privileges() -> None:
+    namespaces.prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _filter() -> None:
+    """A filter of system calls is taken, and bites."""
+    seccomp.refuse_dangerous()
+    told = Path("/proc/self/status").read_text()
+    _require("Seccomp:\t2" in told, "the kernel took a filter of system calls and doesn't use it")
+
+
+def _disk() -> None:
+    """A directory that holds so much and no more."""
+    place = _scratch()
+    try:
+        (place / "much").write_bytes(bytes(2 << 20))
+    except OSError as error:
+        _require(error.errno == errno.ENOSPC, f"a full directory answers {error.strerror}")
+    else:
+        raise OSError(errno.EPERM, "a directory with a size holds more than that")
+
+
+def _limits() -> None:
+    """Those that the process carries along."""
+    for kind in (resource.RLIMIT_NOFILE, resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
+        _, most = resource.getrlimit(kind)
+        limit = 64 if most == resource.RLIM_INFINITY else min(64, most)
+        resource.setrlimit(kind, (limit, limit))
+
+
+def _network() -> None:
+    """A network of its own, with nothing but a loopback device in it."""
+    import fcntl
+
+    namespaces.unshare(_CLONE_NEWNET)
+    names = [name for _, name in socket.if_nameindex()]
+    _require("eth0" not in names, "a new network shows our devices")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", _IFF_UP_RUNNING))
+
+
+# -- control groups ---------------------------------------------------------------------------------------------------
+
+_V1_LIMITS = {"memory": ("memory.limit_in_bytes", str(64 << 20)), "pids": ("pids.max", "8"), "cpu": ("cpu.shares", "2")}
+_V2_LIMITS = {"memory": ("memory.max", str(64 << 20)), "pids": ("pids.max", "8"), "cpu": ("cpu.weight", "1")}
+
+
+def _group(controller: str) -> Callable[[], None]:
+    """A control group with a limit, which a process enters and leaves."""
+
+    def act() -> None:
+        home, file, value = _home_of(controller)
+        group = home / f"torpor-probe-{os.getpid()}"
+        group.mkdir()
+        try:
+            (group / file).write_text(value)
+            (group / "cgroup.procs").write_text("0")
+            (home / "cgroup.procs").write_text("0")
+        finally:
+            _remove_group(group)
+
+    return act
+
+
+def _home_of(controller: str) -> tuple[Path, str, str]:
+    """Our own group in the hierarchy of this controller, and a limit to try."""
+    ours = dict[str, str]()
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, names, path = line.split(":", 2)
+        for name in names.split(","):
+            ours[name] = path
+    v1 = Path("/sys/fs/cgroup", controller)
+    if controller in ours and v1.is_dir():
+        return _below(v1, ours[controller]), *_V1_LIMITS[controller]
+    root = Path("/sys/fs/cgroup")
+    controllers = root / "cgroup.controllers"
+    if not controllers.exists():
+        raise OSError(errno.ENOENT, f"no control groups for {controller} are mounted below /sys/fs/cgroup")
+    home = _below(root, ours.get("", "/"))
+    _require(
+        controller in (home / "cgroup.controllers").read_text().split(),
+        f"our control group is not given the controller {controller}",
+    )
+    return home, *_V2_LIMITS[controller]
+
+
+def _below(root: Path, path: str) -> Path:
+    """Where a group is seen from here: in a container that sees only its own, at the top."""
+    return found if (found := root / path.lstrip("/")).is_dir() else root
+
+
+def _remove_group(group: Path) -> None:
+    for _ in range(100):
+        try:
+            group.rmdir()
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                return
+            time.sleep(0.01)
+        else:
+            return
+
+
+def probes(settings: Settings) -> tuple[Probe, ...]:
+    """All that is tried, in the order in which it is told."""
+    first, _, last = settings.run_uids.partition("-")
+    gid, uid = int(first), int(last or first)  # the far end: a user namespace may hold the beginning alone
+    return (
+        Probe("processes of its own", _processes, _SPACES),
+        Probe("mounts of its own", _mounts, _MOUNTS),
+        Probe("a root of its own", _root, _MOUNTS + ", SYS_CHROOT and MKNOD"),
+        Probe("a /proc of its own", _proc, "don't have parts of /proc masked (Docker: systempaths=unconfined)"),
+        Probe(
+            "a user of its own",
+            partial(_user, uid, gid),
+            "give the container SETUID and SETGID, and in a user namespace a range of users that holds TORPOR_RUN_UIDS",
+        ),
+        Probe(
+            "being without capabilities",
+            partial(_capabilities, uid, gid),
+            "give the container SETPCAP: it takes that to give up the others",
+        ),
+        Probe("no new privileges", _no_new_privileges, "use a kernel of this decade"),
+        Probe("a limit on its disk", _disk, _MOUNTS),
+        Probe("limits on files and descriptors", _limits, "raise the hard limits of the worker (ulimit -H)"),
+        Probe("a filter of system calls", _filter, "use a kernel with CONFIG_SECCOMP_FILTER", is_needed=False),
+        Probe("a network of its own", _network, _SPACES + "; setting it up takes NET_ADMIN", is_needed=False),
+        Probe("a limit on its memory", _group("memory"), _CGROUPS, is_needed=False),
+        Probe("a limit on its processes", _group("pids"), _CGROUPS, is_needed=False),
+        Probe("a share of the CPU", _group("cpu"), _CGROUPS, is_needed=False),
+    )
+
+
+def _main() -> None:
+    began = time.perf_counter()
+    found = possible(Settings.from_environment())
+    took_ms = (time.perf_counter() - began) * 1000
+    print(json.dumps({**found.facts(), "took_ms": round(took_ms, 1)}, indent=2))
+
+
+if __name__ == "__main__":
+    _main()
