@@ -95,6 +95,10 @@ class Settings:
     """How much of a room of its own each run gets: auto (as much as there is), full (or the worker doesn't start), off."""
     trust: str = "own"
     """Whose code the tasks are: own, or foreign (then nothing of it ever runs as root)."""
+    run_env: str | None = None
+    """Which of the worker's variables foreign code has besides those that tell nothing; names, also with a `*`."""
+    import_timeout_s: float = 120.0
+    """How long the import of a version may take."""
     network: str = "host"
     """What runs reach: host (what the worker reaches), private (outwards only), none."""
     readable: str | None = None

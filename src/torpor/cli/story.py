@@ -47,7 +47,8 @@ def _debounced(data: Data) -> Words:
 
 
 def _started(data: Data) -> Words:
-    return Words("started", _join([_took("ready in", data.get("start_ms")), _isolated(data)]), "green")
+    trust = "foreign code" if data.get("trust") == "foreign" else ""
+    return Words("started", _join([_took("ready in", data.get("start_ms")), _isolated(data), trust]), "green")
 
 
 def _isolated(data: Data) -> str:

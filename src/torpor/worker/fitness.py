@@ -28,6 +28,7 @@ from typing import Any
 from blake3 import blake3
 
 from torpor.worker import cpu
+from torpor.worker.trust import Trust
 
 _DIGEST_LENGTH = 16
 _SHOWN = 4
@@ -42,6 +43,7 @@ class Machine:
         baseline: what images made here need of it: a level, or None for all of them.
         executable: path, size and build id of the interpreter.
         packages: digest of what is installed beside it, this package's own code included.
+        trust: how far the code of images is trusted here.
     """
 
     arch: str
@@ -53,6 +55,7 @@ class Machine:
     executable: tuple[str, int, str]
     libc: str
     packages: str
+    trust: Trust = Trust.OWN
 
     def facts(self) -> dict[str, Any]:
         """For images made here: what they will need, and what explains it."""
@@ -66,13 +69,16 @@ class Machine:
             "executable": list(self.executable),
             "libc": self.libc,
             "packages": self.packages,
+            "trust": self.trust.value,
         }
 
     @cached_property
     def digest(self) -> str:
         """Two machines with the same one refuse the same images."""
         told = [self.arch, sorted(self.instructions), self.has_time_namespaces, self.criu, self.executable]
-        return blake3(repr([*told, self.libc, self.packages, sys.prefix]).encode()).hexdigest()[:_DIGEST_LENGTH]
+        return blake3(repr([*told, self.libc, self.packages, sys.prefix, self.trust.value]).encode()).hexdigest()[
+            :_DIGEST_LENGTH
+        ]
 
 
 def look(criu: str | None, baseline: str | None = None) -> Machine:
@@ -183,6 +189,8 @@ def why_unfit(facts: Mapping[str, Any], ours: Machine) -> str | None:
         facts: those recorded with it: `Machine.facts()`, and `files` from `mapped_files`. What is not told is not compared.
         ours: this machine.
     """
+    if ours.trust is Trust.FOREIGN and facts.get("trust") != Trust.FOREIGN:
+        return "its code was imported with privileges (trust: own), and this worker gives none to it (trust: foreign)"
     if (arch := facts.get("arch", ours.arch)) != ours.arch:
         return f"it was made on {arch}, and this machine is {ours.arch}"
     if missing := sorted(set(facts.get("cpu", ())) - ours.instructions):

@@ -12,6 +12,7 @@ from torpor.worker.criu import Criu
 from torpor.worker.fitness import Machine
 from torpor.worker.isolation import Isolation
 from torpor.worker.link import Link
+from torpor.worker.trust import Trust, environment_of_runs
 from torpor.worker.version import Version
 
 
@@ -26,6 +27,10 @@ class House:
     version: Callable[[str], Version | None]
     isolation: Isolation = field(default_factory=lambda: Isolation("off"))
     """How far its runs are kept apart, and what they lack."""
+    trust: Trust = Trust.OWN
+    """How far it trusts the project's code."""
+    refusal: str | None = None
+    """Why nothing may run here now, so that no promise is broken."""
     criu: Criu | None = None
     no_freeze_reason: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -38,3 +43,8 @@ class House:
     """Objects that were stored for nothing, as the engine did not want the image: it is told of them."""
     room: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when there may be room for another run."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that user code has here."""
+        return environment_of_runs(self.trust, self.settings)

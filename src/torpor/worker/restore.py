@@ -31,6 +31,7 @@ from torpor.wire.http import StoredCheckpoint
 from torpor.worker import criu, files, fitness, namespaces
 from torpor.worker.faults import Fault, reach
 from torpor.worker.lazy import LazyMemory
+from torpor.worker.trust import Trust
 
 
 class Unfit(TorporError):
@@ -50,6 +51,8 @@ class Prepared:
     output_base: int
     later: Sequence[Later] = ()
     """memory that comes when the tree runs; none if all is there"""
+    trust: Trust = Trust.OWN
+    """how far the code was trusted when it was imported"""
 
 
 @asynccontextmanager
@@ -90,7 +93,8 @@ def _lay(laid: Laid, run_root: Path) -> Prepared:
     except BaseException:
         shutil.rmtree(home, ignore_errors=True)
         raise
-    return Prepared(laid.criu, home, directory, laid.files, run_root, laid.facts["output_position"], laid.later)
+    trust = Trust(laid.facts.get("trust", Trust.OWN))
+    return Prepared(laid.criu, home, directory, laid.files, run_root, laid.facts["output_position"], laid.later, trust)
 
 
 async def revive(tool: criu.Criu, prepared: Prepared, memory: LazyMemory | None = None) -> tuple[int, float]:

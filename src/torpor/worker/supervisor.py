@@ -13,6 +13,7 @@ import platform
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from torpor.worker import criu, discovery, fitness
 from torpor.worker.criu_setup import NoCriu, find
 from torpor.worker.drain import Drain
 from torpor.worker.faults import watched_objects
+from torpor.worker.forking import ImportFailed, ZygoteDied
 from torpor.worker.garbage import Garbage
 from torpor.worker.house import House
 from torpor.worker.isolation import Isolation
@@ -39,14 +41,16 @@ from torpor.worker.pressure import INTERVAL_S as PRESSURE_INTERVAL_S
 from torpor.worker.pressure import Pressure
 from torpor.worker.process import watched
 from torpor.worker.serve import DRAINED
-from torpor.worker.version import ImportFailed, Version, ZygoteDied, user_environment
+from torpor.worker.trust import Trust, stricter, why_refused
+from torpor.worker.version import Version
 from torpor.worker.warm import Place as WarmPlace
 from torpor.worker.warm import Warm
 
 log = logging.getLogger(__name__)
 
 ORDERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
-IMPORT_RETRY_S = 5.0
+IMPORT_RETRY_S, LONGEST_IMPORT_RETRY_S = 5.0, 300.0
+SHOWN_TASKS = 50
 LAST_WORDS_S = 2.0
 
 
@@ -85,6 +89,7 @@ class Supervisor:
         self._runs: dict[str, LiveRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._one_import = asyncio.Lock()
+        self._import_retry_s = IMPORT_RETRY_S
         self._stopping = asyncio.Event()
         self._draining = asyncio.Event()
         self._in_a_hurry = asyncio.Event()
@@ -155,11 +160,7 @@ class Supervisor:
         self._house.no_freeze_reason = reason or ""
         version = self._house.criu.version if self._house.criu else None
         self._house.machine = await asyncio.to_thread(fitness.look, version, self._settings.cpu_baseline)
-        self._house.facts = {
-            **self._house.machine.facts(),
-            "kernel": platform.release(),
-            "host": platform.node(),
-        }
+        self._hold_for(discovery.trust_of(self._path))
         if reason:
             log.warning("runs that wait are held in memory: %s", reason)
         else:
@@ -170,6 +171,16 @@ class Supervisor:
             "%s",
             self._house.isolation.told(),
         )
+
+    def _hold_for(self, asked: Trust) -> bool:
+        """Trust the project's code as far as it and the settings allow; true if that is another trust than before."""
+        house, former = self._house, self._house.trust
+        assert house.machine is not None
+        house.trust = stricter(Trust(self._settings.trust), asked)
+        house.machine = replace(house.machine, trust=house.trust)
+        house.facts = {**house.machine.facts(), "kernel": platform.release(), "host": platform.node()}
+        house.refusal = why_refused(house.trust, house.isolation, self._path)
+        return house.trust is not former
 
     def _open_images(self) -> Images:
         settings = self._settings
@@ -223,8 +234,14 @@ class Supervisor:
     async def _import_project(self) -> None:
         try:
             project = discovery.find(self._path)
+            if self._hold_for(project.trust):
+                await self._introduce()  # other images fit from now on
+            if self._house.refusal is not None:
+                log.error("nothing runs here: %s", self._house.refusal)
+                return
             is_thawed = False
-            if project.version not in self._versions:
+            former = self._versions.get(project.version)
+            if former is None or former.trust is not self._house.trust:
                 version = self._new_version(project)
                 is_thawed = await version.find_image()
                 if not is_thawed:
@@ -238,7 +255,9 @@ class Supervisor:
             await self._house.link.send("versions", report, http.VersionAccepted)
             version.make_ahead()
             self._house.room.set()
-            names = ", ".join(task.id for task in version.tasks) or "no tasks"
+            self._import_retry_s = IMPORT_RETRY_S
+            names = ", ".join(task.id for task in version.tasks[:SHOWN_TASKS]) or "no tasks"
+            names += f" and {more} more" if (more := len(version.tasks) - SHOWN_TASKS) > 0 else ""
             how = "thawed" if is_thawed else f"imported in {version.import_ms:.0f} ms"
             log.info("version %s: %s (%s)", version.name, names, how)
             if is_thawed and version.needs_import:
@@ -247,13 +266,15 @@ class Supervisor:
             log.error("the tasks in %s can't be imported\n%s", self._path, failed.error.stack_trace)
         except ZygoteDied as error:
             # What killed it (an operator, the OOM killer) may be over; without a version this worker starts nothing.
-            log.error("%s; importing again in %.0f s", error, IMPORT_RETRY_S)
-            asyncio.get_running_loop().call_later(IMPORT_RETRY_S, self._reload)
+            log.error("%s; importing again in %.0f s", error, self._import_retry_s)
+            asyncio.get_running_loop().call_later(self._import_retry_s, self._reload)
+            self._import_retry_s = min(self._import_retry_s * 2, LONGEST_IMPORT_RETRY_S)
         except (ConfigError, ApiError) as error:
             log.error("%s", error)
 
     def _new_version(self, project: discovery.Project) -> Version:
-        house, environment, warm = self._house, user_environment(self._settings.cpu_baseline), None
+        house, warm = self._house, None
+        environment = house.environment
         if house.criu is not None:
             assert house.machine is not None
             assert self._settings.worker_token is not None
@@ -271,14 +292,17 @@ class Supervisor:
                 ),
                 project,
                 environment,
+                house.trust,
             )
         return Version(
             project,
             house.run_root,
             isolated=self._isolated,
-            on_changed=self._reload,
             environment=environment,
+            trust=house.trust,
+            on_changed=self._reload,
             warm=warm,
+            import_timeout_s=self._settings.import_timeout_s,
         )
 
     async def _import_too(self, version: Version) -> None:
@@ -345,6 +369,8 @@ class Supervisor:
         """A run that waits takes no slot, or parents that are held could keep out the children they wait for. But memory
         is not endless: beyond `worker_held` of them, they count.
         """
+        if self._house.refusal is not None:
+            return 0
         waiting = sum(run.is_waiting for run in self._runs.values())
         working = len(self._runs) - waiting
         return self._settings.worker_slots - working - max(0, waiting - self._settings.worker_held)

@@ -34,6 +34,7 @@ from torpor.worker import checkpoint, criu, files, fitness, namespaces, restore
 from torpor.worker.discovery import Project
 from torpor.worker.link import Link
 from torpor.worker.process import Closed, Origin, RunProcess
+from torpor.worker.trust import Trust
 
 log = logging.getLogger(__name__)
 
@@ -76,17 +77,11 @@ class WarmImage:
     rss_bytes: int = 0
 
     @property
-    def has_threads(self) -> bool:
-        """Its version can't be forked: it is always thawed."""
-        return self.facts["threads"] > 1
-
-    @property
-    def tasks(self) -> list[runner.TaskManifest]:
-        return msgspec.convert(self.facts["tasks"], list[runner.TaskManifest])
-
-    @property
-    def queues(self) -> list[runner.QueueManifest]:
-        return msgspec.convert(self.facts["queues"], list[runner.QueueManifest])
+    def imported(self) -> runner.Imported:
+        """What is in it."""
+        tasks = msgspec.convert(self.facts["tasks"], list[runner.TaskManifest])
+        queues = msgspec.convert(self.facts["queues"], list[runner.QueueManifest])
+        return runner.Imported(tasks, self.facts["threads"], 0.0, queues)
 
 
 class Warm:
@@ -96,16 +91,20 @@ class Warm:
         place: the worker's.
         project: the version.
         environment: what user code has here.
+        trust: how far it is trusted here: what was imported with more privileges, or with less, is another process.
     """
 
-    def __init__(self, place: Place, project: Project, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, place: Place, project: Project, environment: Mapping[str, str], trust: Trust = Trust.OWN
+    ) -> None:
         self._place = place
         self._project = project
+        self._trust = trust
         self._environment = _digest(environment, place.secret)
 
     # -- making one ---------------------------------------------------------------------------------------------------
 
-    async def freeze(self, process: RunProcess, ready: runner.ZygoteReady) -> WarmImage:
+    async def freeze(self, process: RunProcess, imported: runner.Imported) -> WarmImage:
         """Write the image of a parked runner, which is stopped by that and of no other use.
 
         Raises:
@@ -133,10 +132,11 @@ class Warm:
             "version": self._project.version,
             "root": str(self._project.root),
             "environment": self._environment,
-            "threads": ready.threads,
+            "trust": self._trust.value,
+            "threads": imported.threads,
             "files": mapped,
-            "tasks": msgspec.to_builtins(ready.tasks),
-            "queues": msgspec.to_builtins(ready.queues),
+            "tasks": msgspec.to_builtins(imported.tasks),
+            "queues": msgspec.to_builtins(imported.queues),
         }
         return WarmImage(image_id, draft, facts, dump_ms, rss_bytes)
 
@@ -223,6 +223,7 @@ class Warm:
             "packages": self._place.machine.packages,
             "root": str(self._project.root),
             "environment": self._environment,
+            "trust": self._trust.value,
         }
         differing = [name for name, value in ours.items() if facts.get(name) != value]
         if differing:
@@ -239,6 +240,7 @@ class Warm:
         prepared = await asyncio.to_thread(self._prepare, image)
         known_as = prepared.run_root / prepared.directory.name
         process = RunProcess(prepared.directory, prepared.home, Origin(image.image_id), known_as)
+        process.trust = self._trust
         try:
             await process.listen()
             pid = await criu.restore(
