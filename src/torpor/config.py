@@ -101,6 +101,8 @@ class Settings:
     """How long the import of a version may take."""
     network: str = "host"
     """What runs reach: host (what the worker reaches), private (outwards only), none."""
+    network_reaches: str | None = None
+    """Addresses that runs with a private network reach though they are nobody's on the internet: 10.1.2.0/24, 10.3.0.7."""
     readable: str | None = None
     """Further paths of the machine that runs may read, separated by colons."""
     writable: str | None = None

@@ -95,6 +95,7 @@ class TaskManifest(msgspec.Struct, frozen=True):
     hooks: list[str] = []  # those of on_failure, on_cancel that the task or the app has
     schedule: ScheduleManifest | None = None
     checkpoints: CheckpointPolicy = CheckpointPolicy()
+    network: str | None = None  # what its runs reach at most: host | private | none; None: what worker and project say
 
 
 class TaskError(msgspec.Struct, frozen=True):

@@ -12,6 +12,7 @@
 `runner.py`      the forked child: one attempt, then exit
 `warming.py`     the warm image that a version has at hand, and the making of a new one
 `warm.py`        the image of a version's warmed process: what runs share pages with, and a way to start without an import
+`network.py`     what a run reaches: its network namespace; `router.py`: the way out of those that are private
 `house.py`       what all runs of a worker share
 `isolation.py`   how far runs can be kept apart on this machine, found out by trying
 `birth.py`       how a leased run gets its process: forked, or thawed

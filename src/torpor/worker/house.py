@@ -12,6 +12,7 @@ from torpor.worker.criu import Criu
 from torpor.worker.fitness import Machine
 from torpor.worker.isolation import Isolation
 from torpor.worker.link import Link
+from torpor.worker.network import Networks
 from torpor.worker.trust import Trust, environment_of_runs
 from torpor.worker.version import Version
 
@@ -25,6 +26,7 @@ class House:
     images: Images
     run_root: Path
     version: Callable[[str], Version | None]
+    networks: Networks
     isolation: Isolation = field(default_factory=lambda: Isolation("off"))
     """How far its runs are kept apart, and what they lack."""
     trust: Trust = Trust.OWN

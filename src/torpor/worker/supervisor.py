@@ -37,6 +37,7 @@ from torpor.worker.house import House
 from torpor.worker.isolation import Isolation
 from torpor.worker.link import Link
 from torpor.worker.live_run import LiveRun
+from torpor.worker.network import REFRESH_S, Networks, reached
 from torpor.worker.pressure import INTERVAL_S as PRESSURE_INTERVAL_S
 from torpor.worker.pressure import Pressure
 from torpor.worker.process import watched
@@ -104,6 +105,7 @@ class Supervisor:
             self._open_images(),
             run_root,
             self._versions.get,
+            Networks(reached(settings.network_reaches)),
             isolation=isolation,
         )
         self._garbage = Garbage(
@@ -129,7 +131,7 @@ class Supervisor:
         self._spawn(self._load_version())  # meanwhile runs can be restored: an image needs no import
         duties = [self._take_work, self._hear_news, self._renew_leases, self._tidy]
         if sys.platform == "linux":
-            duties += [self._reap, self._mind_memory]
+            duties += [self._reap, self._mind_memory, self._mind_networks]
         working = [asyncio.create_task(self._forever(duty)) for duty in duties]
         orders = [asyncio.create_task(event.wait()) for event in (self._stopping, self._draining)]
         await asyncio.wait(orders, return_when=asyncio.FIRST_COMPLETED)
@@ -424,6 +426,11 @@ class Supervisor:
             log.info("memory is short: run %s, which waits, is frozen", run_id)
         await asyncio.sleep(PRESSURE_INTERVAL_S)
 
+    async def _mind_networks(self) -> None:
+        """Keep runs with private networks away from addresses that this machine has got meanwhile."""
+        await asyncio.sleep(REFRESH_S)
+        await self._house.networks.refresh()
+
     async def _reap(self) -> None:
         """As pid 1 of our namespace we inherit what others leave behind; nobody else would collect it."""
         await asyncio.sleep(1.0)
@@ -464,6 +471,7 @@ class Supervisor:
         await asyncio.gather(*duties, *self._tasks, return_exceptions=True)
         for version in self._versions.values():
             await version.stop()
+        await self._house.networks.stop()
         await self._house.link.close()
 
     def _reload(self) -> None:
