@@ -69,7 +69,7 @@ def test_a_project_may_ask_for_less_trust_and_a_file_in_it_has_no_more(tmp_path:
     (root / "pyproject.toml").write_text('[tool.torpor]\ntrust = "foreign"\n')
     assert discovery.find(root).trust is Trust.FOREIGN
     assert discovery.find(root / "tasks.py").trust is Trust.FOREIGN
-    assert discovery.trust_of(root) is Trust.FOREIGN
+    assert discovery.asked_of(root).trust is Trust.FOREIGN
 
 
 @pytest.mark.parametrize("written", ['"strange"', "true", '["foreign"]'])
@@ -77,6 +77,16 @@ def test_a_level_of_trust_that_is_none_is_named_with_those_there_are(tmp_path: P
     root = project(tmp_path, tasks="from torpor import task\n")
     (root / "pyproject.toml").write_text(f"[tool.torpor]\ntrust = {written}\n")
     with pytest.raises(ConfigError, match=r'pyproject\.toml.*trust.*"own".*"foreign"'):
+        discovery.find(root)
+
+
+def test_a_project_may_say_what_its_runs_reach(tmp_path: Path) -> None:
+    root = project(tmp_path, tasks="from torpor import task\n")
+    assert discovery.find(root).network is None
+    (root / "pyproject.toml").write_text('[tool.torpor]\nnetwork = "private"\n')
+    assert discovery.find(root).network == discovery.find(root / "tasks.py").network == "private"
+    (root / "pyproject.toml").write_text('[tool.torpor]\nnetwork = "internet"\n')
+    with pytest.raises(ConfigError, match=r"pyproject\.toml.*network is 'internet'.*host or private or none"):
         discovery.find(root)
 
 

@@ -3,7 +3,8 @@
 `[tool.torpor] tasks = ["shop.tasks", "shop.reports"]` in pyproject.toml names the modules. Without it every .py file
 below PATH that mentions torpor is taken, tests and hidden folders left out.
 
-`trust = "foreign"` beside it asks that no line of this project runs with a privilege. It is all read here, in the worker, so
+`trust = "foreign"` beside it asks that no line of this project runs with a privilege, `network = "private"` that its runs
+reach no more than that. It is all read here, in the worker, so
 nothing of the project is carried out, and nothing but regular files is opened.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from torpor.errors import ConfigError
+from torpor.wire.networks import KINDS
 from torpor.worker import trust
 from torpor.worker.trust import Trust
 
@@ -34,6 +36,8 @@ class Project:
     version: str
     trust: Trust = Trust.OWN
     """What it asks for itself; its worker may be stricter."""
+    network: str | None = None
+    """What its runs reach at most; None: it leaves that to its worker."""
 
 
 def find(path: Path) -> Project:
@@ -44,7 +48,8 @@ def find(path: Path) -> Project:
     """
     path = path.resolve()
     if path.is_file():
-        return Project(path, path.parent, [path.stem], _digest(path.parent, [path]), trust_of(path))
+        asked = asked_of(path)
+        return Project(path, path.parent, [path.stem], _digest(path.parent, [path]), asked.trust, asked.network)
     if not path.is_dir():
         raise ConfigError(f"there is no {path}: name a directory with tasks, or a .py file")
     sources = sorted(file for file in path.rglob("*.py") if not _SKIP.search("/" + str(file.relative_to(path))))
@@ -53,28 +58,29 @@ def find(path: Path) -> Project:
     named = settings.modules
     if named is None:
         named = [_module_name(path, file) for file in sources if _MENTIONS_TORPOR.search(_text(file))]
-    return Project(path, path, named, _digest(path, sources), settings.trust)
-
-
-def trust_of(path: Path) -> Trust:
-    """What the project at `path` asks for. Of one that can't be read nothing is imported either."""
-    try:
-        return _settings((path.parent if path.is_file() else path) / "pyproject.toml").trust
-    except ConfigError:
-        return Trust.OWN
+    return Project(path, path, named, _digest(path, sources), settings.trust, settings.network)
 
 
 @dataclass(frozen=True)
-class _Settings:
+class Asked:
     """`[tool.torpor]` of a project."""
 
     modules: list[str] | None = None
     trust: Trust = Trust.OWN
+    network: str | None = None
 
 
-def _settings(pyproject: Path) -> _Settings:
+def asked_of(path: Path) -> Asked:
+    """What the project at `path` asks for. Of one that can't be read nothing is imported either."""
+    try:
+        return _settings((path.parent if path.is_file() else path) / "pyproject.toml")
+    except ConfigError:
+        return Asked()
+
+
+def _settings(pyproject: Path) -> Asked:
     if not pyproject.is_file():
-        return _Settings()
+        return Asked()
     try:
         settings = tomllib.loads(_text(pyproject)).get("tool", {}).get("torpor", {})
     except (tomllib.TOMLDecodeError, AttributeError) as error:
@@ -86,7 +92,10 @@ def _settings(pyproject: Path) -> _Settings:
         not isinstance(modules, list) or not all(isinstance(module, str) for module in modules)
     ):
         raise ConfigError(f'{pyproject}: [tool.torpor] tasks should be a list of module names, such as ["shop.tasks"]')
-    return _Settings(modules, trust.read(settings.get("trust", "own"), f"{pyproject}: [tool.torpor] trust"))
+    network = settings.get("network")
+    if network is not None and network not in KINDS:
+        raise ConfigError(f"{pyproject}: [tool.torpor] network is {network!r}: it should be {' or '.join(KINDS)}")
+    return Asked(modules, trust.read(settings.get("trust", "own"), f"{pyproject}: [tool.torpor] trust"), network)
 
 
 def _module_name(root: Path, file: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torpor.config import Settings
 from torpor.images import Images
+from torpor.wire.networks import HOST
 from torpor.worker.criu import Criu
 from torpor.worker.fitness import Machine
 from torpor.worker.isolation import Isolation
@@ -31,6 +32,8 @@ class House:
     """How far its runs are kept apart, and what they lack."""
     trust: Trust = Trust.OWN
     """How far it trusts the project's code."""
+    network: str = HOST
+    """What its runs reach at most; a task may ask for less."""
     refusal: str | None = None
     """Why nothing may run here now, so that no promise is broken."""
     criu: Criu | None = None

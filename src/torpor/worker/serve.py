@@ -59,7 +59,7 @@ def run_worker(settings: Settings, path: Path) -> int:
         raise ConfigError("TORPOR_WORKER_TOKEN is not set: it should be the secret that the server was started with")
     cpu.check(settings.cpu_baseline)
     apart = isolation.choose(settings)
-    asked = trust.stricter(trust.Trust(settings.trust), discovery.trust_of(path))
+    asked = trust.stricter(trust.Trust(settings.trust), discovery.asked_of(path).trust)
     if (reason := trust.why_refused(asked, apart, path)) is not None:
         raise ConfigError(f"{path} can't be run here: {reason}")
     lock = _only_one(settings.data_dir.resolve() / "worker")

@@ -27,6 +27,7 @@ from torpor.images import Images, Keyring, Workspace
 from torpor.images.workspace import MEMORY
 from torpor.objects import ObjectsDown, identity, open_objects
 from torpor.wire import http
+from torpor.wire.networks import HOST, PRIVATE, strictest
 from torpor.worker import criu, discovery, fitness
 from torpor.worker.criu_setup import NoCriu, find
 from torpor.worker.drain import Drain
@@ -162,7 +163,7 @@ class Supervisor:
         self._house.no_freeze_reason = reason or ""
         version = self._house.criu.version if self._house.criu else None
         self._house.machine = await asyncio.to_thread(fitness.look, version, self._settings.cpu_baseline)
-        self._hold_for(discovery.trust_of(self._path))
+        self._hold_for(discovery.asked_of(self._path))
         if reason:
             log.warning("runs that wait are held in memory: %s", reason)
         else:
@@ -174,11 +175,15 @@ class Supervisor:
             self._house.isolation.told(),
         )
 
-    def _hold_for(self, asked: Trust) -> bool:
-        """Trust the project's code as far as it and the settings allow; true if that is another trust than before."""
+    def _hold_for(self, asked: discovery.Asked | discovery.Project) -> bool:
+        """Trust the project's code as far as it and the settings allow; true if that is another trust than before. The network
+        of its runs goes by that, too: foreign code never gets the worker's.
+        """
         house, former = self._house, self._house.trust
         assert house.machine is not None
-        house.trust = stricter(Trust(self._settings.trust), asked)
+        house.trust = stricter(Trust(self._settings.trust), asked.trust)
+        least = PRIVATE if house.trust is Trust.FOREIGN else HOST
+        house.network = strictest(self._settings.network, asked.network, least)
         house.machine = replace(house.machine, trust=house.trust)
         house.facts = {**house.machine.facts(), "kernel": platform.release(), "host": platform.node()}
         house.refusal = why_refused(house.trust, house.isolation, self._path)
@@ -236,7 +241,7 @@ class Supervisor:
     async def _import_project(self) -> None:
         try:
             project = discovery.find(self._path)
-            if self._hold_for(project.trust):
+            if self._hold_for(project):
                 await self._introduce()  # other images fit from now on
             if self._house.refusal is not None:
                 log.error("nothing runs here: %s", self._house.refusal)
