@@ -39,7 +39,10 @@ def make_stack(postgres: EmbeddedPostgres, tmp_path: Path) -> Iterator[StackMake
 
 @pytest.fixture(scope="session")
 def shared_stack(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    made = Stack(tmp_path_factory.mktemp("shared") / "stack", fresh_database(postgres, "shared"))
+    scenes = tmp_path_factory.getbasetemp()
+    scenes.chmod(0o777)  # runs write journals to a directory of each test in there
+    directory = tmp_path_factory.mktemp("shared") / "stack"
+    made = Stack(directory, fresh_database(postgres, "shared"), TORPOR_WRITABLE=str(scenes))
     yield made
     made.stop()
 

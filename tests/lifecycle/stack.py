@@ -51,6 +51,8 @@ class Stack:
         self.database_url = database_url
         self.faults = directory / "faults"
         self.faults.mkdir(parents=True)
+        for place in (directory, directory.parent):
+            place.chmod(0o777)  # runs write their journals there, and are not root
         self.port = _free_port()
         self._project = project
         self.within: tuple[str, ...] = ()
@@ -78,6 +80,8 @@ class Stack:
             "TORPOR_CHECKPOINT_GRACE_S": "0.5",
             "TORPOR_DRAIN_S": "10",
             "TORPOR_FAULT_DIR": str(self.faults),
+            "TORPOR_WRITABLE": str(directory.parent),
+            **({"TORPOR_ISOLATION": os.environ["STACK_ISOLATION"]} if "STACK_ISOLATION" in os.environ else {}),
             **settings,
         }
         self.client = Client(f"http://127.0.0.1:{self.port}", KEY)
@@ -137,6 +141,7 @@ class Stack:
     def begin_scene(self, directory: Path) -> None:
         """For a stack that several tests share: journals of the next test, and everything up again."""
         self._scene = directory
+        directory.chmod(0o777)
         for pause in self.faults.iterdir():
             pause.unlink()
         if self._server is None or self._server.poll() is not None:

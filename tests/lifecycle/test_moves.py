@@ -117,6 +117,7 @@ def test_what_cannot_be_moved_is_told_and_ends_where_it_is(two: tuple[Stack, Sta
     token = one.client.create_token()["id"]
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
+        path.chmod(0o777)  # the run is not root
         listener.listen()
         run_id = one.trigger("waits_with_socket", {"token_id": token, "path": str(path)})
         peer, _ = listener.accept()

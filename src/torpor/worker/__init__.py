@@ -2,20 +2,17 @@
 
 `serve.py`       starts the supervisor in a pid and mount namespace of its own
 `supervisor.py`  asks the server for leases, places them, renews them, shuts down
+`version.py`     one version of the user's code: its zygote, seen from the supervisor
 `discovery.py`   which modules of a project hold tasks, and what the version is called
-`trust.py`       how far the project's code is trusted, and what that means for the processes that are made for it
-`version.py`     one version of the user's code: how its runners are made
-`forking.py`     its zygote, seen from the supervisor
-`zygote.py`      the process that forks runners; as a rule it has imported the version
-`importing.py`   the import itself, in the zygote or in a runner
-`first_runner.py` what is heard from a runner that imports foreign code
+`zygote.py`      the process that imported the version once and forks runners
 `runner.py`      the forked child: one attempt, then exit
-`warming.py`     the warm image that a version has at hand, and the making of a new one
 `warm.py`        the image of a version's warmed process: what runs share pages with, and a way to start without an import
-`network.py`     what a run reaches: its network namespace; `router.py`: the way out of those that are private
 `house.py`       what all runs of a worker share
 `isolation.py`   how far runs can be kept apart on this machine, found out by trying
 `birth.py`       how a leased run gets its process: forked, or thawed
+`room.py`        what a run sees and who it is: a root of its own, a user of its own
+`template.py`    what all runs of a project see alike, read-only
+`privileges.py`  giving up what makes a process more than its user
 `process.py`     a run's process: its directory, its control socket, its end
 `hold.py`        held or frozen: how long a waiting run stays in memory
 `live_run.py`    one run in memory, seen from the supervisor: its inbox, its birth, its ends

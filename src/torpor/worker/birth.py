@@ -17,7 +17,8 @@ from torpor.worker import restore
 from torpor.worker.faults import Fault, reach
 from torpor.worker.house import House
 from torpor.worker.output import Output
-from torpor.worker.process import Origin, RunProcess
+from torpor.worker.process import RunProcess
+from torpor.worker.version import user_environment
 
 SLEEPING = ("wait", "named")
 """Kinds of checkpoints in which the process sleeps until it is woken."""
@@ -50,7 +51,6 @@ async def begin(house: House, assignment: http.Assignment) -> Born:
         ZygoteDied, ImportFailed, OSError: no process could be made now.
     """
     began = time.perf_counter()
-    _refuse_if_closed(house)
     version = house.version(assignment.version)
     if version is None:
         raise NotHere(f"version {assignment.version} is not loaded here")
@@ -63,7 +63,6 @@ async def begin(house: House, assignment: http.Assignment) -> Born:
         assignment.lease,
         pid=process.pid,
         start_ms=_ms_since(began),
-        trust=process.trust.value,
         isolation=house.isolation.level,
         missing=_missing(house),
     )
@@ -90,22 +89,19 @@ async def thaw(house: House, assignment: http.Assignment) -> Born:
         CriuError, MemoryLost, ObjectsDown, OSError: it could not be restored now.
     """
     began = time.perf_counter()
-    _refuse_if_closed(house)
     stored = assignment.checkpoint
     assert stored is not None
     if house.criu is None:
         raise NotHere(f"this worker can't restore: {house.no_freeze_reason}")
     async with restore.prepared(
-        house.images, stored, house.machine, house.run_root, lazy_bytes=house.settings.lazy_bytes
+        house.images, stored, house.machine, house.run_root, house.rooms, lazy_bytes=house.settings.lazy_bytes
     ) as prepared:
-        known_as = house.run_root / prepared.directory.name
-        process = RunProcess(prepared.directory, prepared.home, Origin(stored.base), known_as)
-        process.trust = prepared.trust
+        process = restore.process_of(prepared, stored.base)
         try:
             await process.listen()
             if prepared.later:
                 process.wait_for_memory(prepared.later)
-            pid, restore_ms = await restore.revive(house.criu, prepared, process.memory)
+            pid, restore_ms = await restore.revive(house.criu, prepared, process)
             process.watch(pid)
         except BaseException:
             await process.bury()
@@ -131,7 +127,6 @@ async def thaw(house: House, assignment: http.Assignment) -> Born:
         start_ms=_ms_since(began),
         restore_ms=restore_ms,
         since_due_ms=_ms_since_instant(assignment.due_at),
-        trust=process.trust.value,
         isolation=house.isolation.level,
         missing=_missing(house),
     )
@@ -157,12 +152,8 @@ def awoken(
     house: House, assignment: http.Assignment, answers: list[runner.Answer], *, saved: str | None = None
 ) -> runner.Awoken:
     """What a restored process is told, when it says `Resumed`."""
-    return runner.Awoken(True, answers, env_all=house.environment, context=assignment.context, saved=saved)
-
-
-def _refuse_if_closed(house: House) -> None:
-    if house.refusal is not None:
-        raise NotHere(f"this worker runs nothing: {house.refusal}")
+    env_all = user_environment(house.settings.cpu_baseline)
+    return runner.Awoken(True, answers, env_all=env_all, context=assignment.context, saved=saved)
 
 
 def _missing(house: House) -> list[str]:

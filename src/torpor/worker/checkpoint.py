@@ -83,14 +83,14 @@ async def take(
         await reach(Fault.BEFORE_DUMP)
         images.follow(draft, base=process.base)
         began = time.perf_counter()
-        dumping = asyncio.ensure_future(criu.dump(tool, pid=pid, images=draft.criu))
+        dumping = asyncio.ensure_future(criu.dump(tool, pid=pid, images=draft.criu, real_uid=process.real_uid))
         await reach(Fault.DURING_DUMP)
         await dumping
         dump_ms = (time.perf_counter() - began) * 1000
         await reach(Fault.DUMPED)
         files_bytes = await asyncio.to_thread(_pack, process, draft.files, since)
         draft.dumped()
-        told = {**facts(), "files": await asyncio.to_thread(_mapped_files, process)}
+        told = {**facts(), "files": await asyncio.to_thread(mapped_files, process)}
     except BaseException:
         if draft is not None:
             await asyncio.to_thread(images.discard, draft)
@@ -167,27 +167,49 @@ async def settle(
 
 
 def _pack(process: RunProcess, archive: Path, since: float) -> int:
-    """The files of a stopped tree, and its shared memory: all of it where that is its own, as it is after a restore."""
-    assert process.pid is not None
-    try:
-        has_our_mounts = namespaces.has_our_mounts(process.pid)
-    except FileNotFoundError:
-        # Killed since the dump, which has its memory; of shared memory nothing can be told any more.
-        has_our_mounts = True
-    if has_our_mounts:
-        shared = process.shared = files.shared_memory(tree(process.pid))
-    else:
-        place = Path(f"/proc/{process.pid}/root") / files.SHARED.relative_to("/")
-        shared = files.shared_memory([], place=place, is_private=True)
-    size = files.pack(process.directory, archive, shared=shared)
-    files.drop_link_remaps(process.directory, shared, since=since)
+    """As `pack`, of a tree that may go on: names that the dump has made in there for its own use are removed."""
+    shared = _shared(process)
+    size = files.pack(process.place, archive, shared=shared)
+    files.drop_link_remaps(process.place, shared, since=since)
+    if process.room is None and _has_our_mounts(process.pid or 0):
+        process.shared = shared
     return size
 
 
-def _mapped_files(process: RunProcess) -> dict[str, list[Any]]:
+def pack(process: RunProcess, archive: Path) -> int:
+    """Write the files of a stopped tree and its shared memory to `archive`; return its size."""
+    return files.pack(process.place, archive, shared=_shared(process))
+
+
+def _shared(process: RunProcess) -> list[Path]:
+    """Its shared memory: all of it where that is its own, in a room or after a restore."""
+    assert process.pid is not None
+    if process.room is not None:
+        return files.shared_memory([], place=process.room.own / files.SHM, is_private=True)
+    if _has_our_mounts(process.pid):
+        return files.shared_memory(tree(process.pid))
+    place = Path(f"/proc/{process.pid}/root") / files.SHARED.relative_to("/")
+    return files.shared_memory([], place=place, is_private=True)
+
+
+def _has_our_mounts(pid: int) -> bool:
+    try:
+        return namespaces.has_our_mounts(pid)
+    except FileNotFoundError:
+        # Killed since the dump, which has its memory; of shared memory nothing can be told any more.
+        return True
+
+
+def mapped_files(process: RunProcess) -> dict[str, list[Any]]:
     """What must be there again where the image is restored."""
     assert process.pid is not None
-    return fitness.mapped_files(tree(process.pid), without=process.known_as)
+    room = process.room
+    return fitness.mapped_files(
+        tree(process.pid),
+        without=process.known_as,
+        root=None if room is None else room.root,
+        device=None if room is None else os.stat(room.own).st_dev,
+    )
 
 
 def _refuse_foreign_namespaces(pid: int) -> None:

@@ -14,7 +14,6 @@ import signal
 import socket
 import subprocess
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -347,9 +346,7 @@ def _elsewhere(
             namespaces.be_really(*real_uid)
         return _launch(criu, channel)
 
-    # Made for this alone: a thread that has been in other namespaces is of no use for anything else.
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="elsewhere") as thread:
-        return thread.submit(start).result()
+    return namespaces.elsewhere(start)
 
 
 def _place_of(pid: int) -> Callable[[], None] | None:

@@ -25,7 +25,8 @@ from torpor.worker import namespaces
 PRIVATE = ("work", "tmp")
 """The directories of a run that travel. Beside them it has `ctl.sock` and `output.log`, which don't."""
 SHARED = Path("/dev/shm")
-_SHM = "shm"
+SHM = "shm"
+"""Of a run with a room, the directory that it knows as /dev/shm; in an archive, that of shared memory."""
 _XATTR = "TORPOR.xattr."
 _LINK_REMAP = re.compile(r"link_remap\.\d+")
 
@@ -38,11 +39,11 @@ def pack(directory: Path, archive: Path, *, shared: Collection[Path] = ()) -> in
     """
     roots = {name: directory / name for name in PRIVATE}
     for path in shared:
-        roots[_SHM] = path.parent
+        roots[SHM] = path.parent
     with _ExactTar.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
         note = _exactly(roots)
         for path in shared:
-            tar.add(path, f"{_SHM}/{path.name}", filter=note)
+            tar.add(path, f"{SHM}/{path.name}", filter=note)
         for name in PRIVATE:
             tar.add(directory / name, name, filter=note)
     return archive.stat().st_size
@@ -51,7 +52,7 @@ def pack(directory: Path, archive: Path, *, shared: Collection[Path] = ()) -> in
 def unpack(archive: Path, directory: Path) -> None:
     """Lay the run's files as they were. The archive must have been verified: it is extracted as it says."""
     with _ExactTar.open(archive) as tar:
-        own = [member for member in tar if not member.name.startswith(f"{_SHM}/")]
+        own = [member for member in tar if not member.name.startswith(f"{SHM}/")]
         tar.extractall(directory, own, numeric_owner=True)
 
 
@@ -112,11 +113,11 @@ def sweep_link_remaps(older_than: float) -> None:
 
 def _shared_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     for member in tar:
-        if not member.name.startswith(f"{_SHM}/"):
+        if not member.name.startswith(f"{SHM}/"):
             return
-        member.name = member.name.removeprefix(f"{_SHM}/")
+        member.name = member.name.removeprefix(f"{SHM}/")
         if member.islnk():
-            member.linkname = member.linkname.removeprefix(f"{_SHM}/")
+            member.linkname = member.linkname.removeprefix(f"{SHM}/")
         yield member
 
 

@@ -28,7 +28,6 @@ from typing import Any
 from blake3 import blake3
 
 from torpor.worker import cpu
-from torpor.worker.trust import Trust
 
 _DIGEST_LENGTH = 16
 _SHOWN = 4
@@ -43,7 +42,8 @@ class Machine:
         baseline: what images made here need of it: a level, or None for all of them.
         executable: path, size and build id of the interpreter.
         packages: digest of what is installed beside it, this package's own code included.
-        trust: how far the code of images is trusted here.
+        makes_rooms: runs that were in a room can be in one here.
+        wants_rooms: runs that were in none can't be here.
     """
 
     arch: str
@@ -55,7 +55,8 @@ class Machine:
     executable: tuple[str, int, str]
     libc: str
     packages: str
-    trust: Trust = Trust.OWN
+    makes_rooms: bool = False
+    wants_rooms: bool = False
 
     def facts(self) -> dict[str, Any]:
         """For images made here: what they will need, and what explains it."""
@@ -69,19 +70,19 @@ class Machine:
             "executable": list(self.executable),
             "libc": self.libc,
             "packages": self.packages,
-            "trust": self.trust.value,
         }
 
     @cached_property
     def digest(self) -> str:
         """Two machines with the same one refuse the same images."""
         told = [self.arch, sorted(self.instructions), self.has_time_namespaces, self.criu, self.executable]
-        return blake3(repr([*told, self.libc, self.packages, sys.prefix, self.trust.value]).encode()).hexdigest()[
-            :_DIGEST_LENGTH
-        ]
+        told += [self.makes_rooms, self.wants_rooms]
+        return blake3(repr([*told, self.libc, self.packages, sys.prefix]).encode()).hexdigest()[:_DIGEST_LENGTH]
 
 
-def look(criu: str | None, baseline: str | None = None) -> Machine:
+def look(
+    criu: str | None, baseline: str | None = None, *, makes_rooms: bool = False, wants_rooms: bool = False
+) -> Machine:
     """This machine, with the CRIU of this version. Reads some hundred small files."""
     executable = os.path.realpath(sys.executable)
     size, build_id = _identity(executable) or (0, "")
@@ -95,6 +96,8 @@ def look(criu: str | None, baseline: str | None = None) -> Machine:
         executable=(executable, size, build_id),
         libc=" ".join(platform.libc_ver()),
         packages=_packages(),
+        makes_rooms=makes_rooms,
+        wants_rooms=wants_rooms,
     )
 
 
@@ -113,13 +116,18 @@ def _packages() -> str:
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-def mapped_files(pids: Iterable[int], *, without: Path) -> dict[str, list[Any]]:
+def mapped_files(
+    pids: Iterable[int], *, without: Path, root: Path | None = None, device: int | None = None
+) -> dict[str, list[Any]]:
     """Every file that these processes have mapped and that must be there again: its path, size and build id.
 
     Args:
         pids: a process tree that stands still.
         without: a directory whose files travel with the image.
+        root: their root directory, in which the machine's files are where they are on the machine.
+        device: all files on it travel with the image.
     """
+    own = None if device is None else f"{os.major(device):02x}:{os.minor(device):02x}"
     paths: set[str] = set()
     for pid in pids:
         try:
@@ -128,9 +136,12 @@ def mapped_files(pids: Iterable[int], *, without: Path) -> dict[str, list[Any]]:
             continue
         # What is deleted, or in memory only, CRIU takes along. The kernel writes a newline in a name as \012.
         fields = (line.split(None, 5) for line in lines)
-        paths.update(each[5].replace("\\012", "\n") for each in fields if len(each) == 6 and each[4] != "0")
+        named = (each for each in fields if len(each) == 6 and each[4] != "0" and each[3] != own)
+        paths.update(each[5].replace("\\012", "\n") for each in named)
     inside = f"{without}/"
     found: dict[str, list[Any]] = {}
+    if root is not None:  # what was mapped before the process went in there has the same path, without this
+        paths = {path.removeprefix(str(root)) for path in paths}
     for path in sorted(paths):
         if path.startswith((inside, "/dev/", "/proc/", "/memfd:", "/SYSV")) or not path.startswith("/"):
             continue
@@ -189,10 +200,12 @@ def why_unfit(facts: Mapping[str, Any], ours: Machine) -> str | None:
         facts: those recorded with it: `Machine.facts()`, and `files` from `mapped_files`. What is not told is not compared.
         ours: this machine.
     """
-    if ours.trust is Trust.FOREIGN and facts.get("trust") != Trust.FOREIGN:
-        return "its code was imported with privileges (trust: own), and this worker gives none to it (trust: foreign)"
     if (arch := facts.get("arch", ours.arch)) != ours.arch:
         return f"it was made on {arch}, and this machine is {ours.arch}"
+    if "room" in facts and not ours.makes_rooms:
+        return "it was made in a room of its own, and there are none here (docs/self-hosting.md, isolation)"
+    if "room" not in facts and ours.wants_rooms:
+        return "it was made without a room of its own, and here runs have one (TORPOR_ISOLATION=off would let it run as it did)"
     if missing := sorted(set(facts.get("cpu", ())) - ours.instructions):
         shown = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else "")
         return f"it may use instructions that this CPU lacks: {shown} (TORPOR_CPU_BASELINE makes images that need less)"

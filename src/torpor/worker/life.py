@@ -150,9 +150,8 @@ class Life:
                 process=process,
                 facts=lambda: {
                     **self.house.facts,
-                    "trust": process.trust.value,  # how it was imported, whatever holds here by now
                     "run_id": self.lease.run_id,
-                    "directory": process.directory.name,
+                    **process.facts(),
                     "output_position": output.end(),
                 },
                 entered=entered,

@@ -4,22 +4,30 @@ Importing this module is safe anywhere; calling it is for Linux and, mostly, for
 """
 
 import ctypes
+import errno
 import os
+import shutil
 import socket
 import struct
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
 
 CLONE_FS = 0x00000200
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWPID = 0x20000000
-CLONE_NEWNET = 0x40000000
 
+MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
 MS_NOEXEC = 8
+MS_REMOUNT = 32
 MS_BIND = 4096
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
@@ -33,6 +41,15 @@ PR_SET_CHILD_SUBREAPER = 36
 _SET_REAL = {"x86_64": (119, 117), "aarch64": (149, 147)}
 """setresgid and setresuid."""
 _AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
+_AT_RECURSIVE = 0x8000
+_OPEN_TREE_CLONE = 1
+_OPEN_TREE_CLOEXEC = 0o2000000
+_MOVE_MOUNT_F_EMPTY_PATH = 0x4
+_MOVE_MOUNT_T_EMPTY_PATH = 0x40
+_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
+"""The same on every architecture, as all calls that are younger than 403."""
+_MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID = 1, 2
 _STATX_BTIME = 0x800
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -130,6 +147,75 @@ def mount(source: str | None, target: str, kind: str | None, flags: int = 0, dat
 def bind(source: str, target: str) -> None:
     """Let `target` show what `source` holds, with everything mounted below it."""
     mount(source, target, None, MS_BIND | MS_REC)
+
+
+def bind_safely(source: str, target: str, *, read_only: bool) -> None:
+    """As `bind`, and nothing in there is set-user-id any more, nor writable if it is to be read only."""
+    bind(source, target)
+    attributes = _MOUNT_ATTR_NOSUID | (_MOUNT_ATTR_RDONLY if read_only else 0)
+    wanted = struct.pack("=QQQQ", attributes, 0, 0, 0)
+    if (
+        _libc.syscall(_MOUNT_SETATTR, _AT_FDCWD, target.encode(), _AT_RECURSIVE, wanted, ctypes.c_size_t(len(wanted)))
+        != 0
+    ):
+        # Before Linux 5.12 only one mount at a time can be changed: what is mounted below the source is left out.
+        unmount(target)
+        mount(source, target, None, MS_BIND)
+        mount(None, target, None, MS_BIND | MS_REMOUNT | MS_NOSUID | (MS_RDONLY if read_only else 0))
+
+
+def unmount(point: str) -> None:
+    """Take a mount out of sight with all that is mounted below it; it ends when nobody uses it any more."""
+    _check(_libc.umount2(point.encode(), MNT_DETACH), f"unmount {point}")
+
+
+def pick_up(point: str, *, with_all_below: bool) -> int:
+    """A copy of a mount that is mounted nowhere yet; `put_down` does that. It ends when the descriptor is closed before."""
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | (_AT_RECURSIVE if with_all_below else 0)
+    descriptor = _libc.syscall(_OPEN_TREE, _AT_FDCWD, point.encode(), flags)
+    _check(descriptor, f"open_tree {point}")
+    return descriptor
+
+
+def put_down(picked_up: int, target: str | int) -> None:
+    """Mount it, on a path or on an open directory."""
+    if isinstance(target, int):
+        at, path, flags = target, b"", _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
+    else:
+        at, path, flags = _AT_FDCWD, target.encode(), _MOVE_MOUNT_F_EMPTY_PATH
+    _check(_libc.syscall(_MOVE_MOUNT, picked_up, b"", at, path, flags), f"move_mount to {target}")
+    os.close(picked_up)
+
+
+def mount_proc_of(pid: int, target: str) -> None:
+    """Mount a /proc on `target`, a path of this thread's mount namespace, that shows the pid namespace of that process.
+
+    A /proc is one of the pids of whoever mounts it, and only a child can be in another pid namespace than its parent. So it takes
+    a program, and a thread of its own to start it: see `elsewhere`.
+    """
+    descriptor = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _check(_libc.setns(descriptor, CLONE_NEWPID), "setns")
+    finally:
+        os.close(descriptor)
+    before = os.stat(target).st_dev
+    command = ["mount", "-n", "-i", "-t", "proc", "-o", "nosuid,nodev,noexec", "proc", target]
+    if shutil.which("mount") is None:
+        told = (
+            f"ctypes.CDLL(None).mount(b'proc', {target.encode()!r}, b'proc', {MS_NOSUID | MS_NODEV | MS_NOEXEC}, None)"
+        )
+        command = [sys.executable, "-I", "-S", "-c", f"import ctypes; {told}"]
+    none = subprocess.DEVNULL
+    done = subprocess.run(command, stdin=none, stdout=none, stderr=subprocess.PIPE, text=True, check=False)
+    # Not by its exit status: our caller may be pid 1 of a namespace that reaps every child itself.
+    if os.stat(target).st_dev == before:
+        raise OSError(errno.EIO, f"no /proc on {target}: {done.stderr.strip() or 'mount does not say why'}")
+
+
+def elsewhere(do: Callable[[], T]) -> T:
+    """Do it in a thread that is made for this alone: one that has been in other namespaces is of no use for anything else."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="elsewhere") as thread:
+        return thread.submit(do).result()
 
 
 def unmount_below(directory: str) -> None:

@@ -24,12 +24,11 @@ import msgspec
 from torpor.images import Later
 from torpor.sdk.canceling import INTERRUPT
 from torpor.wire import runner
-from torpor.wire.framing import MAX_MESSAGE_BYTES, FramingError, Unframer, frame
+from torpor.wire.framing import FramingError, Unframer, frame
 from torpor.worker import criu, files, namespaces
 from torpor.worker.lazy import LazyMemory
-from torpor.worker.room import Room
+from torpor.worker.room import Room, Rooms
 from torpor.worker.runner import LOST_SUPERVISOR
-from torpor.worker.trust import Trust
 
 log = logging.getLogger(__name__)
 
@@ -117,14 +116,14 @@ class RunProcess:
 
     Attributes:
         lives_on: its image is the run now, here or elsewhere: what it shares with nobody can go.
-        trust: how far its code was trusted when it was imported.
-        largest_message: how much it may say at once.
         shared: its files in the machine's `/dev/shm`, as they were at its last dump.
         inbox: what it says, and `Closed` and `Exited`. Its keeper may put in messages of its own.
         exited: done, with the wait status, when it has ended.
         room: what it sees, and who it is; None: what the worker sees, and root.
         cgroup: its limits, if it has any.
         network: its network namespace, if it is not the worker's.
+        on_root: called in a thread with the pid of a process that is being restored, when it stands alone in its new
+            namespaces: what they do holds for all that follows. Not of one that is forked.
         on_buried: called in a thread, the last one first, when the process is gone: they give back what it had.
     """
 
@@ -139,12 +138,11 @@ class RunProcess:
         self.known_as = known_as or directory
         self.origin = origin or Origin()
         self.lives_on = False
-        self.largest_message = MAX_MESSAGE_BYTES
-        self.trust = Trust.OWN
         self.shared: list[Path] = []
         self.room: Room | None = None
         self.cgroup: Any = None
         self.network: Any = None
+        self.on_root: list[Callable[[int], object]] = []
         self.on_buried: list[Callable[[], object]] = []
         self._home = home or directory
         self._began_at = time.time()
@@ -172,14 +170,46 @@ class RunProcess:
     def is_alive(self) -> bool:
         return self.pid is not None and not self.exited.done()
 
-    def furnish(self) -> None:
-        """A directory for a process that is to be forked; its name was never used before."""
+    @property
+    def real_uid(self) -> tuple[int, int] | None:
+        """User and group, if it isn't root."""
+        return None if self.room is None else (self.room.uid, self.room.gid)
+
+    def stands_in_its_namespaces(self, pid: int) -> None:
+        """While it is being restored: give it what its namespaces are to have."""
+        if self.room is not None:
+            self.room.enter_proc(pid)
+        for each in self.on_root:
+            each(pid)
+
+    def facts(self) -> dict[str, Any]:
+        """For its image: where it is to be restored, and as whom."""
+        told: dict[str, Any] = {"directory": self.directory.name}
+        return told if self.room is None else told | {"room": self.room.facts()}
+
+    @property
+    def place(self) -> Path:
+        """Where its files and its control socket are, as we see it: `work/`, `tmp/`, `ctl.sock`."""
+        return self.directory if self.room is None else self.room.own
+
+    def furnish(self, rooms: Rooms | None = None, project: Path | None = None) -> None:
+        """A directory for a process that is to be forked, with a room in it if there are `rooms`; its name was never used before.
+
+        Raises:
+            OSError: what was made until then is removed when it is buried.
+        """
+        self.directory.mkdir(parents=True, mode=0o700)
+        if rooms is not None:
+            assert project is not None
+            self.room = room = rooms.make(self.directory, project)
+            self.on_buried.append(lambda: rooms.give_back(room))
+            return
         for name in files.PRIVATE:
-            (self.directory / name).mkdir(parents=True, mode=0o700)
+            (self.directory / name).mkdir(mode=0o700)
 
     async def listen(self) -> None:
         """Before it is forked or restored, so that it can connect at once."""
-        path = self.directory / "ctl.sock"
+        path = self.place / "ctl.sock"
         path.unlink(missing_ok=True)
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_unix_server(lambda: _Connection(self), str(path))
@@ -346,7 +376,7 @@ class RunProcess:
                 self.on_buried.pop()()
             except OSError as error:
                 log.warning("%s: what it had can't be given back: %s", self.directory.name, error)
-        _remove(self._home)
+        remove(self._home)
 
     def _kill_for(self, reason: str) -> None:
         log.warning("%s: %s", self.directory.name, reason)
@@ -383,11 +413,10 @@ class RunProcess:
     def _heard(self, connection: "_Connection", data: bytes) -> None:
         if self._connection is not connection:
             return
-        connection.unframer.largest = self.largest_message
         try:
             for body in connection.unframer.feed(data):
                 self.inbox.put_nowait(runner.from_runner.decode(body))
-        except (FramingError, msgspec.DecodeError, RecursionError) as error:
+        except (FramingError, msgspec.DecodeError) as error:
             self._kill_for(
                 f"the run's process said what can't be understood on its control socket, and was killed: {error}"
             )
@@ -414,11 +443,15 @@ class RunProcess:
             self.inbox.put_nowait(Exited(status))
 
 
-def _remove(directory: Path) -> None:
-    """The directory with all that is in it. Something may be mounted there: CRIU mounts a /proc for a moment in the middle of
-    a dump, and user code may do what root may; a process that is killed then leaves its mount to us.
+def remove(directory: Path) -> None:
+    """A run's directory with all that is in it. A room is mounted there, and something else may be: CRIU
+    mounts a /proc for a moment in the middle of a dump, and user code that is root may do what root may; a process that is killed
+    then leaves its mount to us.
     """
     if namespaces.may_unshare():
+        for part in [*directory.glob("room"), *directory.glob("own"), *directory.glob("*/own")]:
+            with suppress(OSError):  # nothing is mounted there
+                namespaces.unmount(str(part))  # with all that is below it, which one by one takes longer
         with suppress(OSError):  # then removing fails below, and the supervisor's end cleans up
             namespaces.unmount_below(str(directory))
     shutil.rmtree(directory, ignore_errors=True)

@@ -4,7 +4,8 @@
                 yet to be read and verified: a page that isn't ours never reaches the tree, which is killed then (lazy.py)
     FIT         what it needs of a machine is here
     UNPACKED    the run's directory has the files of the freeze, and an empty output.log
-    APART       in mounts of its own the directory is where the image says, and the run's shared memory in /dev/shm
+    APART       in mounts of its own the directory is where the image says, and so is its room; without one, its shared memory is
+                in /dev/shm
     (the caller listens on the control socket: the runner will connect the moment it wakes)
     RESTORED    the tree exists as it was frozen, as a child of this process: asleep in sigwait, or stopped in its work
     (the caller sends SIGUSR1, or SIGCONT)
@@ -17,21 +18,21 @@ one worker at once, though all of them know their directory by the same path.
 """
 
 import asyncio
-import shutil
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torpor import ids
 from torpor.errors import TorporError
-from torpor.images import Images, Laid, Later
+from torpor.images import Draft, Images, Laid, Later
 from torpor.wire.http import StoredCheckpoint
-from torpor.worker import criu, files, fitness, namespaces
+from torpor.worker import criu, files, fitness, namespaces, process
 from torpor.worker.faults import Fault, reach
-from torpor.worker.lazy import LazyMemory
-from torpor.worker.trust import Trust
+from torpor.worker.process import Origin, RunProcess
+from torpor.worker.room import Room, Rooms
 
 
 class Unfit(TorporError):
@@ -51,8 +52,8 @@ class Prepared:
     output_base: int
     later: Sequence[Later] = ()
     """memory that comes when the tree runs; none if all is there"""
-    trust: Trust = Trust.OWN
-    """how far the code was trusted when it was imported"""
+    room: Room | None = None
+    """what the run sees; none if it sees what we see"""
 
 
 @asynccontextmanager
@@ -61,11 +62,12 @@ async def prepared(
     stored: StoredCheckpoint,
     machine: fitness.Machine | None,
     run_root: Path,
+    rooms: Rooms | None = None,
     *,
     lazy_bytes: int = 0,
 ) -> AsyncIterator[Prepared]:
     """Fetch and verify the image, and lay the run's directory, which is the caller's from then on. Inside, CRIU can read it.
-    `lazy_bytes`: see `Images.fetch`.
+    `lazy_bytes`: see `Images.fetch`. `rooms`: for images of runs that had one.
 
     Raises:
         ImageDamaged, ObjectsDown: see `Images.fetch`.
@@ -78,35 +80,63 @@ async def prepared(
         await reach(Fault.FETCHED)
         if machine is not None and (reason := await asyncio.to_thread(fitness.why_unfit, laid.facts, machine)):
             raise Unfit(reason)
-        yield await asyncio.to_thread(_lay, laid, run_root)
+        yield await asyncio.to_thread(lay, laid.facts, laid, run_root, rooms, output_base=laid.facts["output_position"])
     finally:
         await asyncio.to_thread(images.release, laid)
 
 
-def _lay(laid: Laid, run_root: Path) -> Prepared:
+def lay(
+    facts: Mapping[str, Any],
+    image: Draft | Laid,
+    run_root: Path,
+    rooms: Rooms | None,
+    *,
+    output_base: int = 0,
+) -> Prepared:
+    """Lay the run's directory, with its files as they were: in its room, if it had one.
+
+    Raises:
+        Unfit: it had, and there are none here.
+        OSError: the disk is full or broken, or a room can't be mounted. Nothing is left.
+    """
     home = run_root / ids.new("home")
+    directory = home / facts["directory"]
+    room = None
     try:
-        directory = home / laid.facts["directory"]
         directory.mkdir(parents=True, mode=0o700)
-        files.unpack(laid.files, directory)
+        if "room" not in facts:
+            files.unpack(image.files, directory)
+        elif rooms is not None:
+            room = rooms.prepare(directory, image.files, facts["room"])
+        else:
+            raise Unfit("it was made in a room of its own, and there are none here")
         (directory / "output.log").touch(0o600)
     except BaseException:
-        shutil.rmtree(home, ignore_errors=True)
+        process.remove(home)
         raise
-    trust = Trust(laid.facts.get("trust", Trust.OWN))
-    return Prepared(laid.criu, home, directory, laid.files, run_root, laid.facts["output_position"], laid.later, trust)
+    later = image.later if isinstance(image, Laid) else ()
+    return Prepared(image.criu, home, directory, image.files, run_root, output_base, later, room)
 
 
-async def revive(tool: criu.Criu, prepared: Prepared, memory: LazyMemory | None = None) -> tuple[int, float]:
+def process_of(prepared: Prepared, base: str | None) -> RunProcess:
+    """The process that it is to become: listen to it, and then `revive` it."""
+    known_as = prepared.run_root / prepared.directory.name
+    made = RunProcess(prepared.directory, prepared.home, Origin(base), known_as)
+    made.room = prepared.room
+    return made
+
+
+async def revive(tool: criu.Criu, prepared: Prepared, revived: RunProcess) -> tuple[int, float]:
     """Let CRIU make the tree again; return its root's pid and how long CRIU took, in ms.
 
     Args:
-        memory: of what comes later; it listens in the run's directory.
+        revived: made by `process_of`; what comes later of its memory, and what it is to find in its namespaces, are its own.
 
     Raises:
         CriuError: nothing of it is left.
         ImageDamaged, MemoryLost: nothing either; what the tree wanted of its memory can't be had.
     """
+    memory = revived.memory
     await reach(Fault.BEFORE_RESTORE)
     began = time.perf_counter()
     making = criu.restore(
@@ -115,6 +145,8 @@ async def revive(tool: criu.Criu, prepared: Prepared, memory: LazyMemory | None 
         scratch=prepared.directory,
         enter=lambda: go_apart(prepared),
         memory=memory,
+        real_uid=revived.real_uid,
+        on_root=revived.stands_in_its_namespaces,
     )
     restoring = asyncio.ensure_future(making)
     if memory is not None:
@@ -135,6 +167,9 @@ async def revive(tool: criu.Criu, prepared: Prepared, memory: LazyMemory | None 
 
 def go_apart(prepared: Prepared) -> None:
     """In a thread of its own: leave our mounts for a copy, and change it to what the tree is to see."""
+    if prepared.room is not None:
+        prepared.room.go_apart(prepared.home, prepared.run_root)
+        return
     namespaces.own_mounts()
     namespaces.mount(str(prepared.home), str(prepared.run_root), None, namespaces.MS_BIND)
     if files.SHARED.is_dir():

@@ -33,7 +33,7 @@ from blake3 import blake3
 from torpor.config import Settings
 from torpor.errors import ConfigError
 from torpor.images.workspace import MEMORY
-from torpor.worker import cpu, discovery, files, isolation, namespaces, trust
+from torpor.worker import cpu, files, isolation, namespaces
 
 RUN_ROOT = Path("/run/torpor")
 DRAINED = "drained"
@@ -51,7 +51,7 @@ def run_worker(settings: Settings, path: Path) -> int:
 
     Raises:
         ConfigError: the server's address or the worker token is missing, this data directory has a worker already, this CPU
-            doesn't reach the baseline, or runs can't be isolated as they should be, or as foreign code must be.
+            doesn't reach the baseline, or runs can't be isolated as they should be.
     """
     if settings.api_url is None:
         raise ConfigError("TORPOR_API_URL is not set: it should be the address of the Torpor server")
@@ -59,9 +59,6 @@ def run_worker(settings: Settings, path: Path) -> int:
         raise ConfigError("TORPOR_WORKER_TOKEN is not set: it should be the secret that the server was started with")
     cpu.check(settings.cpu_baseline)
     apart = isolation.choose(settings)
-    asked = trust.stricter(trust.Trust(settings.trust), discovery.asked_of(path).trust)
-    if (reason := trust.why_refused(asked, apart, path)) is not None:
-        raise ConfigError(f"{path} can't be run here: {reason}")
     lock = _only_one(settings.data_dir.resolve() / "worker")
     try:
         if not namespaces.may_unshare():
@@ -152,6 +149,7 @@ def _in_own_namespace(settings: Settings, path: Path, apart: isolation.Isolation
 
 def _furnish(settings: Settings) -> None:
     """Mounts of our own, seen by nobody outside: /proc of our pids, a tmpfs on /run, the runs' directories."""
+    os.umask(0o022)  # what rooms are made of is for users that are not us; what isn't has modes of its own
     namespaces.unshare(namespaces.CLONE_NEWNS)
     namespaces.mount(None, "/", None, namespaces.MS_REC | namespaces.MS_PRIVATE)
     flags = namespaces.MS_NOSUID | namespaces.MS_NODEV | namespaces.MS_NOEXEC

@@ -85,7 +85,7 @@ class Waiting:
             return
         self._life.open = {wait.wait_id: wait for wait in reply.open}
         if self._life.is_waiting:
-            self._life.house.room.set()  # who waits does not work: another run may
+            self._life.house.vacancy.set()  # who waits does not work: another run may
         if reply.answers:
             self._life.is_idle = False
             self.cancel_freeze()

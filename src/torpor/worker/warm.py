@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import logging
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +29,11 @@ from torpor.errors import ApiError, CriuError, ImageDamaged
 from torpor.images import Draft, Images, Laid, Published
 from torpor.objects import ObjectsDown
 from torpor.wire import http, runner
-from torpor.worker import checkpoint, criu, files, fitness, namespaces, restore
+from torpor.worker import checkpoint, criu, fitness, namespaces, restore
 from torpor.worker.discovery import Project
 from torpor.worker.link import Link
-from torpor.worker.process import Closed, Origin, RunProcess
-from torpor.worker.trust import Trust
+from torpor.worker.process import Closed, RunProcess
+from torpor.worker.room import Rooms
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +63,7 @@ class Place:
     run_root: Path
     secret: str
     """what the servers' workers have in common: the environment is digested under it"""
+    rooms: Rooms | None = None
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,17 @@ class WarmImage:
     rss_bytes: int = 0
 
     @property
-    def imported(self) -> runner.Imported:
-        """What is in it."""
-        tasks = msgspec.convert(self.facts["tasks"], list[runner.TaskManifest])
-        queues = msgspec.convert(self.facts["queues"], list[runner.QueueManifest])
-        return runner.Imported(tasks, self.facts["threads"], 0.0, queues)
+    def has_threads(self) -> bool:
+        """Its version can't be forked: it is always thawed."""
+        return self.facts["threads"] > 1
+
+    @property
+    def tasks(self) -> list[runner.TaskManifest]:
+        return msgspec.convert(self.facts["tasks"], list[runner.TaskManifest])
+
+    @property
+    def queues(self) -> list[runner.QueueManifest]:
+        return msgspec.convert(self.facts["queues"], list[runner.QueueManifest])
 
 
 class Warm:
@@ -91,20 +97,16 @@ class Warm:
         place: the worker's.
         project: the version.
         environment: what user code has here.
-        trust: how far it is trusted here: what was imported with more privileges, or with less, is another process.
     """
 
-    def __init__(
-        self, place: Place, project: Project, environment: Mapping[str, str], trust: Trust = Trust.OWN
-    ) -> None:
+    def __init__(self, place: Place, project: Project, environment: Mapping[str, str]) -> None:
         self._place = place
         self._project = project
-        self._trust = trust
         self._environment = _digest(environment, place.secret)
 
     # -- making one ---------------------------------------------------------------------------------------------------
 
-    async def freeze(self, process: RunProcess, imported: runner.Imported) -> WarmImage:
+    async def freeze(self, process: RunProcess, ready: runner.ZygoteReady) -> WarmImage:
         """Write the image of a parked runner, which is stopped by that and of no other use.
 
         Raises:
@@ -118,7 +120,7 @@ class Warm:
         draft = self._place.images.begin(image_id, expected_bytes=rss_bytes)
         began = asyncio.get_running_loop().time()
         try:
-            await criu.dump(self._place.criu, pid=pid, images=draft.criu)
+            await criu.dump(self._place.criu, pid=pid, images=draft.criu, real_uid=process.real_uid)
             dump_ms = (asyncio.get_running_loop().time() - began) * 1000
             mapped = await asyncio.to_thread(self._pack, process, draft)
         except BaseException:
@@ -127,24 +129,21 @@ class Warm:
         draft.dumped()
         facts = {
             **self._place.facts,
-            "directory": process.directory.name,
+            **process.facts(),
             "output_position": 0,
             "version": self._project.version,
             "root": str(self._project.root),
             "environment": self._environment,
-            "trust": self._trust.value,
-            "threads": imported.threads,
+            "threads": ready.threads,
             "files": mapped,
-            "tasks": msgspec.to_builtins(imported.tasks),
-            "queues": msgspec.to_builtins(imported.queues),
+            "tasks": msgspec.to_builtins(ready.tasks),
+            "queues": msgspec.to_builtins(ready.queues),
         }
         return WarmImage(image_id, draft, facts, dump_ms, rss_bytes)
 
     def _pack(self, process: RunProcess, draft: Draft) -> dict[str, list[Any]]:
-        assert process.pid is not None
-        tree = checkpoint.tree(process.pid)
-        files.pack(process.directory, draft.files, shared=files.shared_memory(tree))
-        return fitness.mapped_files(tree, without=process.directory)
+        checkpoint.pack(process, draft.files)
+        return checkpoint.mapped_files(process)
 
     async def store(self, image: WarmImage) -> bool:
         """Publish it and tell the engine; false if the engine doesn't want it. Until the store takes it, try again."""
@@ -223,7 +222,6 @@ class Warm:
             "packages": self._place.machine.packages,
             "root": str(self._project.root),
             "environment": self._environment,
-            "trust": self._trust.value,
         }
         differing = [name for name, value in ours.items() if facts.get(name) != value]
         if differing:
@@ -237,10 +235,9 @@ class Warm:
             CriuError: it could not be restored.
             OSError: the disk is full or broken.
         """
-        prepared = await asyncio.to_thread(self._prepare, image)
-        known_as = prepared.run_root / prepared.directory.name
-        process = RunProcess(prepared.directory, prepared.home, Origin(image.image_id), known_as)
-        process.trust = self._trust
+        place = self._place
+        prepared = await asyncio.to_thread(restore.lay, image.facts, image.files, place.run_root, place.rooms)
+        process = restore.process_of(prepared, image.image_id)
         try:
             await process.listen()
             pid = await criu.restore(
@@ -248,6 +245,8 @@ class Warm:
                 images=prepared.criu_images,
                 scratch=prepared.directory,
                 enter=lambda: restore.go_apart(prepared),
+                real_uid=process.real_uid,
+                on_root=process.stands_in_its_namespaces,
             )
             process.watch(pid)
             await asyncio.to_thread(namespaces.share_host_name, pid)
@@ -258,18 +257,6 @@ class Warm:
             await process.bury()
             raise
         return process
-
-    def _prepare(self, image: WarmImage) -> restore.Prepared:
-        home = self._place.run_root / ids.new("home")
-        directory = home / image.facts["directory"]
-        try:
-            directory.mkdir(parents=True, mode=0o700)
-            files.unpack(image.files.files, directory)
-            (directory / "output.log").touch(0o600)
-        except BaseException:
-            shutil.rmtree(home, ignore_errors=True)
-            raise
-        return restore.Prepared(image.files.criu, home, directory, image.files.files, self._place.run_root, 0)
 
     async def refuse(self, image_id: str, reason: str, *, damaged: bool = False) -> None:
         """Tell the engine that this worker, or with `damaged` nobody, can use it."""
