@@ -95,8 +95,14 @@ class Settings:
     """How much of a room of its own each run gets: auto (as much as there is), full (or the worker doesn't start), off."""
     trust: str = "own"
     """Whose code the tasks are: own, or foreign (then nothing of it ever runs as root)."""
+    run_env: str | None = None
+    """Which of the worker's variables foreign code has besides those that tell nothing; names, also with a `*`."""
+    import_timeout_s: float = 120.0
+    """How long the import of a version may take."""
     network: str = "host"
     """What runs reach: host (what the worker reaches), private (outwards only), none."""
+    network_reaches: str | None = None
+    """Addresses that runs with a private network reach though they are nobody's on the internet: 10.1.2.0/24, 10.3.0.7."""
     readable: str | None = None
     """Further paths of the machine that runs may read, separated by colons."""
     writable: str | None = None

@@ -50,6 +50,12 @@ def test_figures_that_an_event_lacks_are_left_out() -> None:
     assert "None" not in printed(event_line(event("run.started")))
 
 
+def test_a_run_says_what_it_reaches_where_that_is_not_everything() -> None:
+    assert "no network" in words(event("run.started", network="none")).rest
+    assert "private network" in words(event("run.started", network="private")).rest
+    assert "network" not in words(event("run.started", network="host")).rest
+
+
 def test_a_run_that_cannot_be_frozen_says_what_stops_it() -> None:
     told = printed(event_line(event("run.held", blockers=["task-3 awaits a socket at app.py:12"])))
     assert "held in memory" in told

@@ -94,6 +94,19 @@ def test_an_option_that_does_not_work_yet_is_refused_by_name(options: dict[str, 
         area.options(**options)
 
 
+def test_a_task_says_what_its_runs_reach() -> None:
+    @task(network="none")
+    def closed() -> None: ...
+
+    @task
+    def open_to_what_others_say() -> None: ...
+
+    assert closed.manifest().network == "none"
+    assert open_to_what_others_say.manifest().network is None
+    with pytest.raises(ValueError, match="'host' or 'private' or 'none'"):
+        task(network="internet")  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
 def test_an_unknown_option_is_refused_with_near_names() -> None:
     with pytest.raises(TypeError, match=r"no option 'dely': did you mean delay"):
         area.options(dely="1h")  # type: ignore

@@ -1,11 +1,13 @@
 """Which modules hold tasks, and when a project counts as changed."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from torpor.errors import ConfigError
 from torpor.worker import discovery
+from torpor.worker.trust import Trust
 
 
 def project(root: Path, **files: str) -> Path:
@@ -59,3 +61,36 @@ def test_the_version_changes_with_any_source_and_only_then(tmp_path: Path) -> No
     assert discovery.find(root).version == before
     (root / "rules.py").write_text("LIMIT = 2\n")
     assert discovery.find(root).version != before
+
+
+def test_a_project_may_ask_for_less_trust_and_a_file_in_it_has_no_more(tmp_path: Path) -> None:
+    root = project(tmp_path, tasks="from torpor import task\n")
+    assert discovery.find(root).trust is Trust.OWN
+    (root / "pyproject.toml").write_text('[tool.torpor]\ntrust = "foreign"\n')
+    assert discovery.find(root).trust is Trust.FOREIGN
+    assert discovery.find(root / "tasks.py").trust is Trust.FOREIGN
+    assert discovery.asked_of(root).trust is Trust.FOREIGN
+
+
+@pytest.mark.parametrize("written", ['"strange"', "true", '["foreign"]'])
+def test_a_level_of_trust_that_is_none_is_named_with_those_there_are(tmp_path: Path, written: str) -> None:
+    root = project(tmp_path, tasks="from torpor import task\n")
+    (root / "pyproject.toml").write_text(f"[tool.torpor]\ntrust = {written}\n")
+    with pytest.raises(ConfigError, match=r'pyproject\.toml.*trust.*"own".*"foreign"'):
+        discovery.find(root)
+
+
+def test_a_project_may_say_what_its_runs_reach(tmp_path: Path) -> None:
+    root = project(tmp_path, tasks="from torpor import task\n")
+    assert discovery.find(root).network is None
+    (root / "pyproject.toml").write_text('[tool.torpor]\nnetwork = "private"\n')
+    assert discovery.find(root).network == discovery.find(root / "tasks.py").network == "private"
+    (root / "pyproject.toml").write_text('[tool.torpor]\nnetwork = "internet"\n')
+    with pytest.raises(ConfigError, match=r"pyproject\.toml.*network is 'internet'.*host or private or none"):
+        discovery.find(root)
+
+
+def test_a_pipe_that_is_called_like_a_module_does_not_stop_the_worker(tmp_path: Path) -> None:
+    root = project(tmp_path, tasks="from torpor import task\n")
+    os.mkfifo(root / "endless.py")
+    assert discovery.find(root).modules == ["tasks"]

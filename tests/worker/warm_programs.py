@@ -76,8 +76,7 @@ async def imported(name: str, environment: dict[str, str] | None = None) -> Vers
     """A worker that has imported the version and stored its warm image."""
     version = await worker(name, environment)
     await version.start()
-    assert version._warming is not None
-    await version._warming
+    await version._warming.finished()
     return version
 
 
@@ -148,8 +147,7 @@ async def forks_in_the_end() -> dict[str, Any]:
     await second.find_image()
     thawed = await second.runner()
     await second.start()
-    assert second._warming is not None
-    await second._warming
+    await second._warming.finished()
     forked = await second.runner()
     assert server.checkpoint is not None
     told = {"thawed": thawed.base, "forked": forked.base, "newest": server.checkpoint.id, "imports": imports()}
@@ -180,8 +178,8 @@ async def broken() -> dict[str, Any]:
     await imported("first")
     second = await worker("second")
     found = await second.find_image()
-    assert second._image is not None
-    for core in second._image.files.criu.glob("core-*.img"):
+    assert second._warming.image is not None
+    for core in second._warming.image.files.criu.glob("core-*.img"):
         core.unlink()
     return {
         "found": found,

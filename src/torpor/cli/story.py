@@ -47,7 +47,15 @@ def _debounced(data: Data) -> Words:
 
 
 def _started(data: Data) -> Words:
-    return Words("started", _join([_took("ready in", data.get("start_ms")), _isolated(data)]), "green")
+    trust = "foreign code" if data.get("trust") == "foreign" else ""
+    return Words(
+        "started", _join([_took("ready in", data.get("start_ms")), _isolated(data), _network(data), trust]), "green"
+    )
+
+
+def _network(data: Data) -> str:
+    """What it reaches, where that isn't all that its worker does."""
+    return {"private": "private network", "none": "no network"}.get(str(data.get("network")), "")
 
 
 def _isolated(data: Data) -> str:

@@ -40,6 +40,8 @@ async def start(tx: Transaction, lease: Lease, report: StartReport, *, now: date
         "start_ms": report.start_ms,
         "restore_ms": report.restore_ms,
         "since_due_ms": report.since_due_ms,
+        "trust": report.trust or None,
+        "network": report.network or None,
         "isolation": report.isolation or None,
         "missing": report.missing or None,
     }

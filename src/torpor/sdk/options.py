@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from difflib import get_close_matches
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from torpor.durations import parse_duration, write_duration
 from torpor.errors import NotYet
@@ -56,6 +56,7 @@ class Settings(TypedDict, total=False):
     ttl: Duration
     max_duration: Duration
     checkpoints: Checkpoints
+    network: Literal["host", "private", "none"]
     machine: str
 
 

@@ -23,6 +23,7 @@ from torpor.sdk.payload import Signature
 from torpor.sdk.queue import Queue
 from torpor.sdk.retry import Retry
 from torpor.sdk.runs import Run
+from torpor.wire.networks import KINDS
 from torpor.wire.runner import ScheduleManifest, TaskManifest
 
 if TYPE_CHECKING:
@@ -260,6 +261,7 @@ class Task(_Doors[P, R], Hooked):
         self.ttl_s = _seconds("ttl", settings.get("ttl"))
         self.max_duration_s = _seconds("max_duration", settings.get("max_duration"))
         self.checkpoints: Checkpoints = settings.get("checkpoints") or Checkpoints()
+        self.network: str | None = settings.get("network")
         self.signature = Signature(function, f"task {self.id!r}")
         self.schedule: ScheduleManifest | None = None  # by @schedule
         self._task, self._options = self, {}
@@ -319,6 +321,7 @@ class Task(_Doors[P, R], Hooked):
             schedule=self.schedule,
             hooks=needed_elsewhere(self),
             checkpoints=self.checkpoints.policy,
+            network=self.network,
         )
 
     @property
@@ -493,6 +496,8 @@ def task(
         ttl: a run that nobody has started after so long is expired: text such as "1h", seconds, or a timedelta.
         max_duration: an attempt that has worked for longer, waits not counted, is ended.
         checkpoints: when its runs are saved by themselves, and how long their `Checkpoints` are kept.
+        network: what its runs reach: "host" (what the worker reaches), "private" (the outside, but neither the machine nor its
+            neighbours), "none". A stricter one of the worker or the project wins. Default: theirs.
 
     Raises:
         TypeError: the function can't be a task, or there is no such setting.
@@ -513,6 +518,8 @@ def task(
         raise TypeError(f"@task(queue={settings['queue']!r}): a Queue(…) is needed")
     if settings.get("checkpoints") is not None and not isinstance(settings["checkpoints"], Checkpoints):
         raise TypeError(f"@task(checkpoints={settings['checkpoints']!r}): a Checkpoints(…) is needed")
+    if (network := settings.get("network")) is not None and network not in KINDS:
+        raise ValueError(f"@task(network={network!r}): it should be {' or '.join(map(repr, KINDS))}")
     if retry is not None and not isinstance(retry, Retry):
         raise TypeError(f"@task(retry={retry!r}): a Retry(...) is needed")
     decorator = _Decorator(id, retry, settings)

@@ -3,5 +3,6 @@
 `http.py`     server <-> worker, over HTTP
 `runner.py`   supervisor <-> runner and supervisor <-> zygote, over unix sockets
 `presets.py`  sizes of machine
+`networks.py` kinds of networks
 `framing.py`  how a message is laid on a socket
 """

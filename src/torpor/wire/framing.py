@@ -24,9 +24,13 @@ class Unframer:
     >>> unframer = Unframer()
     >>> list(unframer.feed(frame(b"{}")[:3])), list(unframer.feed(frame(b"{}")[3:]))
     ([], [b'{}'])
+
+    Attributes:
+        largest: more bytes than this are no message.
     """
 
     def __init__(self) -> None:
+        self.largest = MAX_MESSAGE_BYTES
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[bytes]:
@@ -39,10 +43,8 @@ class Unframer:
         messages: list[bytes] = []
         while len(self._buffer) >= LENGTH.size:
             (length,) = LENGTH.unpack_from(self._buffer)
-            if length > MAX_MESSAGE_BYTES:
-                raise FramingError(
-                    f"a message of {length} bytes was announced; at most {MAX_MESSAGE_BYTES} are allowed"
-                )
+            if length > self.largest:
+                raise FramingError(f"a message of {length} bytes was announced; at most {self.largest} are allowed")
             end = LENGTH.size + length
             if len(self._buffer) < end:
                 break

@@ -303,6 +303,8 @@ class StartReport(msgspec.Struct):
     start_ms: float | None = None  # from the assignment to the runner's first words
     restore_ms: float | None = None  # CRIU alone
     since_due_ms: float | None = None  # from the waitpoint's completion to the runner's first words
+    trust: str = ""  # own, foreign: how far its code is trusted there
+    network: str = ""  # host, private, none: what it reaches
     isolation: str = ""  # full, partial, off: how far it is kept apart from others there
     missing: list[str] = []  # partial: what it has to do without
 

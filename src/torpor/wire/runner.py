@@ -1,7 +1,7 @@
 """What supervisor, zygote and runner say to each other on their unix sockets.
 
     zygote                          supervisor                              runner (one run)
-      |  ZygoteReady / ImportFailed   |                                        |
+      |  Imported, or ZygoteReady     |                                        |
       |------------------------------>|                                        |
       |            Fork               |                                        |
       |<------------------------------|                                        |
@@ -95,6 +95,7 @@ class TaskManifest(msgspec.Struct, frozen=True):
     hooks: list[str] = []  # those of on_failure, on_cancel that the task or the app has
     schedule: ScheduleManifest | None = None
     checkpoints: CheckpointPolicy = CheckpointPolicy()
+    network: str | None = None  # what its runs reach at most: host | private | none; None: what worker and project say
 
 
 class TaskError(msgspec.Struct, frozen=True):
@@ -268,7 +269,37 @@ class Finished(msgspec.Struct, tag="finished"):
     hooks: list[str] = []  # on_failure, on_cancel: those that were performed here, so nobody else need
 
 
-RunnerMessage = Hello | Block | Call | Suspending | SavePoint | NotSaved | StayingAwake | Resumed | Finished
+class Imported(msgspec.Struct, tag="imported"):
+    """The version is imported, and this is in it: from a zygote, or from a runner that was asked to tell (`Fork.tells`).
+
+    `threads` > 1 means that forking is unsafe: a run is then thawed, or imports for itself.
+    """
+
+    tasks: list[TaskManifest]
+    threads: int
+    import_ms: float
+    queues: list[QueueManifest] = []
+
+
+class ImportFailed(msgspec.Struct, tag="import_failed"):
+    """The version can't be imported; the traceback is the user's own."""
+
+    error: TaskError
+
+
+RunnerMessage = (
+    Hello
+    | Block
+    | Call
+    | Suspending
+    | SavePoint
+    | NotSaved
+    | StayingAwake
+    | Resumed
+    | Finished
+    | Imported
+    | ImportFailed
+)
 
 # -- supervisor -> runner ---------------------------------------------------------------------------------------------
 
@@ -332,18 +363,7 @@ SupervisorMessage = Begin | Answers | Result | Suspend | Awoken | Cancel | Finis
 
 
 class ZygoteReady(msgspec.Struct, tag="ready"):
-    """The version is imported. `threads` > 1 means that forking is unsafe: a run is then thawed, or imports for itself."""
-
-    tasks: list[TaskManifest]
-    threads: int
-    import_ms: float
-    queues: list[QueueManifest] = []
-
-
-class ImportFailed(msgspec.Struct, tag="import_failed"):
-    """The version can't be imported; the traceback is the user's own."""
-
-    error: TaskError
+    """A bare zygote can fork. It has imported nothing of the user's."""
 
 
 class RoomOrder(msgspec.Struct, frozen=True):
@@ -367,6 +387,8 @@ class Fork(msgspec.Struct, tag="fork"):
     isolated: bool  # own pid, ipc and uts namespaces (needs root)
     parked: bool = False  # say Hello, close, and sleep in sigwait(SIGUSR1): to be frozen before there is a run
     room: RoomOrder | None = None  # None: it stays root, and sees what the worker sees
+    tells: bool = False  # of a bare zygote: say `Imported` or `ImportFailed`, and close, before `Hello`
+    environment: dict[str, str] | None = None  # of a bare zygote: the variables of user code; None: those of the zygote
 
 
 class Forked(msgspec.Struct, tag="forked"):
@@ -376,7 +398,7 @@ class Forked(msgspec.Struct, tag="forked"):
     pid: int  # 0: it could not be made
 
 
-ZygoteMessage = ZygoteReady | ImportFailed | Forked
+ZygoteMessage = ZygoteReady | Imported | ImportFailed | Forked
 
 
 class _Codec:

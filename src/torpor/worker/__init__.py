@@ -2,11 +2,17 @@
 
 `serve.py`       starts the supervisor in a pid and mount namespace of its own
 `supervisor.py`  asks the server for leases, places them, renews them, shuts down
-`version.py`     one version of the user's code: its zygote, seen from the supervisor
 `discovery.py`   which modules of a project hold tasks, and what the version is called
-`zygote.py`      the process that imported the version once and forks runners
+`trust.py`       how far the project's code is trusted, and what that means for the processes that are made for it
+`version.py`     one version of the user's code: how its runners are made
+`forking.py`     its zygote, seen from the supervisor
+`zygote.py`      the process that forks runners; as a rule it has imported the version
+`importing.py`   the import itself, in the zygote or in a runner
+`first_runner.py` what is heard from a runner that imports foreign code
 `runner.py`      the forked child: one attempt, then exit
+`warming.py`     the warm image that a version has at hand, and the making of a new one
 `warm.py`        the image of a version's warmed process: what runs share pages with, and a way to start without an import
+`network.py`     what a run reaches: its network namespace; `router.py`: the way out of those that are private
 `house.py`       what all runs of a worker share
 `isolation.py`   how far runs can be kept apart on this machine, found out by trying
 `birth.py`       how a leased run gets its process: forked, or thawed

@@ -18,7 +18,6 @@ from torpor.worker.faults import Fault, reach
 from torpor.worker.house import House
 from torpor.worker.output import Output
 from torpor.worker.process import RunProcess
-from torpor.worker.version import user_environment
 
 SLEEPING = ("wait", "named")
 """Kinds of checkpoints in which the process sleeps until it is woken."""
@@ -51,6 +50,7 @@ async def begin(house: House, assignment: http.Assignment) -> Born:
         ZygoteDied, ImportFailed, OSError: no process could be made now.
     """
     began = time.perf_counter()
+    _refuse_if_closed(house)
     version = house.version(assignment.version)
     if version is None:
         raise NotHere(f"version {assignment.version} is not loaded here")
@@ -63,6 +63,7 @@ async def begin(house: House, assignment: http.Assignment) -> Born:
         assignment.lease,
         pid=process.pid,
         start_ms=_ms_since(began),
+        trust=process.trust.value,
         isolation=house.isolation.level,
         missing=_missing(house),
     )
@@ -89,6 +90,7 @@ async def thaw(house: House, assignment: http.Assignment) -> Born:
         CriuError, MemoryLost, ObjectsDown, OSError: it could not be restored now.
     """
     began = time.perf_counter()
+    _refuse_if_closed(house)
     stored = assignment.checkpoint
     assert stored is not None
     if house.criu is None:
@@ -127,6 +129,7 @@ async def thaw(house: House, assignment: http.Assignment) -> Born:
         start_ms=_ms_since(began),
         restore_ms=restore_ms,
         since_due_ms=_ms_since_instant(assignment.due_at),
+        trust=process.trust.value,
         isolation=house.isolation.level,
         missing=_missing(house),
     )
@@ -152,8 +155,12 @@ def awoken(
     house: House, assignment: http.Assignment, answers: list[runner.Answer], *, saved: str | None = None
 ) -> runner.Awoken:
     """What a restored process is told, when it says `Resumed`."""
-    env_all = user_environment(house.settings.cpu_baseline)
-    return runner.Awoken(True, answers, env_all=env_all, context=assignment.context, saved=saved)
+    return runner.Awoken(True, answers, env_all=house.environment, context=assignment.context, saved=saved)
+
+
+def _refuse_if_closed(house: House) -> None:
+    if house.refusal is not None:
+        raise NotHere(f"this worker runs nothing: {house.refusal}")
 
 
 def _missing(house: House) -> list[str]:

@@ -106,6 +106,9 @@ _OTHERS = {
     },
 }
 
+VARIABLES = ("GLIBC_TUNABLES", "NPY_DISABLE_CPU_FEATURES", "OPENSSL_ia32cap", *_OTHERS["x86-64-v2"])
+"""Those that `environment` may set."""
+
 
 @cache
 def here() -> frozenset[str]:

@@ -28,6 +28,7 @@ from typing import Any
 from blake3 import blake3
 
 from torpor.worker import cpu
+from torpor.worker.trust import Trust
 
 _DIGEST_LENGTH = 16
 _SHOWN = 4
@@ -42,6 +43,7 @@ class Machine:
         baseline: what images made here need of it: a level, or None for all of them.
         executable: path, size and build id of the interpreter.
         packages: digest of what is installed beside it, this package's own code included.
+        trust: how far the code of images is trusted here.
         makes_rooms: runs that were in a room can be in one here.
         wants_rooms: runs that were in none can't be here.
     """
@@ -55,6 +57,7 @@ class Machine:
     executable: tuple[str, int, str]
     libc: str
     packages: str
+    trust: Trust = Trust.OWN
     makes_rooms: bool = False
     wants_rooms: bool = False
 
@@ -70,13 +73,14 @@ class Machine:
             "executable": list(self.executable),
             "libc": self.libc,
             "packages": self.packages,
+            "trust": self.trust.value,
         }
 
     @cached_property
     def digest(self) -> str:
         """Two machines with the same one refuse the same images."""
         told = [self.arch, sorted(self.instructions), self.has_time_namespaces, self.criu, self.executable]
-        told += [self.makes_rooms, self.wants_rooms]
+        told += [self.makes_rooms, self.wants_rooms, self.trust.value]
         return blake3(repr([*told, self.libc, self.packages, sys.prefix]).encode()).hexdigest()[:_DIGEST_LENGTH]
 
 
@@ -200,6 +204,8 @@ def why_unfit(facts: Mapping[str, Any], ours: Machine) -> str | None:
         facts: those recorded with it: `Machine.facts()`, and `files` from `mapped_files`. What is not told is not compared.
         ours: this machine.
     """
+    if ours.trust is Trust.FOREIGN and facts.get("trust") != Trust.FOREIGN:
+        return "its code was imported with privileges (trust: own), and this worker gives none to it (trust: foreign)"
     if (arch := facts.get("arch", ours.arch)) != ours.arch:
         return f"it was made on {arch}, and this machine is {ours.arch}"
     if "room" in facts and not ours.makes_rooms:

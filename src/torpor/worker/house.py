@@ -8,11 +8,14 @@ from typing import Any
 
 from torpor.config import Settings
 from torpor.images import Images
+from torpor.wire.networks import HOST
 from torpor.worker.criu import Criu
 from torpor.worker.fitness import Machine
 from torpor.worker.isolation import Isolation
 from torpor.worker.link import Link
+from torpor.worker.network import Networks
 from torpor.worker.room import Rooms
+from torpor.worker.trust import Trust, environment_of_runs
 from torpor.worker.version import Version
 
 
@@ -25,8 +28,15 @@ class House:
     images: Images
     run_root: Path
     version: Callable[[str], Version | None]
+    networks: Networks
     isolation: Isolation = field(default_factory=lambda: Isolation("off"))
     """How far its runs are kept apart, and what they lack."""
+    trust: Trust = Trust.OWN
+    """How far it trusts the project's code."""
+    network: str = HOST
+    """What its runs reach at most; a task may ask for less."""
+    refusal: str | None = None
+    """Why nothing may run here now, so that no promise is broken."""
     criu: Criu | None = None
     no_freeze_reason: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -41,3 +51,8 @@ class House:
     """Makes what runs see; None where it can't be made."""
     vacancy: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when there may be a place for another run."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that user code has here."""
+        return environment_of_runs(self.trust, self.settings)

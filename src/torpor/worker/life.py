@@ -150,6 +150,7 @@ class Life:
                 process=process,
                 facts=lambda: {
                     **self.house.facts,
+                    "trust": process.trust.value,  # how it was imported, whatever holds here by now
                     "run_id": self.lease.run_id,
                     **process.facts(),
                     "output_position": output.end(),

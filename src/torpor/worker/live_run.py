@@ -20,13 +20,13 @@ from torpor.objects import ObjectsDown
 from torpor.wire import http, runner
 from torpor.worker import birth
 from torpor.worker.faults import Fault, reach
+from torpor.worker.forking import ImportFailed, ZygoteDied
 from torpor.worker.house import House
 from torpor.worker.life import EXIT_TIMEOUT_S, Life
 from torpor.worker.output import Follower
 from torpor.worker.process import Closed, Exited, RunProcess
 from torpor.worker.restore import Unfit
 from torpor.worker.saving import MoveOn, SaveDue, Saving
-from torpor.worker.version import ImportFailed, ZygoteDied
 from torpor.worker.waiting import FreezeNow, Waiting
 
 log = logging.getLogger(__name__)

@@ -24,11 +24,12 @@ import msgspec
 from torpor.images import Later
 from torpor.sdk.canceling import INTERRUPT
 from torpor.wire import runner
-from torpor.wire.framing import FramingError, Unframer, frame
+from torpor.wire.framing import MAX_MESSAGE_BYTES, FramingError, Unframer, frame
 from torpor.worker import criu, files, namespaces
 from torpor.worker.lazy import LazyMemory
 from torpor.worker.room import Room, Rooms
 from torpor.worker.runner import LOST_SUPERVISOR
+from torpor.worker.trust import Trust
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +117,8 @@ class RunProcess:
 
     Attributes:
         lives_on: its image is the run now, here or elsewhere: what it shares with nobody can go.
+        trust: how far its code was trusted when it was imported.
+        largest_message: how much it may say at once.
         shared: its files in the machine's `/dev/shm`, as they were at its last dump.
         inbox: what it says, and `Closed` and `Exited`. Its keeper may put in messages of its own.
         exited: done, with the wait status, when it has ended.
@@ -138,6 +141,8 @@ class RunProcess:
         self.known_as = known_as or directory
         self.origin = origin or Origin()
         self.lives_on = False
+        self.largest_message = MAX_MESSAGE_BYTES
+        self.trust = Trust.OWN
         self.shared: list[Path] = []
         self.room: Room | None = None
         self.cgroup: Any = None
@@ -413,10 +418,11 @@ class RunProcess:
     def _heard(self, connection: "_Connection", data: bytes) -> None:
         if self._connection is not connection:
             return
+        connection.unframer.largest = self.largest_message
         try:
             for body in connection.unframer.feed(data):
                 self.inbox.put_nowait(runner.from_runner.decode(body))
-        except (FramingError, msgspec.DecodeError) as error:
+        except (FramingError, msgspec.DecodeError, RecursionError) as error:
             self._kill_for(
                 f"the run's process said what can't be understood on its control socket, and was killed: {error}"
             )

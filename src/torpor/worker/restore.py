@@ -33,6 +33,7 @@ from torpor.worker import criu, files, fitness, namespaces, process
 from torpor.worker.faults import Fault, reach
 from torpor.worker.process import Origin, RunProcess
 from torpor.worker.room import Room, Rooms
+from torpor.worker.trust import Trust
 
 
 class Unfit(TorporError):
@@ -54,6 +55,8 @@ class Prepared:
     """memory that comes when the tree runs; none if all is there"""
     room: Room | None = None
     """what the run sees; none if it sees what we see"""
+    trust: Trust = Trust.OWN
+    """how far the code was trusted when it was imported"""
 
 
 @asynccontextmanager
@@ -115,7 +118,8 @@ def lay(
         process.remove(home)
         raise
     later = image.later if isinstance(image, Laid) else ()
-    return Prepared(image.criu, home, directory, image.files, run_root, output_base, later, room)
+    trust = Trust(facts.get("trust", Trust.OWN))
+    return Prepared(image.criu, home, directory, image.files, run_root, output_base, later, room, trust)
 
 
 def process_of(prepared: Prepared, base: str | None) -> RunProcess:
@@ -123,6 +127,7 @@ def process_of(prepared: Prepared, base: str | None) -> RunProcess:
     known_as = prepared.run_root / prepared.directory.name
     made = RunProcess(prepared.directory, prepared.home, Origin(base), known_as)
     made.room = prepared.room
+    made.trust = prepared.trust
     return made
 
 

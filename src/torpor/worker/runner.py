@@ -4,12 +4,15 @@ One that is `parked` sleeps before it asks for a run, and is frozen there: its i
 is restored from it wakes in the same place, knows its directory by the same path (in mounts of its own), and goes on as if
 it had just been forked.
 
+A runner of a bare zygote imports the version itself, in its place: none of the user's code has run before in this process.
+
 It never returns to the zygote's code: whatever happens, it ends in `os._exit`, and how it ends is what the supervisor reads.
 """
 
 import contextlib
 import os
 import signal
+import socket
 import sys
 import traceback
 from typing import NoReturn
@@ -17,25 +20,27 @@ from typing import NoReturn
 from torpor.sdk import refresh
 from torpor.sdk.channel import Channel
 from torpor.wire import runner as wire
-from torpor.worker import namespaces, privileges, seccomp
+from torpor.wire.framing import frame
+from torpor.worker import importing, namespaces, privileges, seccomp
 
 LOST_SUPERVISOR = 70
 """Exit status: the control socket closed though no freeze was going on. The run is taken back from its lease."""
 
 
-def main(request: wire.Fork, modules: list[str]) -> NoReturn:
-    """Be a runner, then exit."""
+def main(request: wire.Fork, source: importing.Source | None) -> NoReturn:
+    """Be a runner, then exit.
+
+    Args:
+        source: what it imports for itself; None: its zygote has.
+    """
     status = 1
     try:
         _settle(request)
-        if modules:
-            from torpor.worker import zygote
-
-            zygote.warm_up(modules)
-        if request.parked:
-            _park(request)
-        _attempt(request)
-        status = 0
+        if source is None or _import(request, source):
+            if request.parked:
+                _park(request)
+            _attempt(request)
+            status = 0
     except BaseException:  # noqa: BLE001  (there is nobody above us: the output is the only place left to tell it)
         traceback.print_exc()
     finally:
@@ -95,6 +100,29 @@ def _enter(room: wire.RoomOrder) -> None:
     privileges.limit(room.limits)
     privileges.become(room.uid, room.gid)
     seccomp.refuse_dangerous()
+
+
+def _import(request: wire.Fork, source: importing.Source) -> bool:
+    """Import the version; false: it can't be imported, and whoever asked for it was told."""
+    environment = request.environment
+    if environment is not None and request.room is not None:
+        environment = environment | request.room.environment
+    try:
+        import_ms = importing.import_here(source, environment)
+    except BaseException as error:
+        if not request.tells:
+            raise
+        _tell(request, wire.ImportFailed(importing.told(error)))
+        return False
+    return not request.tells or importing.tell(lambda message: _tell(request, message), import_ms)
+
+
+def _tell(request: wire.Fork, message: wire.RunnerMessage) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.connect(_control_socket(request))
+        connection.sendall(frame(wire.from_runner.encode(message)))
+        connection.shutdown(socket.SHUT_WR)
+        connection.recv(1)  # the supervisor has let go: it takes no second connection while it has this one
 
 
 def _park(request: wire.Fork) -> None:

@@ -33,7 +33,7 @@ from blake3 import blake3
 from torpor.config import Settings
 from torpor.errors import ConfigError
 from torpor.images.workspace import MEMORY
-from torpor.worker import cpu, files, isolation, namespaces
+from torpor.worker import cpu, discovery, files, isolation, namespaces, trust
 
 RUN_ROOT = Path("/run/torpor")
 DRAINED = "drained"
@@ -51,7 +51,7 @@ def run_worker(settings: Settings, path: Path) -> int:
 
     Raises:
         ConfigError: the server's address or the worker token is missing, this data directory has a worker already, this CPU
-            doesn't reach the baseline, or runs can't be isolated as they should be.
+            doesn't reach the baseline, or runs can't be isolated as they should be, or as foreign code must be.
     """
     if settings.api_url is None:
         raise ConfigError("TORPOR_API_URL is not set: it should be the address of the Torpor server")
@@ -59,6 +59,9 @@ def run_worker(settings: Settings, path: Path) -> int:
         raise ConfigError("TORPOR_WORKER_TOKEN is not set: it should be the secret that the server was started with")
     cpu.check(settings.cpu_baseline)
     apart = isolation.choose(settings)
+    asked = trust.stricter(trust.Trust(settings.trust), discovery.asked_of(path).trust)
+    if (reason := trust.why_refused(asked, apart, path)) is not None:
+        raise ConfigError(f"{path} can't be run here: {reason}")
     lock = _only_one(settings.data_dir.resolve() / "worker")
     try:
         if not namespaces.may_unshare():

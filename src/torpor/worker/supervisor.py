@@ -13,6 +13,7 @@ import platform
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,28 +27,33 @@ from torpor.images import Images, Keyring, Workspace
 from torpor.images.workspace import MEMORY
 from torpor.objects import ObjectsDown, identity, open_objects
 from torpor.wire import http
+from torpor.wire.networks import HOST, PRIVATE, strictest
 from torpor.worker import criu, discovery, fitness
 from torpor.worker.criu_setup import NoCriu, find
 from torpor.worker.drain import Drain
 from torpor.worker.faults import watched_objects
+from torpor.worker.forking import ImportFailed, ZygoteDied
 from torpor.worker.garbage import Garbage
 from torpor.worker.house import House
 from torpor.worker.isolation import Isolation
 from torpor.worker.link import Link
 from torpor.worker.live_run import LiveRun
+from torpor.worker.network import REFRESH_S, Networks, reached
 from torpor.worker.pressure import INTERVAL_S as PRESSURE_INTERVAL_S
 from torpor.worker.pressure import Pressure
 from torpor.worker.process import watched
 from torpor.worker.room import Rooms
 from torpor.worker.serve import DRAINED
-from torpor.worker.version import ImportFailed, Version, ZygoteDied, user_environment
+from torpor.worker.trust import Trust, stricter, why_refused
+from torpor.worker.version import Version
 from torpor.worker.warm import Place as WarmPlace
 from torpor.worker.warm import Warm
 
 log = logging.getLogger(__name__)
 
 ORDERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
-IMPORT_RETRY_S = 5.0
+IMPORT_RETRY_S, LONGEST_IMPORT_RETRY_S = 5.0, 300.0
+SHOWN_TASKS = 50
 LAST_WORDS_S = 2.0
 
 
@@ -86,6 +92,7 @@ class Supervisor:
         self._runs: dict[str, LiveRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._one_import = asyncio.Lock()
+        self._import_retry_s = IMPORT_RETRY_S
         self._stopping = asyncio.Event()
         self._draining = asyncio.Event()
         self._in_a_hurry = asyncio.Event()
@@ -100,6 +107,7 @@ class Supervisor:
             self._open_images(),
             run_root,
             self._versions.get,
+            Networks(reached(settings.network_reaches)),
             isolation=isolation,
             rooms=Rooms(run_root, settings) if isolated else None,
         )
@@ -126,7 +134,7 @@ class Supervisor:
         self._spawn(self._load_version())  # meanwhile runs can be restored: an image needs no import
         duties = [self._take_work, self._hear_news, self._renew_leases, self._tidy]
         if sys.platform == "linux":
-            duties += [self._reap, self._mind_memory]
+            duties += [self._reap, self._mind_memory, self._mind_networks]
         working = [asyncio.create_task(self._forever(duty)) for duty in duties]
         orders = [asyncio.create_task(event.wait()) for event in (self._stopping, self._draining)]
         await asyncio.wait(orders, return_when=asyncio.FIRST_COMPLETED)
@@ -163,11 +171,7 @@ class Supervisor:
             makes_rooms=self._house.rooms is not None,
             wants_rooms=self._house.isolation.level != "off",
         )
-        self._house.facts = {
-            **self._house.machine.facts(),
-            "kernel": platform.release(),
-            "host": platform.node(),
-        }
+        self._hold_for(discovery.asked_of(self._path))
         if reason:
             log.warning("runs that wait are held in memory: %s", reason)
         else:
@@ -178,6 +182,20 @@ class Supervisor:
             "%s",
             self._house.isolation.told(),
         )
+
+    def _hold_for(self, asked: discovery.Asked | discovery.Project) -> bool:
+        """Trust the project's code as far as it and the settings allow; true if that is another trust than before. The network
+        of its runs goes by that, too: foreign code never gets the worker's.
+        """
+        house, former = self._house, self._house.trust
+        assert house.machine is not None
+        house.trust = stricter(Trust(self._settings.trust), asked.trust)
+        least = PRIVATE if house.trust is Trust.FOREIGN else HOST
+        house.network = strictest(self._settings.network, asked.network, least)
+        house.machine = replace(house.machine, trust=house.trust)
+        house.facts = {**house.machine.facts(), "kernel": platform.release(), "host": platform.node()}
+        house.refusal = why_refused(house.trust, house.isolation, self._path)
+        return house.trust is not former
 
     def _open_images(self) -> Images:
         settings = self._settings
@@ -231,8 +249,14 @@ class Supervisor:
     async def _import_project(self) -> None:
         try:
             project = discovery.find(self._path)
+            if self._hold_for(project):
+                await self._introduce()  # other images fit from now on
+            if self._house.refusal is not None:
+                log.error("nothing runs here: %s", self._house.refusal)
+                return
             is_thawed = False
-            if project.version not in self._versions:
+            former = self._versions.get(project.version)
+            if former is None or former.trust is not self._house.trust:
                 version = self._new_version(project)
                 is_thawed = await version.find_image()
                 if not is_thawed:
@@ -246,7 +270,9 @@ class Supervisor:
             await self._house.link.send("versions", report, http.VersionAccepted)
             version.make_ahead()
             self._house.vacancy.set()
-            names = ", ".join(task.id for task in version.tasks) or "no tasks"
+            self._import_retry_s = IMPORT_RETRY_S
+            names = ", ".join(task.id for task in version.tasks[:SHOWN_TASKS]) or "no tasks"
+            names += f" and {more} more" if (more := len(version.tasks) - SHOWN_TASKS) > 0 else ""
             how = "thawed" if is_thawed else f"imported in {version.import_ms:.0f} ms"
             log.info("version %s: %s (%s)", version.name, names, how)
             if is_thawed and version.needs_import:
@@ -255,13 +281,15 @@ class Supervisor:
             log.error("the tasks in %s can't be imported\n%s", self._path, failed.error.stack_trace)
         except ZygoteDied as error:
             # What killed it (an operator, the OOM killer) may be over; without a version this worker starts nothing.
-            log.error("%s; importing again in %.0f s", error, IMPORT_RETRY_S)
-            asyncio.get_running_loop().call_later(IMPORT_RETRY_S, self._reload)
+            log.error("%s; importing again in %.0f s", error, self._import_retry_s)
+            asyncio.get_running_loop().call_later(self._import_retry_s, self._reload)
+            self._import_retry_s = min(self._import_retry_s * 2, LONGEST_IMPORT_RETRY_S)
         except (ConfigError, ApiError) as error:
             log.error("%s", error)
 
     def _new_version(self, project: discovery.Project) -> Version:
-        house, environment, warm = self._house, user_environment(self._settings.cpu_baseline), None
+        house, warm = self._house, None
+        environment = house.environment
         if house.criu is not None:
             assert house.machine is not None
             assert self._settings.worker_token is not None
@@ -280,15 +308,18 @@ class Supervisor:
                 ),
                 project,
                 environment,
+                house.trust,
             )
         return Version(
             project,
             house.run_root,
             isolated=self._isolated,
-            on_changed=self._reload,
             environment=environment,
+            trust=house.trust,
+            on_changed=self._reload,
             warm=warm,
             rooms=house.rooms if house.isolation.level != "off" else None,
+            import_timeout_s=self._settings.import_timeout_s,
         )
 
     async def _import_too(self, version: Version) -> None:
@@ -355,6 +386,8 @@ class Supervisor:
         """A run that waits takes no slot, or parents that are held could keep out the children they wait for. But memory
         is not endless: beyond `worker_held` of them, they count.
         """
+        if self._house.refusal is not None:
+            return 0
         waiting = sum(run.is_waiting for run in self._runs.values())
         working = len(self._runs) - waiting
         return self._settings.worker_slots - working - max(0, waiting - self._settings.worker_held)
@@ -408,6 +441,11 @@ class Supervisor:
             log.info("memory is short: run %s, which waits, is frozen", run_id)
         await asyncio.sleep(PRESSURE_INTERVAL_S)
 
+    async def _mind_networks(self) -> None:
+        """Keep runs with private networks away from addresses that this machine has got meanwhile."""
+        await asyncio.sleep(REFRESH_S)
+        await self._house.networks.refresh()
+
     async def _reap(self) -> None:
         """As pid 1 of our namespace we inherit what others leave behind; nobody else would collect it."""
         await asyncio.sleep(1.0)
@@ -448,6 +486,7 @@ class Supervisor:
         await asyncio.gather(*duties, *self._tasks, return_exceptions=True)
         for version in self._versions.values():
             await version.stop()
+        await self._house.networks.stop()
         await self._house.link.close()
 
     def _reload(self) -> None:

@@ -1,58 +1,54 @@
-"""One version of the user's code, seen from the supervisor: its zygote, started, asked for runners, started again.
+"""One version of the user's code, seen from the supervisor: how its runners are made.
 
 One runner is always made ahead: it has its place and its connection, and only waits to hear which run it is to perform.
 So a run starts without waiting for a fork.
 
-    imported here, no threads      fork, in milliseconds
-    not imported here (yet)        thaw of a warm image that another worker has stored (warm.py)
-    its imports start threads      a fork would lose them: thaw of a warm image, another's or our own. Until there is one, and
-                                   where nothing can be frozen, the zygote stays bare and each runner imports for itself
+    forked    by the zygote, which has imported the version: in milliseconds
+    thawed    from a warm image (warm.py): of our own, or one that another worker has stored
+    imported  by a fork of a bare zygote, each for itself: as slow as the import
+
+Which of them is decided in `Version.way`. Only an image at hand and one question matter: may the zygote import the version?
+
+    own code                           yes. Until it has, runners are thawed if somebody has stored an image
+    its imports start threads          no: a fork would lose them
+    foreign code                       no: the zygote has privileges (trust.py)
+
+Where the zygote may not, a first runner imports the version in its place and is frozen there: runners are thawed from its
+image. Without CRIU, or when it can't be frozen, each imports for itself. Of foreign code it is that first runner, too, which
+tells what tasks there are.
 """
 
 import asyncio
 import contextlib
 import logging
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections import Counter
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from pathlib import Path
 
 from torpor import ids
-from torpor.errors import CriuError, ImageDamaged, TorporError
 from torpor.wire import runner as wire
-from torpor.wire.framing import Unframer, frame
-from torpor.worker import cpu, discovery
+from torpor.wire.framing import MAX_MESSAGE_BYTES
+from torpor.worker import discovery, first_runner
 from torpor.worker.discovery import Project
+from torpor.worker.forking import ImportFailed, Zygote, ZygoteDied
 from torpor.worker.process import Origin, RunProcess
 from torpor.worker.room import Rooms
-from torpor.worker.warm import Warm, WarmImage, parked
+from torpor.worker.trust import Trust
+from torpor.worker.warm import Warm
+from torpor.worker.warming import Warming
 
 log = logging.getLogger(__name__)
 
-START_TIMEOUT_S = 120.0
-FORK_TIMEOUT_S = 10.0
-QUIET_S = 1.0
-"""A warm image is made when no run has begun for so long: it is in no hurry, and a start is."""
-LONGEST_NOISE_S = 30.0
-"""But where it is never quiet it is needed most."""
-HIDDEN = ("TORPOR_", "TRIGGER_")  # our settings and keys: user code runs without them
+IMPORT_TIMEOUT_S = 120.0
+TRIES = 2
 
 
-class ImportFailed(TorporError):
-    """The user's modules can't be imported; `.error` has their own traceback."""
+class Way(StrEnum):
+    """How a runner is made."""
 
-    def __init__(self, error: wire.TaskError) -> None:
-        super().__init__(f"{error.name}: {error.message}")
-        self.error = error
-
-
-class ZygoteDied(TorporError):
-    """The zygote is gone; it will be started again for the next run."""
+    FORKED = "forked"
+    THAWED = "thawed"
+    IMPORTED = "imported"
 
 
 class Version:
@@ -64,9 +60,14 @@ class Version:
         on_changed: called when the project's files are no longer those of this version: what is imported from them now
             would not be this version.
         isolated: runners get namespaces of their own.
-        environment: what user code has; see `user_environment`.
+        environment: what user code has.
+        trust: how far it is trusted.
         warm: where its warm images are; None where nothing can be frozen.
         rooms: in which runners are; None: in none.
+        import_timeout_s: how long its import may take.
+
+    Attributes:
+        tasks, queues, import_ms: what is in it, once that is known.
     """
 
     def __init__(
@@ -75,41 +76,70 @@ class Version:
         run_root: Path,
         *,
         isolated: bool,
+        environment: Mapping[str, str],
+        trust: Trust = Trust.OWN,
         on_changed: Callable[[], object] = lambda: None,
-        environment: Mapping[str, str] | None = None,
         warm: Warm | None = None,
         rooms: Rooms | None = None,
+        import_timeout_s: float = IMPORT_TIMEOUT_S,
     ) -> None:
         self.project = project
         self.name = project.version
-        self.tasks: list[wire.TaskManifest] = []
-        self.queues: list[wire.QueueManifest] = []
-        self.import_ms = 0.0
+        self.environment = dict(environment)
+        self.trust = trust
         self._run_root = run_root
         self._isolated = isolated
         self._on_changed = on_changed
-        self.environment = dict(user_environment() if environment is None else environment)
-        self._warm = warm
         self._rooms = rooms
-        self._image: WarmImage | None = None
-        self._thawing = Counter[str]()
-        self._warming: asyncio.Task[None] | None = None
-        self._is_frozen = asyncio.Event()  # our own warm image is at hand, or there won't be one
-        self._began_at = 0.0
+        self._import_timeout_s = import_timeout_s
+        self._imported: wire.Imported | None = None
+        self._may_fork = trust is Trust.OWN
+        self._zygote = Zygote(project, trust, self.environment, import_timeout_s=import_timeout_s)
+        self._one_at_a_time = asyncio.Lock()
+        self._warming = Warming(warm, self.name)
         self._spare: RunProcess | None = None
         self._making_ahead: asyncio.Task[None] | None = None
-        self._bare = False
-        self._ready: wire.ZygoteReady | None = None
         self._origin = Origin()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
-        self._inbox: list[bytes] = []
-        self._unframer = Unframer()
-        self._one_at_a_time = asyncio.Lock()
+
+    @property
+    def tasks(self) -> list[wire.TaskManifest]:
+        return self._imported.tasks if self._imported else []
+
+    @property
+    def queues(self) -> list[wire.QueueManifest]:
+        return self._imported.queues if self._imported else []
+
+    @property
+    def import_ms(self) -> float:
+        return self._imported.import_ms if self._imported else 0.0
 
     @property
     def zygote_pid(self) -> int | None:
-        return self._process.pid if self._process else None
+        return self._zygote.pid
+
+    @property
+    def way(self) -> Way:
+        """How a runner is made now."""
+        if self._warming.image is not None:
+            return Way.THAWED  # put away as soon as forks are to be had
+        return Way.FORKED if self._may_fork else Way.IMPORTED
+
+    @property
+    def needs_import(self) -> bool:
+        """It is thawed, and could be forked: that is faster."""
+        return self._may_fork
+
+    # -- coming up ----------------------------------------------------------------------------------------------------
+
+    async def find_image(self) -> bool:
+        """Take up a warm image that somebody has stored. If there is one the version can be used at once, and `start` has time,
+        unless `needs_import` says that there is nothing to be gained by it.
+        """
+        if not await self._warming.find():
+            return False
+        assert self._warming.image is not None
+        self._take(self._warming.image.imported)
+        return True
 
     async def start(self) -> None:
         """Import the version.
@@ -119,22 +149,44 @@ class Version:
             ZygoteDied: the process died or hung while importing.
         """
         async with self._one_at_a_time:
-            await self._start()
+            await self._start_zygote()
+        if self._imported is None:
+            await self._ask_first_runner()
 
-    async def find_image(self) -> bool:
-        """Take up a warm image that somebody has stored. If there is one the version can be used at once, and `start` has time,
-        unless `needs_import` says that there is nothing to be gained by it.
-        """
-        if self._warm is None or (found := await self._warm.find()) is None:
-            return False
-        self._image = found
-        self.tasks, self.queues = found.tasks, found.queues
-        return True
+    def _take(self, imported: wire.Imported) -> None:
+        self._imported = imported
+        self._may_fork = self.trust is Trust.OWN and imported.threads == 1
 
-    @property
-    def needs_import(self) -> bool:
-        """Forks are faster than thaws. A version with threads is never forked."""
-        return self._image is None or not self._image.has_threads
+    async def _start_zygote(self) -> None:
+        if discovery.find(self.project.path).version != self.name:
+            self._zygote.stop()
+            self._on_changed()
+            raise ZygoteDied(
+                f"the files of version {self.name} have changed since; they are being imported as a new one"
+            )
+        if self._may_fork:
+            self._take(await self._zygote.start())
+        if not self._may_fork:
+            await self._zygote.start_bare()
+        self._origin = Origin()  # the memory of this zygote is no other's
+        if self._imported is None:
+            return
+        if self._may_fork:
+            self._warming.make(self._parked, self._imported, to_thaw=False)
+            self._warming.put_away()
+        elif self._warming.image is None:
+            self._warming.make(self._parked, self._imported, to_thaw=True)
+
+    async def _ask_first_runner(self) -> None:
+        """Foreign code: a runner imports it and tells what tasks there are. Then it is frozen, or performs a run."""
+        process = await self._forked(parked=self._warming.is_possible, tells=True)
+        assert self._imported is not None
+        if self._warming.is_possible:
+            self._warming.make(process, self._imported, to_thaw=True)
+        else:
+            self._spare = process
+
+    # -- runners ------------------------------------------------------------------------------------------------------
 
     async def runner(self) -> RunProcess:
         """A process that waits to be told its run; the one made ahead, if it lives.
@@ -143,7 +195,7 @@ class Version:
             ZygoteDied: none could be made, even after a fresh start.
             ImportFailed: it had to be imported first, and could not be.
         """
-        self._began_at = time.monotonic()
+        self._warming.is_noisy()
         if self._making_ahead is not None:
             await asyncio.wait([self._making_ahead])
         spare, self._spare = self._spare, None
@@ -162,36 +214,27 @@ class Version:
             self._spare = await self._make_runner()
 
     async def _make_runner(self) -> RunProcess:
-        if self._bare and self._warming is not None and self._image is None:
-            await self._is_frozen.wait()  # it is being imported for that: to import it beside would take as long
-        if self._image is not None:
-            with contextlib.suppress(CriuError, OSError):
-                return await self._thaw(self._image)
-        return await self._forked()
+        if self.way is Way.IMPORTED:
+            await self._warming.settled()  # it is being imported to be thawed: to do so beside would take as long
+        return await self._warming.thaw() or await self._forked()
 
-    async def _thaw(self, image: WarmImage) -> RunProcess:
-        assert self._warm is not None
-        self._thawing[image.image_id] += 1
-        try:
-            return await self._warm.thaw(image)
-        except CriuError as error:
-            if self._image is image:
-                self._image = None
-                await self._warm.refuse(image.image_id, error.reason)
-            raise
-        finally:
-            self._thawing[image.image_id] -= 1
-            self._let_go_of(image)
+    async def _parked(self) -> RunProcess:
+        return await self._forked(parked=True)
 
-    async def _forked(self, *, parked: bool = False) -> RunProcess:
+    async def _forked(self, *, parked: bool = False, tells: bool = False) -> RunProcess:
         process = RunProcess(self._run_root / ids.new("runner"))
+        process.trust = self.trust
         try:
             await asyncio.to_thread(process.furnish, self._rooms, self.project.root)
             await process.listen()
-            process.watch(await self._fork(process, parked=parked))
-            process.origin = Origin() if self._bare else self._origin  # who imports for itself has no memory in common
-            if await process.first_words(wire.Hello, START_TIMEOUT_S) is None:
-                told = (process.directory / "output.log").read_text(errors="replace").strip()
+            process.watch(await self._fork(process, parked=parked, tells=tells))
+            process.origin = (
+                self._origin if self._may_fork else Origin()
+            )  # what it imports itself it shares with nobody
+            if self.trust is Trust.FOREIGN:
+                await self._hear_foreign(process, tells=tells)
+            elif await process.first_words(wire.Hello, self._import_timeout_s) is None:
+                told = first_runner.output(process).strip()
                 raise ZygoteDied(
                     f"a process of version {self.name} ended before it had a run: {told or 'it said nothing'}"
                 )
@@ -200,178 +243,38 @@ class Version:
             raise
         return process
 
-    async def _fork(self, process: RunProcess, *, parked: bool) -> int:
+    async def _hear_foreign(self, process: RunProcess, *, tells: bool) -> None:
+        process.largest_message = first_runner.LARGEST_MESSAGE_BYTES
+        if tells:
+            self._take(await first_runner.imported(process, self.name, within_s=self._import_timeout_s))
+            if told := first_runner.output(process).strip():
+                log.info("the import of version %s printed:\n%s", self.name, first_runner.tamed(told, 2000))
+        await first_runner.expect(process, wire.Hello, self.name, within_s=self._import_timeout_s)
+        process.largest_message = MAX_MESSAGE_BYTES
+
+    async def _fork(self, process: RunProcess, *, parked: bool, tells: bool) -> int:
+        environment = self.environment if self.trust is Trust.FOREIGN else None
         directory, room = process.directory, process.room
         order = None if room is None else room.order()
-        request = wire.Fork(directory.name, str(directory), self._isolated, parked, order)
+        request = wire.Fork(directory.name, str(directory), self._isolated, parked, order, tells, environment)
         async with self._one_at_a_time:
-            for _ in range(2):
-                if self._control is None:
-                    await self._start()
-                try:
-                    reply = await self._ask(wire.to_zygote.encode(request), FORK_TIMEOUT_S)
-                except ZygoteDied:
-                    continue
-                if isinstance(reply, wire.Forked) and reply.name == directory.name and reply.pid > 0:
-                    return reply.pid
-                self._stop_zygote()
+            for _ in range(TRIES):
+                if not self._zygote.is_up:
+                    await self._start_zygote()
+                with contextlib.suppress(ZygoteDied):
+                    if pid := await self._zygote.fork(request):
+                        return pid
         raise ZygoteDied(f"the zygote of version {self.name} could not fork")
-
-    # -- the warm image -----------------------------------------------------------------------------------------------
-
-    def _warm_up_soon(self) -> None:
-        """Make this zygote's warm image in the background."""
-        if self._warm is not None:
-            if self._warming is not None:
-                self._warming.cancel()
-            self._began_at = time.monotonic()
-            self._is_frozen.clear()
-            self._warming = asyncio.create_task(self._warm_up(self._warm))
-
-    async def _warm_up(self, warm: Warm) -> None:
-        try:
-            if not self._bare:
-                await self._quiet()
-            process, image = await self._freeze(warm)
-        except (CriuError, ZygoteDied, ImportFailed, OSError) as error:
-            log.warning("version %s has no warm image: %s", self.name, error)
-            return
-        finally:
-            self._is_frozen.set()
-        try:
-            if await warm.store(image):
-                process.origin.image_id = image.image_id
-        except (ImageDamaged, OSError) as error:
-            log.warning("the warm image of %s can't be stored: %s", self.name, error)
-        finally:
-            self._let_go_of(image)
-
-    async def _freeze(self, warm: Warm) -> tuple[RunProcess, WarmImage]:
-        assert self._ready is not None
-        process = await self._forked(parked=True)
-        try:
-            await parked(process)
-            image = await warm.freeze(process, self._ready)
-        finally:
-            await process.bury()
-        if self._bare:
-            self._image = image
-        return process, image
-
-    async def _quiet(self) -> None:
-        """No run has begun for a while."""
-        end = time.monotonic() + LONGEST_NOISE_S
-        while (now := time.monotonic()) < min(self._began_at + QUIET_S, end):
-            await asyncio.sleep(min(self._began_at + QUIET_S, end) - now)
-
-    def _let_go_of(self, image: WarmImage) -> None:
-        """Remove its files, if nobody is going to thaw from them."""
-        if self._warm is not None and image is not self._image and not self._thawing[image.image_id]:
-            self._warm.let_go(image)
 
     # -- ends ---------------------------------------------------------------------------------------------------------
 
     async def stop(self) -> None:
         """End the zygote and the spare runner. Runners that perform a run are not touched."""
-        for task in (self._making_ahead, self._warming):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait([task])
+        if self._making_ahead is not None:
+            self._making_ahead.cancel()
+            await asyncio.wait([self._making_ahead])
+        await self._warming.stop()
         if self._spare is not None:
             await self._spare.bury()
             self._spare = None
-        if (image := self._image) is not None:
-            self._image = None
-            self._let_go_of(image)
-        self._stop_zygote()
-
-    def _stop_zygote(self) -> None:
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-        self._unframer = Unframer()
-        self._inbox.clear()
-
-    async def _start(self) -> None:
-        self._stop_zygote()
-        if discovery.find(self.project.path).version != self.name:
-            self._on_changed()
-            raise ZygoteDied(
-                f"the files of version {self.name} have changed since; they are being imported as a new one"
-            )
-        ready = await self._launch()
-        if not self._bare:
-            self._ready = ready
-            self.tasks, self.queues, self.import_ms = ready.tasks, ready.queues, ready.import_ms
-            if ready.threads > 1:
-                self._bare = True
-                self._stop_zygote()
-                await self._launch()
-        self._origin = Origin()  # the memory of this zygote is no other's
-        if not self._bare or self._image is None:
-            self._warm_up_soon()
-        if not self._bare and (image := self._image) is not None:
-            self._image = None  # from now on runners are forked
-            self._let_go_of(image)
-
-    async def _launch(self) -> wire.ZygoteReady:
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        command = [sys.executable, "-m", "torpor.worker.zygote", *(["--bare"] if self._bare else [])]
-        with theirs:
-            self._process = subprocess.Popen(
-                [*command, str(theirs.fileno()), str(self.project.root), *self.project.modules],
-                pass_fds=[theirs.fileno()],
-                cwd=self.project.root,
-                stdin=subprocess.DEVNULL,
-                env=self.environment,
-            )
-        self._control = ours
-        match await self._reply(START_TIMEOUT_S):
-            case wire.ZygoteReady() as ready:
-                return ready
-            case wire.ImportFailed(error):
-                self._stop_zygote()
-                raise ImportFailed(error)
-            case other:
-                self._stop_zygote()
-                raise ZygoteDied(
-                    f"the zygote of version {self.name} said {type(other).__name__} instead of being ready"
-                )
-
-    async def _ask(self, body: bytes, timeout_s: float) -> wire.ZygoteMessage:
-        assert self._control is not None
-        try:
-            await asyncio.get_running_loop().sock_sendall(self._control, frame(body))
-        except OSError:
-            self._stop_zygote()
-            raise ZygoteDied(f"the zygote of version {self.name} is gone") from None
-        return await self._reply(timeout_s)
-
-    async def _reply(self, timeout_s: float) -> wire.ZygoteMessage:
-        assert self._control is not None
-        try:
-            async with asyncio.timeout(timeout_s):
-                while not self._inbox:
-                    data = await asyncio.get_running_loop().sock_recv(self._control, 65536)
-                    if not data:
-                        raise ConnectionResetError
-                    self._inbox += self._unframer.feed(data)
-        except TimeoutError:
-            self._stop_zygote()
-            raise ZygoteDied(f"the zygote of version {self.name} did not answer within {timeout_s:.0f} s") from None
-        except OSError:
-            self._stop_zygote()
-            raise ZygoteDied(f"the zygote of version {self.name} died") from None
-        return wire.from_zygote.decode(self._inbox.pop(0))
-
-
-def user_environment(cpu_baseline: str | None = None) -> dict[str, str]:
-    """The environment of user code: ours, without our own settings and secrets, and with what holds it to the baseline."""
-    theirs = {name: value for name, value in os.environ.items() if not name.startswith(HIDDEN)}
-    return theirs | cpu.environment(cpu_baseline, theirs)
+        self._zygote.stop()

@@ -34,6 +34,7 @@ from torpor.worker.discovery import Project
 from torpor.worker.link import Link
 from torpor.worker.process import Closed, RunProcess
 from torpor.worker.room import Rooms
+from torpor.worker.trust import Trust
 
 log = logging.getLogger(__name__)
 
@@ -77,17 +78,11 @@ class WarmImage:
     rss_bytes: int = 0
 
     @property
-    def has_threads(self) -> bool:
-        """Its version can't be forked: it is always thawed."""
-        return self.facts["threads"] > 1
-
-    @property
-    def tasks(self) -> list[runner.TaskManifest]:
-        return msgspec.convert(self.facts["tasks"], list[runner.TaskManifest])
-
-    @property
-    def queues(self) -> list[runner.QueueManifest]:
-        return msgspec.convert(self.facts["queues"], list[runner.QueueManifest])
+    def imported(self) -> runner.Imported:
+        """What is in it."""
+        tasks = msgspec.convert(self.facts["tasks"], list[runner.TaskManifest])
+        queues = msgspec.convert(self.facts["queues"], list[runner.QueueManifest])
+        return runner.Imported(tasks, self.facts["threads"], 0.0, queues)
 
 
 class Warm:
@@ -97,16 +92,20 @@ class Warm:
         place: the worker's.
         project: the version.
         environment: what user code has here.
+        trust: how far it is trusted here: what was imported with more privileges, or with less, is another process.
     """
 
-    def __init__(self, place: Place, project: Project, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, place: Place, project: Project, environment: Mapping[str, str], trust: Trust = Trust.OWN
+    ) -> None:
         self._place = place
         self._project = project
+        self._trust = trust
         self._environment = _digest(environment, place.secret)
 
     # -- making one ---------------------------------------------------------------------------------------------------
 
-    async def freeze(self, process: RunProcess, ready: runner.ZygoteReady) -> WarmImage:
+    async def freeze(self, process: RunProcess, imported: runner.Imported) -> WarmImage:
         """Write the image of a parked runner, which is stopped by that and of no other use.
 
         Raises:
@@ -134,10 +133,11 @@ class Warm:
             "version": self._project.version,
             "root": str(self._project.root),
             "environment": self._environment,
-            "threads": ready.threads,
+            "trust": self._trust.value,
+            "threads": imported.threads,
             "files": mapped,
-            "tasks": msgspec.to_builtins(ready.tasks),
-            "queues": msgspec.to_builtins(ready.queues),
+            "tasks": msgspec.to_builtins(imported.tasks),
+            "queues": msgspec.to_builtins(imported.queues),
         }
         return WarmImage(image_id, draft, facts, dump_ms, rss_bytes)
 
@@ -222,6 +222,7 @@ class Warm:
             "packages": self._place.machine.packages,
             "root": str(self._project.root),
             "environment": self._environment,
+            "trust": self._trust.value,
         }
         differing = [name for name, value in ours.items() if facts.get(name) != value]
         if differing:
