@@ -1,12 +1,13 @@
 """A network beside the machine that plays the internet: servers at addresses of the world, of neighbours, of a cloud's metadata.
 
 It is joined to the machine by a cable; the machine's routes lead there. Servers answer `hello from <address they see>`, and
-keep what they hear.
+keep what they hear. Whoever asks one of them for a name is told the address of the world.
 """
 
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from torpor.worker import namespaces, router
 
 PORT = 7007
 _MOST = 63
+_DNS_HEADER = 12
 
 
 def need_private_networks() -> None:
@@ -114,7 +116,18 @@ class Internet:
                 if sender is None:  # shut down
                     return
                 self.heard.append((sender[0], said))
-                datagrams.sendto(f"hello from {sender[0]}".encode(), sender)
+                if len(said) > _DNS_HEADER and datagrams.getsockname()[1] == 53:
+                    datagrams.sendto(self._name_is_ours(said), sender)
+                else:
+                    datagrams.sendto(f"hello from {sender[0]}".encode(), sender)
+
+    def _name_is_ours(self, question: bytes) -> bytes:
+        """The answer to a question for a name (RFC 1035): one address, or none if another kind of record is wanted."""
+        asked = question[_DNS_HEADER : question.index(b"\0", _DNS_HEADER) + 5]  # the name, a type, a class
+        wants_address = asked[-4:] == b"\0\1\0\1"
+        header = question[:2] + struct.pack(">5H", 0x8180, 1, int(wants_address), 0, 0)
+        record = b"\xc0\x0c" + struct.pack(">HHIH", 1, 1, 60, 4) + socket.inet_aton(self.world)
+        return header + asked + (record if wants_address else b"")
 
     def close(self) -> None:
         for each in self._sockets:

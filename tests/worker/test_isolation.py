@@ -9,7 +9,7 @@ import pytest
 
 from torpor.config import Settings
 from torpor.errors import ConfigError
-from torpor.worker import isolation, namespaces
+from torpor.worker import isolation, namespaces, router
 from torpor.worker.isolation import Isolation, Missing, Probe, attempt, choose, conclude, possible, probes
 
 needs_root = pytest.mark.skipif(not namespaces.may_unshare(), reason="needs root")
@@ -66,6 +66,21 @@ def test_without_root_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolation.os, "geteuid", lambda: 1000)
     monkeypatch.setattr(isolation, "attempt", None)
     assert possible(Settings()).level == "off"
+
+
+@needs_root
+def test_a_private_network_is_tried_where_one_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router, "_ENVIRONMENT", {"PATH": "/nowhere"})
+    asks = [Settings(network="private"), Settings(trust="foreign")]
+    for settings, is_tried in [
+        (Settings(), False),
+        (Settings(network="none"), False),
+        *((each, True) for each in asks),
+    ]:
+        found = [each for each in probes(settings) if each.name == "a private network"]
+        assert bool(found) is is_tried
+        if found:
+            assert "pasta (package passt)" in (attempt(found[0].act) or "")
 
 
 def test_a_try_that_hangs_or_dies_counts_as_failed_and_leaves_no_process() -> None:

@@ -75,7 +75,7 @@ async def inside(network: Network | None, act: Callable[[], T]) -> T:
 
 def connected(host: str, port: int = PORT, *, device: bytes | None = None) -> str:
     with socket.socket() as stream:
-        stream.settimeout(0.5)
+        stream.settimeout(3)  # what is refused is refused at once
         try:
             if device is not None:
                 stream.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, device)

@@ -31,6 +31,7 @@ from typing import Any, Literal
 
 from torpor.config import Settings
 from torpor.errors import ConfigError
+from torpor.wire.networks import PRIVATE
 from torpor.worker import namespaces, seccomp
 
 Level = Literal["full", "partial", "off"]
@@ -38,7 +39,6 @@ Level = Literal["full", "partial", "off"]
 PATIENCE_S = 5.0
 """A probe that takes longer hangs: its child is killed, and the thing counts as missing."""
 
-_CLONE_NEWNET = 0x40000000
 _MS_RDONLY, _MS_REMOUNT = 1, 32
 _PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 38, 23, 24
 _SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 0x41
@@ -335,11 +335,29 @@ def _network() -> None:
     """A network of its own, with nothing but a loopback device in it."""
     import fcntl
 
-    namespaces.unshare(_CLONE_NEWNET)
+    namespaces.unshare(namespaces.CLONE_NEWNET)
     names = [name for _, name in socket.if_nameindex()]
     _require("eth0" not in names, "a new network shows our devices")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", _IFF_UP_RUNNING))
+
+
+def _private_network() -> None:
+    """A network with a way out, by the tools that it takes."""
+    import asyncio
+
+    from torpor.worker.network import Networks, NoNetwork
+
+    async def make() -> None:
+        networks = Networks()
+        try:
+            await networks.take(PRIVATE)
+        except NoNetwork as error:
+            raise OSError(errno.ENOENT, str(error)) from None
+        finally:
+            await networks.stop()
+
+    asyncio.run(make())
 
 
 # -- control groups ---------------------------------------------------------------------------------------------------
@@ -408,6 +426,8 @@ def probes(settings: Settings) -> tuple[Probe, ...]:
     """All that is tried, in the order in which it is told."""
     first, _, last = settings.run_uids.partition("-")
     gid, uid = int(first), int(last or first)  # the far end: a user namespace may hold the beginning alone
+    wants_private = settings.network == PRIVATE or settings.trust == "foreign"
+    way_out = Probe("a private network", _private_network, "install passt, nftables and iproute2", is_needed=False)
     return (
         Probe("processes of its own", _processes, _SPACES),
         Probe("mounts of its own", _mounts, _MOUNTS),
@@ -428,6 +448,7 @@ def probes(settings: Settings) -> tuple[Probe, ...]:
         Probe("limits on files and descriptors", _limits, "raise the hard limits of the worker (ulimit -H)"),
         Probe("a filter of system calls", _filter, "use a kernel with CONFIG_SECCOMP_FILTER", is_needed=False),
         Probe("a network of its own", _network, _SPACES + "; setting it up takes NET_ADMIN", is_needed=False),
+        *([way_out] if wants_private else []),
         Probe("a limit on its memory", _group("memory"), _CGROUPS, is_needed=False),
         Probe("a limit on its processes", _group("pids"), _CGROUPS, is_needed=False),
         Probe("a share of the CPU", _group("cpu"), _CGROUPS, is_needed=False),

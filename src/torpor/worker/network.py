@@ -97,6 +97,11 @@ class Networks:
             self._make_soon(kind, atleast=AHEAD)
         return network
 
+    @property
+    def pids(self) -> list[int]:
+        """Of processes whose end is awaited here: whoever collects orphans leaves these alone."""
+        return self._router.pids if self._router is not None else []
+
     async def refresh(self) -> None:
         """Follow the machine's addresses, which private networks don't reach, and its resolver. To be called now and then."""
         if self._router is not None:

@@ -34,7 +34,6 @@ from pathlib import Path
 
 from torpor.errors import TorporError
 from torpor.worker import namespaces
-from torpor.worker.process import watched
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +113,11 @@ class Router:
             raise NoNetwork(f"private networks can't be made here: {error}") from error
         self._watching = asyncio.create_task(self._watch(thread))
 
+    @property
+    def pids(self) -> list[int]:
+        """Of those whose end is awaited here."""
+        return [self._pasta.pid] if self._pasta is not None else []
+
     async def refresh(self) -> None:
         """Follow the machine: its addresses and its resolver may be others than a while ago."""
         await asyncio.get_running_loop().run_in_executor(self._inside, self._refresh)
@@ -145,7 +149,6 @@ class Router:
         options = [*_PASTA, *([] if _resolver() == RESOLVER else ["--no-map-gw"])]
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="pasta") as elsewhere:
             pasta = await asyncio.get_running_loop().run_in_executor(elsewhere, _start_pasta, thread, options)
-        watched.add(pasta.pid)
         self._pasta = pasta
         try:
             await asyncio.get_running_loop().run_in_executor(self._inside, self._await_device, pasta)
@@ -175,7 +178,6 @@ class Router:
             self._pasta.kill()
             self._pasta.wait()
             self._pasta.stderr.close()
-            watched.discard(self._pasta.pid)
             self._pasta = None
 
     async def _watch(self, thread: int) -> None:
@@ -301,6 +303,7 @@ table ip torpor {{
         type filter hook forward priority filter; policy drop;
         ct state established,related accept
         iifname "out" drop
+        oifname != "out" {refuse}
         oifname != "out" drop
         ct state != new drop
         add @busy {{ ip saddr ct count over {MOST_CONNECTIONS} }} drop
@@ -315,6 +318,7 @@ table ip torpor {{
     chain arrive_here {{
         type filter hook input priority filter; policy drop;
         iifname "lo" accept
+        {refuse}
     }}
     chain disguise {{
         type nat hook postrouting priority srcnat;

@@ -449,7 +449,7 @@ class Supervisor:
     async def _reap(self) -> None:
         """As pid 1 of our namespace we inherit what others leave behind; nobody else would collect it."""
         await asyncio.sleep(1.0)
-        known = watched | {version.zygote_pid for version in self._versions.values()}
+        known = watched | {version.zygote_pid for version in self._versions.values()} | {*self._house.networks.pids}
         while True:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
