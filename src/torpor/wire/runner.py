@@ -413,7 +413,12 @@ class _Codec:
 
     def decode(self, body: bytes) -> Any:
         """Raises msgspec.ValidationError or msgspec.DecodeError on garbage."""
-        return self._decoder.decode(body)
+        try:
+            return self._decoder.decode(body)
+        except RecursionError:  # from a decoder that reads a million opening brackets
+            raise msgspec.DecodeError("JSON is nested too deeply") from None
+        except UnicodeDecodeError as error:  # from one that reads bytes which are no text
+            raise msgspec.DecodeError(str(error)) from None
 
 
 from_runner = _Codec(RunnerMessage)

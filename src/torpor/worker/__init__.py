@@ -20,6 +20,7 @@
 `template.py`    what all runs of a project see alike, read-only
 `privileges.py`  giving up what makes a process more than its user
 `process.py`     a run's process: its directory, its control socket, its end
+`inbox.py`       what happens to it, in order, and how much it may say ahead
 `hold.py`        held or frozen: how long a waiting run stays in memory
 `live_run.py`    one run in memory, seen from the supervisor: its inbox, its birth, its ends
 `life.py`        what those who act on it share: its state, its words to the server, its image

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -154,9 +155,14 @@ class LiveRun:
                     self._keep_time(born.process)
                     await self._handle(born.process, await born.process.inbox.get())
         except ApiError as refused:
+            # What its process has said can't be kept. Silence would have the run taken back, to say the same again.
             log.error(
                 "run %s: the server refused a message (%s); its process is ended", self._life.lease.run_id, refused
             )
+            with suppress(ApiError):  # the lease is no longer ours, or the run is gone
+                await self._report_crash(
+                    runner.TaskError("MessageRefused", f"the server refused what the process said: {refused.message}")
+                )
         except Exception as fault:
             # A fault of ours. Silence would cost the run its lease and, in the end, its outcome; so it is told as a crash.
             log.exception("run %s: its attendant failed", self._life.lease.run_id)
@@ -293,13 +299,17 @@ class LiveRun:
             process.say(await self._answer(call))
         finally:
             self._life.calls -= 1
+            process.inbox.dealt_with(call)
             process.inbox.put_nowait(Answered())
 
     async def _answer(self, call: runner.Call) -> runner.Result:
         path = CALLS.get(call.kind)
         if path is None:
-            return runner.Result(call.call_id, False, status=400, error=f"unknown call {call.kind!r}")
-        body = msgspec.json.decode(call.body, type=dict[str, msgspec.Raw])  # payloads pass untouched
+            return runner.Result(call.call_id, False, status=400, error=f"unknown call {call.kind[:40]!r}")
+        try:
+            body = msgspec.json.decode(call.body, type=dict[str, msgspec.Raw])  # payloads pass untouched
+        except (msgspec.DecodeError, RecursionError) as error:
+            return runner.Result(call.call_id, False, status=400, error=f"not a request: {error}")
         body["lease"] = msgspec.Raw(str(self._life.lease.lease).encode())
         try:
             reply = await self._life.send(path, body, msgspec.Raw)

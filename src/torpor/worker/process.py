@@ -26,6 +26,7 @@ from torpor.sdk.canceling import INTERRUPT
 from torpor.wire import runner
 from torpor.wire.framing import MAX_MESSAGE_BYTES, FramingError, Unframer, frame
 from torpor.worker import criu, files, namespaces
+from torpor.worker.inbox import Inbox
 from torpor.worker.lazy import LazyMemory
 from torpor.worker.room import Room, Rooms
 from torpor.worker.runner import LOST_SUPERVISOR
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 FIRST_WORDS_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 2.0
+MAX_UNREAD_BYTES = 256 << 20
+"""So much may wait for a process to read it: several answers of the largest size. One that asks and never listens is ended."""
 _STILL = {"T", "t", "X", "Z"}
 
 watched: set[int] = set()
@@ -78,6 +81,7 @@ class _Connection(asyncio.Protocol):
         self.unframer = Unframer()
         self._process = process
         self._transport: Any = None
+        self.is_paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -92,6 +96,19 @@ class _Connection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         self._transport.write(data)
+        if self._transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
+            self._process._kill_for("the run's process asks and does not listen to the answers, and was killed")
+
+    def pause(self) -> None:
+        """Read no more for now."""
+        if not self.is_paused and not self._transport.is_closing():
+            self.is_paused = True
+            self._transport.pause_reading()
+
+    def go_on(self) -> None:
+        if self.is_paused:
+            self.is_paused = False
+            self._transport.resume_reading()
 
     def unread(self) -> int:
         """How many bytes wait to be read here. What was read is in the inbox at once."""
@@ -152,7 +169,7 @@ class RunProcess:
         self._home = home or directory
         self._began_at = time.time()
         self.pid: int | None = None
-        self.inbox: asyncio.Queue[Any] = asyncio.Queue()
+        self.inbox = Inbox(self._listen_on)
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._listener: asyncio.Server | None = None
         self._connection: _Connection | None = None
@@ -307,6 +324,9 @@ class RunProcess:
             await asyncio.sleep(0.0005)
         await asyncio.sleep(0.002)  # it may have connected, and we not have looked yet
         while self._connection is not None and self._connection.unread():
+            if self._connection.is_paused:  # it has said more than anybody could deal with yet
+                self._signal(signal.SIGCONT)
+                return False
             await asyncio.sleep(0.0005)
         return True
 
@@ -421,11 +441,17 @@ class RunProcess:
         connection.unframer.largest = self.largest_message
         try:
             for body in connection.unframer.feed(data):
-                self.inbox.put_nowait(runner.from_runner.decode(body))
-        except (FramingError, msgspec.DecodeError, RecursionError) as error:
+                self.inbox.hear(runner.from_runner.decode(body), len(body))
+        except (FramingError, msgspec.DecodeError) as error:
             self._kill_for(
                 f"the run's process said what can't be understood on its control socket, and was killed: {error}"
             )
+        if self.inbox.is_heavy:
+            connection.pause()
+
+    def _listen_on(self) -> None:
+        if self._connection is not None:
+            self._connection.go_on()
 
     def _on_exit(self) -> None:
         assert self.pid is not None
