@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,12 +28,14 @@ ENDS = {"COMPLETED", "FAILED", "CANCELED", "CRASHED", "SYSTEM_FAILURE", "TIMED_O
 Found = TypeVar("Found")
 
 
-def eventually(look: Callable[[], Found | None], *, what: str, patience_s: float = PATIENCE_S) -> Found:
+def eventually(
+    look: Callable[[], Found | None], *, what: str, patience_s: float = PATIENCE_S, interval_s: float = 0.02
+) -> Found:
     """What `look` finds as soon as it finds something true."""
     end = time.monotonic() + patience_s
     while not (found := look()):
         assert time.monotonic() < end, f"{what}: not within {patience_s:.0f} s"
-        time.sleep(0.02)
+        time.sleep(interval_s)
     return found
 
 
@@ -161,6 +164,18 @@ class Stack:
         self._worker.wait()
         eventually(lambda: not self.processes(), what="everything below the worker is gone")
 
+    def supervisor(self) -> int:
+        """The process below the worker in which everything is."""
+        assert self._worker is not None
+        [pid] = Path(f"/proc/{self._worker.pid}/task/{self._worker.pid}/children").read_text().split()
+        return int(pid)
+
+    def kill_supervisor(self) -> None:
+        """SIGKILL for the supervisor; the worker, which was waiting for it, ends as well."""
+        assert self._worker is not None
+        os.kill(self.supervisor(), signal.SIGKILL)
+        assert self._worker.wait(PATIENCE_S) == 128 + signal.SIGKILL, self.worker_log()
+
     def stop_worker(self) -> None:
         """SIGTERM, and wait until it has left."""
         assert self._worker is not None
@@ -237,6 +252,15 @@ class Stack:
         assert self._worker is not None
         return _descendants(self._worker.pid)
 
+    def criu(self) -> list[int]:
+        """Those of this worker that are at a dump or a restore."""
+        found: list[int] = []
+        for pid in self.worker_pids():
+            with suppress(OSError):
+                if b"\0swrk\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(pid)
+        return found
+
     def server_pids(self) -> list[int]:
         assert self._server is not None
         return _descendants(self._server.pid)
@@ -310,7 +334,31 @@ class Stack:
         # One process is always forked ahead, and has its directory.
         eventually(lambda: len(list((worker / "runs").iterdir())) <= 1, what="no directory of a run is left")
         eventually(lambda: not list((worker / "images").iterdir()), what="no image is left half written or laid")
+        eventually(
+            lambda: len(self._mounts_and_groups_of_runs()) <= 1, what="no mount or control group of a run is left"
+        )
         eventually(lambda: not self.images(), what="no image of an ended run is left")
+
+    def _mounts_and_groups_of_runs(self) -> set[str]:
+        """The names of runs, or of processes that wait for one, that have something mounted or limited in our worker's sight."""
+        mounts = Path(f"/proc/{self.supervisor()}/mountinfo").read_text().splitlines()
+        points = [Path(line.split()[4]).relative_to("/run/torpor").parts for line in mounts if " /run/torpor/" in line]
+        groups = Path("/sys/fs/cgroup").rglob(f"torpor/{self.worker_id}/*/")
+        return {point[0] for point in points} | {group.name for group in groups if group.is_dir()}
+
+    def assert_dead_worker_left_nothing(self) -> None:
+        """After its end, however it came: of all its runs nothing is left on this machine."""
+        assert not self.processes(), "its processes are gone with it"
+        worker = self.directory / "data" / "worker"
+        left = [str(path) for place in ("runs", "images") for path in (worker / place).iterdir()]
+        left += map(str, Path("/dev/shm").glob("link_remap.*"))
+        left += [str(path) for path in Path("/sys/fs/cgroup").rglob(f"torpor/{self.worker_id}*")]
+        left += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(worker) in line]
+        assert not left
+
+    @property
+    def worker_id(self) -> str:
+        return (self.directory / "data" / "worker" / "id").read_text().strip()
 
     def images(self) -> list[Path]:
         """The manifests in the worker's own store of images, warm ones left out."""

@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,9 @@ def kill(stack: Stack, postgres: EmbeddedPostgres) -> Kill:
                 if pid is not None:
                     os.kill(pid, signal.SIGKILL)
             case "criu":
-                for pid in stack.processes(naming=" swrk "):
-                    os.kill(pid, signal.SIGKILL)
+                for pid in stack.criu():
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
             case "zygote":
                 os.kill(eventually(stack.zygote, what="there is a zygote"), signal.SIGKILL)
             case "worker":

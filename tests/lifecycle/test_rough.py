@@ -153,7 +153,8 @@ def test_runs_come_through_kills_without_a_plan(stack: Stack, postgres: Embedded
     end = time.monotonic() + 10
     while time.monotonic() < end and not all(stack.status(run_id) in ENDS for run_id in runs):
         time.sleep(chance.uniform(0.05, 0.4))
-        victims = stack.processes(naming=chance.choice(["torpor run", "torpor run", " swrk ", "torpor spare"]))
+        naming = chance.choice(["torpor run", "torpor run", "criu", "torpor spare"])
+        victims = stack.criu() if naming == "criu" else stack.processes(naming=naming)
         if victims:
             try:
                 os.kill(chance.choice(victims), signal.SIGKILL)

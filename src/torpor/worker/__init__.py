@@ -1,6 +1,7 @@
 """Where user code runs. In the order in which a run meets the files:
 
 `serve.py`       starts the supervisor in a pid and mount namespace of its own
+`litter.py`      what a worker leaves when it is killed, and how it is removed
 `supervisor.py`  asks the server for leases, places them, renews them, shuts down
 `discovery.py`   which modules of a project hold tasks, and what the version is called
 `trust.py`       how far the project's code is trusted, and what that means for the processes that are made for it

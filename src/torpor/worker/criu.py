@@ -30,6 +30,7 @@ RESTORE_LOG = "restore.log"
 _LOG_TAIL = 4000
 _GHOST_LIMIT = 1 << 30  # A deleted file that is still open travels in the image up to this size.
 _KILL_PATIENCE_S = 10.0
+_LAST_WORDS_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ async def _ask(
             request.opts.images_dir_fd = directory
         try:
             async with asyncio.timeout(timeout_s):
-                answer = await _converse(channel, request, on_notify)
+                answer = await _converse_with(process, channel, request, on_notify)
         except TimeoutError:
             await _kill_group(process)
             raise _failure(f"CRIU did not answer within {timeout_s:g} s", log) from None
@@ -235,7 +236,7 @@ async def _ask(
             await _kill_group(process)
             raise
         channel.close()
-        if not await process.ended(_KILL_PATIENCE_S):
+        if answer is None or not await process.ended(_KILL_PATIENCE_S):
             await _kill_group(process)
     if answer is None:
         raise _failure("CRIU ended without an answer", log)
@@ -244,6 +245,26 @@ async def _ask(
         told = answer.cr_errmsg.strip() or (os.strerror(number) if number else "it does not say why")
         raise _failure(f"CRIU says: {told}", log)
     return answer
+
+
+async def _converse_with(
+    process: "_Process",
+    channel: socket.socket,
+    request: rpc.Request,
+    on_notify: Callable[[rpc.Notify], Awaitable[None]] | None,
+) -> rpc.Response | None:
+    """As `_converse`. None also when CRIU has died: what it has made of a tree holds the channel open as well."""
+    talking = asyncio.ensure_future(_converse(channel, request, on_notify))
+    ending = asyncio.ensure_future(process.ended(None))
+    try:
+        await asyncio.wait({talking, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if not talking.done():
+            await asyncio.wait({talking}, timeout=_LAST_WORDS_S)
+        return talking.result() if talking.done() else None
+    finally:
+        for task in (talking, ending):
+            task.cancel()
+        await asyncio.gather(talking, ending, return_exceptions=True)
 
 
 async def _converse(
@@ -375,8 +396,8 @@ class _Process:
             except ProcessLookupError:
                 pass
 
-    async def ended(self, timeout_s: float) -> bool:
-        """Wait until it ends, whoever reaps it; False when it still runs after `timeout_s`."""
+    async def ended(self, timeout_s: float | None) -> bool:
+        """Wait until it ends, whoever reaps it; False when it still runs after `timeout_s`, if there is one."""
         if self._fd < 0:
             return True
         loop = asyncio.get_running_loop()

@@ -105,10 +105,28 @@ def drop_link_remaps(directory: Path, shared: Iterable[Path], *, since: float) -
 
 def sweep_link_remaps(older_than: float) -> None:
     """Remove those that a worker has left in `/dev/shm` when it died: a dump that wants the same name would fail."""
-    with contextlib.suppress(FileNotFoundError):
-        for path in SHARED.iterdir():
-            if _LINK_REMAP.fullmatch(path.name) and (status := _status(path)) and status.st_ctime < older_than:
+    for path in _link_remaps():
+        if (status := _status(path)) and status.st_ctime < older_than:
+            path.unlink(missing_ok=True)
+
+
+def sweep_unused_link_remaps(*, since: float) -> None:
+    """The same for those made since then that no process has open or mapped: their dump is over, whatever became of it. While
+    a dump is under way its process has them, and it has until they are packed.
+    """
+    made = {path: status for path in _link_remaps() if (status := _status(path)) and status.st_ctime >= since}
+    if made:
+        used = _used(map(int, filter(str.isdigit, os.listdir("/proc"))), next(iter(made.values())).st_dev)
+        for path, status in made.items():
+            if status.st_ino not in used:
                 path.unlink(missing_ok=True)
+
+
+def _link_remaps() -> list[Path]:
+    try:
+        return [path for path in SHARED.iterdir() if _LINK_REMAP.fullmatch(path.name)]
+    except FileNotFoundError:
+        return []
 
 
 def _shared_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:

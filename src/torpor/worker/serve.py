@@ -25,6 +25,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,11 @@ from blake3 import blake3
 from torpor.config import Settings
 from torpor.errors import ConfigError
 from torpor.images.workspace import MEMORY
-from torpor.worker import cpu, discovery, files, isolation, namespaces, trust
+from torpor.worker import cpu, discovery, isolation, litter, namespaces, trust
 
 RUN_ROOT = Path("/run/torpor")
 DRAINED = "drained"
 """Beside the lock: what became of the runs of a worker that was drained."""
-LONGEST_DUMP_S = 600.0
-"""What a dump leaves in /dev/shm is of no dump that is under way, after this time: another worker may be at one."""
 PASSED_ON = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2}
 
 
@@ -62,15 +61,22 @@ def run_worker(settings: Settings, path: Path) -> int:
     asked = trust.stricter(trust.Trust(settings.trust), discovery.asked_of(path).trust)
     if (reason := trust.why_refused(asked, apart, path)) is not None:
         raise ConfigError(f"{path} can't be run here: {reason}")
-    lock = _only_one(settings.data_dir.resolve() / "worker")
+    began = time.time()
+    directory = settings.data_dir.resolve() / "worker"
+    former = litter.last_start(directory / "lock")
+    lock = _only_one(directory)
     try:
+        litter.sweep(directory, since=former)  # of a former one that was killed together with its shadow
         if not namespaces.may_unshare():
             if sys.platform == "linux":
                 # Runs are forked twice, and are to become our children, whose end we are told.
                 namespaces.prctl(namespaces.PR_SET_CHILD_SUBREAPER, 1)
-            return _supervise(settings, path, _private_root(settings), apart, unfreezable=_why_not())
+            with _private_root(settings) as root:
+                return _supervise(settings, path, root, apart, unfreezable=_why_not())
         return _in_own_namespace(settings, path, apart)
     finally:
+        # Whatever ended the supervisor, nothing of it lives: what is left of its runs can go.
+        litter.sweep(directory, since=began)
         os.close(lock)
 
 
@@ -162,9 +168,6 @@ def _furnish(settings: Settings) -> None:
     _memory_for_images()
     runs = settings.data_dir.resolve() / "worker" / "runs"
     runs.mkdir(parents=True, exist_ok=True)
-    for left_over in runs.iterdir():
-        shutil.rmtree(left_over, ignore_errors=True)
-    files.sweep_link_remaps(older_than=time.time() - LONGEST_DUMP_S)
     RUN_ROOT.mkdir(parents=True, exist_ok=True)
     namespaces.bind(str(runs), str(RUN_ROOT))
 
@@ -247,7 +250,8 @@ def _why_not() -> str:
     return "freezing needs the capability SYS_ADMIN, which this container lacks"
 
 
-def _private_root(settings: Settings) -> Path:
+@contextmanager
+def _private_root(settings: Settings) -> Iterator[Path]:
     """A short path for the runs' directories: unix sockets allow little more than a hundred characters."""
     name = blake3(str(settings.data_dir.resolve()).encode()).hexdigest()[:8]
     root = Path(tempfile.gettempdir(), f"torpor-{os.getuid()}-{name}")
@@ -255,4 +259,8 @@ def _private_root(settings: Settings) -> Path:
     status = root.lstat()
     if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o077:
         raise ConfigError(f"{root} belongs to somebody else: remove it, or set TMPDIR to a directory of your own")
-    return root
+    litter.empty(root)
+    try:
+        yield root
+    finally:
+        shutil.rmtree(root, ignore_errors=True)

@@ -213,6 +213,17 @@ def memory_by_name() -> Holding:
 
 
 @contextmanager
+def memory_under_another_name() -> Holding:
+    """Opened under a name that is gone: a dump makes one of its own beside it."""
+    with open("/dev/shm/torpor-lifecycle-first", "w+") as file:
+        file.write("abc")
+        file.flush()
+        os.link("/dev/shm/torpor-lifecycle-first", "/dev/shm/torpor-lifecycle-second")
+        os.unlink("/dev/shm/torpor-lifecycle-first")
+        yield lambda: [os.pread(file.fileno(), 3, 0).decode(), os.unlink("/dev/shm/torpor-lifecycle-second")]
+
+
+@contextmanager
 def file_with_a_hole() -> Holding:
     with open("sparse", "wb+") as file:
         file.seek(1 << 30)
@@ -253,6 +264,7 @@ HOLDINGS = {
         open_transaction,
         worker_processes,
         memory_by_name,
+        memory_under_another_name,
         file_with_a_hole,
         connections,
         interval_timer,

@@ -1,0 +1,132 @@
+"""Whatever dies, and whenever: nothing of it is left on the machine.
+
+What the kernel takes along (processes, mounts, networks) and what the worker's shadow, or the next worker, sweeps up
+(directories, names in shared memory, control groups) is looked at together: the promise is about the whole.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from stack import Stack, StackMaker, eventually
+from test_rough import small_disk
+
+__all__ = ["small_disk"]
+
+pytestmark = pytest.mark.criu
+
+OF_A_START = ["before_fork", "started"]
+OF_A_DUMP = ["during_dump", "dumped", "packs_stored", "accepted"]
+OF_A_RESTORE = ["fetched", "during_restore", "restored", "resumed"]
+
+
+@pytest.fixture(autouse=True)
+def without_its_second_name() -> Iterator[None]:
+    """What a run without a room has in the machine's /dev/shm under a name of its own is its own business."""
+    yield
+    with suppress(FileNotFoundError):
+        os.unlink("/dev/shm/torpor-lifecycle-second")
+
+
+def begin(stack: Stack, fault: str) -> str:
+    """A run that comes to this place and stands still there. It holds what a dump has to leave traces of in shared memory."""
+    token = stack.client.create_token()["id"]
+    if fault in (*OF_A_RESTORE, "before_restore"):
+        run_id = stack.trigger("holds", {"what": "memory_under_another_name", "token_id": token})
+        stack.await_event(run_id, "run.suspended")
+        stack.pause_at(fault)
+        stack.client.complete_token(token, None)
+    else:
+        stack.pause_at(fault)
+        run_id = stack.trigger("holds", {"what": "memory_under_another_name", "token_id": token})
+    stack.await_reached(fault)
+    if fault not in OF_A_RESTORE:
+        stack.client.complete_token(token, None)
+    return run_id
+
+
+@pytest.mark.parametrize("fault", [*OF_A_START, *OF_A_DUMP, *OF_A_RESTORE])
+def test_a_supervisor_that_is_killed_leaves_nothing_when_its_worker_has_ended(stack: Stack, fault: str) -> None:
+    run_id = begin(stack, fault)
+    stack.kill_supervisor()
+    stack.assert_dead_worker_left_nothing()
+    stack.go_on(fault)
+    stack.client.cancel(run_id, at_once=True)
+
+
+@pytest.mark.parametrize("fault", ["dumped", "during_restore", "restored"])
+def test_a_worker_that_is_killed_together_with_its_supervisor_leaves_nothing_after_the_next_start(
+    stack: Stack, fault: str
+) -> None:
+    """Its shadow is killed, so nobody was there to sweep."""
+    run_id = begin(stack, fault)
+    stack.kill_worker()
+    stack.go_on(fault)
+    stack.client.cancel(run_id, at_once=True)
+    stack.start_worker()
+    stack.assert_nothing_left()
+    stack.stop_worker()
+    stack.assert_dead_worker_left_nothing()
+
+
+def test_a_worker_that_is_stopped_leaves_nothing(stack: Stack) -> None:
+    token = stack.client.create_token()["id"]
+    run_id = stack.trigger("holds", {"what": "memory_under_another_name", "token_id": token})
+    busy = stack.trigger("busy", str(stack.journal()))
+    stack.await_event(run_id, "run.suspended")
+    eventually(lambda: stack.lines() == ["busy 1"], what="another one works")
+    stack.stop_worker()
+    stack.assert_dead_worker_left_nothing()
+    stack.client.cancel(run_id, at_once=True)
+    stack.client.cancel(busy, at_once=True)
+
+
+@pytest.mark.parametrize("after_ms", [0, 5, 15])
+def test_a_restore_that_is_killed_half_way_leaves_nothing(stack: Stack, after_ms: int) -> None:
+    """CRIU dies while it builds the tree; the run is handed out again, and comes back once."""
+    run_id = begin(stack, "before_restore")
+    stack.go_on("before_restore")
+    criu = eventually(stack.criu, what="CRIU restores", interval_s=0.0005)
+    time.sleep(after_ms / 1000)
+    for pid in criu:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert stack.output(run_id) == ["abc", None]
+    stack.assert_nothing_left()
+
+
+@pytest.mark.parametrize("fault", ["dumped", "packed"])
+def test_a_disk_that_becomes_full_in_the_middle_of_a_freeze_keeps_nothing_of_it(
+    make_stack: StackMaker, small_disk: Path, fault: str
+) -> None:
+    stack = make_stack(TORPOR_DATA_DIR=str(small_disk / "data"))
+    stack.start()
+    stack.pause_at(fault)
+    token = stack.client.create_token()["id"]
+    run_id = stack.trigger("holds", {"what": "odd_files", "token_id": token})
+    stack.await_reached(fault)
+    filling = small_disk / "filling"
+    fill(filling)
+    stack.go_on(fault)
+    stack.await_event(run_id, "run.freeze_failed")
+    images = small_disk / "data" / "worker" / "images"
+    eventually(lambda: not list(images.iterdir()), what="nothing half made is left")
+    filling.unlink()
+    stack.await_event(run_id, "run.suspended")
+    stack.client.complete_token(token, None)
+    stack.output(run_id)
+    assert not list(images.iterdir())
+
+
+def fill(file: Path) -> None:
+    """All that there is, to the last block."""
+    with open(file, "wb", buffering=0) as filling, suppress(OSError):
+        while True:
+            filling.write(bytes(1 << 20))
+    with open(file, "ab", buffering=0) as filling, suppress(OSError):
+        while True:
+            filling.write(bytes(4096))
