@@ -92,6 +92,7 @@ def test_a_worker_that_never_saw_the_version_thaws_it_and_imports_nothing(tmp_pa
 def test_a_version_that_was_thawed_is_forked_once_it_is_imported(tmp_path: Path) -> None:
     said = told("forks_in_the_end", tmp_path, PLAIN)
     assert said["imports"] == 2
+    assert said["ways"] == ["thawed", "forked"]
     assert said["thawed"] != said["forked"]
     assert said["forked"] == said["newest"]
 
@@ -100,6 +101,7 @@ def test_a_version_whose_import_starts_a_thread_is_thawed_and_the_thread_lives(t
     said = told("is_thawed_by_itself", tmp_path, THREADED)
     assert said["imports"] == [2, 2], "once to find the thread, once to be frozen with it, and in no run"
     assert said["looks"] == [{"goes_on": True, "threads": ["MainThread", "beat"]}] * 2
+    assert said["way"] == "thawed"
     assert not said["needs_import"]
 
 

@@ -146,11 +146,19 @@ async def forks_in_the_end() -> dict[str, Any]:
     second = await worker("second")
     await second.find_image()
     thawed = await second.runner()
+    ways = [second.way]
     await second.start()
     await second._warming.finished()
     forked = await second.runner()
+    ways.append(second.way)
     assert server.checkpoint is not None
-    told = {"thawed": thawed.base, "forked": forked.base, "newest": server.checkpoint.id, "imports": imports()}
+    told = {
+        "ways": ways,
+        "thawed": thawed.base,
+        "forked": forked.base,
+        "newest": server.checkpoint.id,
+        "imports": imports(),
+    }
     for each in (thawed, forked):
         await each.bury()
     return told
@@ -161,7 +169,7 @@ async def is_thawed_by_itself() -> dict[str, Any]:
     first = await imported("first")
     before = imports()
     looks = [await run(first), await run(first)]
-    return {"imports": [before, imports()], "looks": looks, "needs_import": first.needs_import}
+    return {"imports": [before, imports()], "looks": looks, "way": first.way, "needs_import": first.needs_import}
 
 
 async def damaged() -> dict[str, Any]:

@@ -52,6 +52,8 @@ async def expect(process: RunProcess, kind: type[Event], version: str, *, within
                 raise ImportFailed(told)
             case Exited():
                 told = process.end_told()
+                if process.was_killed:
+                    raise _ended("ImportTampered", told)
                 said = tamed(output(process).strip())
                 raise ZygoteDied(f"version {version} can't be imported: {told}{': ' + said if said else ''}")
             case Closed() if (lost := lost + 1) < MOST_CONNECTIONS:

@@ -127,6 +127,7 @@ def _threads() -> int:
 def told(error: BaseException) -> TaskError:
     """The user's own traceback: without the frames of ours and of importlib above it."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [each for each in frames if each.filename != __file__ and "importlib" not in each.filename]
+    ours = os.path.dirname(__file__) + os.sep
+    own = [each for each in frames if not each.filename.startswith(ours) and "importlib" not in each.filename]
     lines = traceback.format_list(own) + traceback.format_exception_only(error)
     return TaskError(type(error).__name__, str(error), "".join(lines).rstrip())

@@ -364,6 +364,11 @@ class RunProcess:
             self.say(cancel)
             self._signal(INTERRUPT)
 
+    @property
+    def was_killed(self) -> bool:
+        """It was ended here, for something that it did or did not do."""
+        return self._killed_for is not None
+
     def end_told(self) -> str:
         """How it ended, in words."""
         if self._killed_for is not None:

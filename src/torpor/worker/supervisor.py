@@ -254,20 +254,12 @@ class Supervisor:
             if self._house.refusal is not None:
                 log.error("nothing runs here: %s", self._house.refusal)
                 return
-            is_thawed = False
-            former = self._versions.get(project.version)
-            if former is None or former.trust is not self._house.trust:
+            version, is_thawed = self._versions.get(project.version), False
+            if version is None or version.trust is not self._house.trust:
                 version = self._new_version(project)
-                is_thawed = await version.find_image()
-                if not is_thawed:
-                    await version.start()
-                for name, former in list(self._versions.items()):
-                    await former.stop()  # its runs live on; new ones start from the new version
-                    del self._versions[name]
-                self._versions[project.version] = version
-            version = self._versions[project.version]
-            report = http.VersionReport(self._worker_id, version.name, version.tasks, version.queues)
-            await self._house.link.send("versions", report, http.VersionAccepted)
+                is_thawed = await self._replace_versions(version)
+            else:
+                await self._report(version)
             version.make_ahead()
             self._house.vacancy.set()
             self._import_retry_s = IMPORT_RETRY_S
@@ -286,6 +278,32 @@ class Supervisor:
             self._import_retry_s = min(self._import_retry_s * 2, LONGEST_IMPORT_RETRY_S)
         except (ConfigError, ApiError) as error:
             log.error("%s", error)
+
+    async def _replace_versions(self, version: Version) -> bool:
+        """Import it, or thaw it (true), and let it take the place of those before, whose runs live on. If that fails nothing of
+        it is left, and they go on.
+        """
+        former = dict(self._versions)
+        try:
+            is_thawed = await version.find_image()
+            if not is_thawed:
+                await version.start()
+            self._versions[version.name] = version  # the server may hand out its runs as soon as it knows of it
+            await self._report(version)
+        except BaseException:
+            self._versions.clear()
+            self._versions.update(former)
+            await version.stop()
+            raise
+        for name, each in former.items():
+            await each.stop()
+            if self._versions[name] is each:
+                del self._versions[name]
+        return is_thawed
+
+    async def _report(self, version: Version) -> None:
+        report = http.VersionReport(self._worker_id, version.name, version.tasks, version.queues)
+        await self._house.link.send("versions", report, http.VersionAccepted)
 
     def _new_version(self, project: discovery.Project) -> Version:
         house, warm = self._house, None
