@@ -109,6 +109,10 @@ class Settings:
     """Paths of the machine that runs may write to as well, separated by colons."""
     run_uids: str = "200000-299999"
     """From which range each run takes its user; the first one is the group of all."""
+    output_bytes: int = 100 << 20
+    """How much of a run's output is kept; a line counts for 64 bytes more than its text."""
+    cpu_cap: bool = False
+    """A run never gets more CPU than its machine's size says, also when nobody else wants it."""
     freeze: bool = True
     """False holds every waiting run in memory, as on a machine without CRIU."""
 

@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from torpor.wire.http import LogLine
-from torpor.worker.output import MAX_LINE_BYTES, Follower, Output
+from torpor.worker.output import LINE_BYTES, MAX_LINE_BYTES, MAX_LINES, Follower, Output
 
 
 @pytest.fixture
@@ -91,3 +92,119 @@ async def test_what_is_being_told_is_told_though_nobody_follows_any_more(tmp_pat
     asyncio.get_running_loop().call_soon(slow.set)
     await follower.catch_up(last=True)
     assert told == ["one", "two"]
+
+
+# -- floods -----------------------------------------------------------------------------------------------------------
+
+
+def used(file: Path) -> int:
+    """What it takes of the disk."""
+    return file.stat().st_blocks * 512
+
+
+def all_messages(output: Output) -> list[str]:
+    return [line.message for _, lines in output.pieces(last=True) for line in lines]
+
+
+def test_many_short_lines_are_told_in_small_reports(file: Path) -> None:
+    output = Output(file)
+    write(file, b"\n" * 10_000 + b"end")
+    reports = [lines for _, lines in output.pieces(last=True)]
+    assert max(len(lines) for lines in reports) <= MAX_LINES
+    assert sum(len(lines) for lines in reports) == 10_001
+    assert reports[-1][-1].message == "end"
+
+
+def test_no_more_is_told_than_the_limit_and_the_last_line_says_so(file: Path) -> None:
+    output = Output(file, limit_bytes=3000)
+    write(file, b"0123456789\n" * 1000)
+    *told, last = all_messages(output)
+    assert 3000 // (10 + LINE_BYTES) <= len(told) <= MAX_LINES
+    assert last == "Torpor keeps 0.003 MB of a run's output (TORPOR_OUTPUT_BYTES): what comes next is left out"
+    write(file, b"more\n" * 1000)
+    assert all_messages(output) == []
+    assert output.position == output.end()
+
+
+def test_the_limit_holds_over_all_lives_of_a_run(file: Path) -> None:
+    before = Output(file, limit_bytes=3000)
+    write(file, b"x\n" * 40)
+    assert len(all_messages(before)) == 40
+    after = Output(file, before.position, told_bytes=before.told_bytes, limit_bytes=3000)
+    assert len(all_messages(after)) == 41, "the line about the limit is among them"
+    last = Output(file, after.position, told_bytes=after.told_bytes, limit_bytes=3000)
+    assert all_messages(last) == [], "and is told once"
+
+
+def test_what_was_told_is_no_longer_on_the_disk(file: Path) -> None:
+    output = Output(file)
+    line = b"x" * 999 + b"\n"
+    for _ in range(5):
+        write(file, line * 2000)
+        assert all_messages(output) == [line[:-1].decode()] * 2000
+        output.spare_the_disk()
+        assert used(file) < 3 << 20
+    assert file.stat().st_size == 10_000_000
+
+
+def test_what_will_not_be_told_is_not_kept_on_the_disk_though_nobody_listens(file: Path) -> None:
+    """As when the server is away: nothing is read, and the run writes on."""
+    output = Output(file, limit_bytes=2 << 20)
+    for _ in range(10):
+        write(file, b"x" * (4 << 20))
+        output.spare_the_disk()
+        assert used(file) < 4 << 20
+
+
+def test_holes_are_not_told(file: Path) -> None:
+    output = Output(file)
+    write(file, b"before")
+    with file.open("r+b") as far:
+        far.seek(1 << 40)
+        far.write(b"after\n")
+    told = all_messages(output)
+    assert told[0].rstrip("\ufffd") == "before"
+    assert told[-1].lstrip("\ufffd") == "after"
+    assert sum(map(len, told)) < 3 * 65536
+    assert output.position == (1 << 40) + 6
+
+
+def test_a_file_that_was_cut_short_is_read_on_and_positions_go_on(file: Path) -> None:
+    output = Output(file)
+    write(file, b"one\ntwo\n")
+    assert all_messages(output) == ["one", "two"]
+    os.truncate(file, 2)
+    write(file, b"three\n")
+    assert all_messages(output) == []  # what was written into the part that was read already
+    write(file, b"four\n")
+    first, lines = output.lines()
+    assert [line.message for line in lines] == ["four"]
+    assert first >= 8
+
+
+def test_a_run_that_never_stops_writing_does_not_keep_its_reader(file: Path) -> None:
+    output = Output(file)
+    write(file, b"x\n" * 3000)
+    reports = 0
+    for _ in output.pieces():
+        reports += 1
+        write(file, b"x\n" * 3000)
+    assert reports == 2
+
+
+@pytest.mark.anyio
+async def test_the_disk_is_spared_though_the_server_does_not_answer(file: Path) -> None:
+    async def tell(_first: int, _lines: list[LogLine]) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    began = asyncio.Event()
+    write(file, b"one\n")
+    follower = Follower(Output(file, limit_bytes=1 << 20), tell)
+    follower.start()
+    await began.wait()
+    write(file, b"x" * (8 << 20))
+    async with asyncio.timeout(10):
+        while used(file) > 3 << 20:
+            await asyncio.sleep(0.01)
+    await follower.stop()

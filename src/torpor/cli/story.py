@@ -194,6 +194,10 @@ def _plain(verb: str, style: str = "", *keys: str) -> Callable[[Data], Words]:
     return words
 
 
+def _times(count: Any) -> str:
+    return f"{count} times" if isinstance(count, int) and count > 1 else ""
+
+
 _TELL: dict[str, Callable[[Data], Words]] = {
     "run.triggered": _triggered,
     "run.debounced": _debounced,
@@ -211,6 +215,14 @@ _TELL: dict[str, Callable[[Data], Words]] = {
     "run.resuming": _resuming,
     "run.resumed": _resumed,
     "run.descriptors_lost": _lost,
+    "run.pids_exhausted": lambda data: Words(
+        "may not start any more processes or threads", f"{data.get('machine')} allows {data.get('pids')}", "yellow"
+    ),
+    "run.child_out_of_memory": lambda data: Words(
+        "a child process was killed for its memory",
+        _join([f"{data.get('machine')} allows {size(data.get('limit_bytes'))}", _times(data.get("count"))]),
+        "yellow",
+    ),
     "run.completed": _plain("completed", "bold green"),
     "run.failed": lambda data: _ending("failed", data),
     "run.crashed": lambda data: _ending("crashed", data),

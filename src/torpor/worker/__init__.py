@@ -16,6 +16,8 @@
 `network.py`     what a run reaches: its network namespace; `router.py`: the way out of those that are private
 `house.py`       what all runs of a worker share
 `isolation.py`   how far runs can be kept apart on this machine, found out by trying
+`cgroups.py`     limits of runs, by control groups: `cgroups_v2.py`, `cgroups_v1.py`, and what both are (`cgroup_site.py`)
+`usage.py`       what a run has used; `met.py`: which of its limits it has met
 `birth.py`       how a leased run gets its process: forked, or thawed
 `room.py`        what a run sees and who it is: a root of its own, a user of its own
 `template.py`    what all runs of a project see alike, read-only

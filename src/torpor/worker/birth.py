@@ -57,6 +57,7 @@ async def begin(house: House, assignment: http.Assignment) -> Born:
     payload = await _large_payload(house, assignment) if assignment.payload_is_large else assignment.payload
     await reach(Fault.BEFORE_FORK)
     process = await version.runner()
+    process.fit(assignment.preset)
     process.say(runner.Begin(assignment.context, payload, env_all=version.environment, hook=assignment.hook))
     version.make_ahead()
     report = http.StartReport(
@@ -67,7 +68,8 @@ async def begin(house: House, assignment: http.Assignment) -> Born:
         isolation=house.isolation.level,
         missing=_missing(house),
     )
-    return Born(process, Output(process.directory / "output.log"), report)
+    output = Output(process.directory / "output.log", limit_bytes=house.settings.output_bytes)
+    return Born(process, output, report)
 
 
 async def _large_payload(house: House, assignment: http.Assignment) -> msgspec.Raw:
@@ -96,19 +98,32 @@ async def thaw(house: House, assignment: http.Assignment) -> Born:
     if house.criu is None:
         raise NotHere(f"this worker can't restore: {house.no_freeze_reason}")
     async with restore.prepared(
-        house.images, stored, house.machine, house.run_root, house.rooms, lazy_bytes=house.settings.lazy_bytes
+        house.images,
+        stored,
+        house.machine,
+        house.run_root,
+        house.rooms,
+        lazy_bytes=house.settings.lazy_bytes,
+        disk_bytes=assignment.preset.disk_bytes,
     ) as prepared:
         process = restore.process_of(prepared, stored.base)
         try:
+            process.limit(house.cgroups, assignment.preset, holds_bytes=prepared.inherited_bytes)
             await process.listen()
             if prepared.later:
                 process.wait_for_memory(prepared.later)
-            pid, restore_ms = await restore.revive(house.criu, prepared, process)
+            with process.room_for_criu():
+                pid, restore_ms = await restore.revive(house.criu, prepared, process)
             process.watch(pid)
         except BaseException:
             await process.bury()
             raise
-    output = Output(process.directory / "output.log", prepared.output_base)
+    output = Output(
+        process.directory / "output.log",
+        prepared.output_base,
+        told_bytes=prepared.told_bytes,
+        limit_bytes=house.settings.output_bytes,
+    )
     if stored.kind in SLEEPING:
         resumed = await _wake(process)
         answers = [answer for answer in assignment.answers if answer.wait_id in resumed.open_waits]

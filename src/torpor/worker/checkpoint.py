@@ -83,9 +83,10 @@ async def take(
         await reach(Fault.BEFORE_DUMP)
         images.follow(draft, base=process.base)
         began = time.perf_counter()
-        dumping = asyncio.ensure_future(criu.dump(tool, pid=pid, images=draft.criu, real_uid=process.real_uid))
-        await reach(Fault.DURING_DUMP)
-        await dumping
+        with process.room_for_criu():
+            dumping = asyncio.ensure_future(criu.dump(tool, pid=pid, images=draft.criu, real_uid=process.real_uid))
+            await reach(Fault.DURING_DUMP)
+            await dumping
         dump_ms = (time.perf_counter() - began) * 1000
         await reach(Fault.DUMPED)
         files_bytes = await asyncio.to_thread(_pack, process, draft.files, since)

@@ -9,6 +9,7 @@ from typing import Any
 from torpor.config import Settings
 from torpor.images import Images
 from torpor.wire.networks import HOST
+from torpor.worker.cgroups import Cgroups
 from torpor.worker.criu import Criu
 from torpor.worker.fitness import Machine
 from torpor.worker.isolation import Isolation
@@ -37,6 +38,8 @@ class House:
     """What its runs reach at most; a task may ask for less."""
     refusal: str | None = None
     """Why nothing may run here now, so that no promise is broken."""
+    cgroups: Cgroups | None = None
+    """Where they get their limits; None: they have none."""
     criu: Criu | None = None
     no_freeze_reason: str = ""
     facts: dict[str, Any] = field(default_factory=dict)

@@ -32,7 +32,7 @@ from typing import Any, Literal
 from torpor.config import Settings
 from torpor.errors import ConfigError
 from torpor.wire.networks import PRIVATE
-from torpor.worker import namespaces, seccomp
+from torpor.worker import cgroups, namespaces, seccomp
 
 Level = Literal["full", "partial", "off"]
 
@@ -48,10 +48,6 @@ _MOUNTS = (
     "(Docker: apparmor=unconfined)"
 )
 _SPACES = "give the container the capability SYS_ADMIN, or --privileged"
-_CGROUPS = (
-    "let the worker write to its control groups: /sys/fs/cgroup mounted read-write and a subtree of its own "
-    "(systemd: Delegate=yes; Docker: --privileged, or --cgroupns=private with a writable /sys/fs/cgroup)"
-)
 
 
 @dataclass(frozen=True)
@@ -121,7 +117,20 @@ def choose(settings: Settings) -> Isolation:
     """
     if settings.isolation == "off":
         return Isolation("off", (Missing("isolation", "TORPOR_ISOLATION is off", "set it to auto, or unset it"),))
-    found = possible(settings)
+    return _accepted(settings, possible(settings))
+
+
+def without(settings: Settings, chosen: Isolation, missing: Missing) -> Isolation:
+    """What is left of it when something that could be had in a try could not be had in earnest.
+
+    Raises:
+        ConfigError: as `choose`.
+    """
+    level: Level = "off" if chosen.level == "off" else "partial"
+    return _accepted(settings, Isolation(level, (*chosen.missing, missing)))
+
+
+def _accepted(settings: Settings, found: Isolation) -> Isolation:
     if settings.isolation == "full" and found.level != "full":
         lines = "".join(f"\n  no {each.what}: {each.why}\n    → {each.fix}" for each in found.missing)
         raise ConfigError(f"TORPOR_ISOLATION=full can't be had on this machine:{lines}")
@@ -360,74 +369,14 @@ def _private_network() -> None:
     asyncio.run(make())
 
 
-# -- control groups ---------------------------------------------------------------------------------------------------
-
-_V1_LIMITS = {"memory": ("memory.limit_in_bytes", str(64 << 20)), "pids": ("pids.max", "8"), "cpu": ("cpu.shares", "2")}
-_V2_LIMITS = {"memory": ("memory.max", str(64 << 20)), "pids": ("pids.max", "8"), "cpu": ("cpu.weight", "1")}
-
-
-def _group(controller: str) -> Callable[[], None]:
-    """A control group with a limit, which a process enters and leaves."""
-
-    def act() -> None:
-        home, file, value = _home_of(controller)
-        group = home / f"torpor-probe-{os.getpid()}"
-        group.mkdir()
-        try:
-            (group / file).write_text(value)
-            (group / "cgroup.procs").write_text("0")
-            (home / "cgroup.procs").write_text("0")
-        finally:
-            _remove_group(group)
-
-    return act
-
-
-def _home_of(controller: str) -> tuple[Path, str, str]:
-    """Our own group in the hierarchy of this controller, and a limit to try."""
-    ours = dict[str, str]()
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, names, path = line.split(":", 2)
-        for name in names.split(","):
-            ours[name] = path
-    v1 = Path("/sys/fs/cgroup", controller)
-    if controller in ours and v1.is_dir():
-        return _below(v1, ours[controller]), *_V1_LIMITS[controller]
-    root = Path("/sys/fs/cgroup")
-    controllers = root / "cgroup.controllers"
-    if not controllers.exists():
-        raise OSError(errno.ENOENT, f"no control groups for {controller} are mounted below /sys/fs/cgroup")
-    home = _below(root, ours.get("", "/"))
-    _require(
-        controller in (home / "cgroup.controllers").read_text().split(),
-        f"our control group is not given the controller {controller}",
-    )
-    return home, *_V2_LIMITS[controller]
-
-
-def _below(root: Path, path: str) -> Path:
-    """Where a group is seen from here: in a container that sees only its own, at the top."""
-    return found if (found := root / path.lstrip("/")).is_dir() else root
-
-
-def _remove_group(group: Path) -> None:
-    for _ in range(100):
-        try:
-            group.rmdir()
-        except OSError as error:
-            if error.errno != errno.EBUSY:
-                return
-            time.sleep(0.01)
-        else:
-            return
-
-
 def probes(settings: Settings) -> tuple[Probe, ...]:
     """All that is tried, in the order in which it is told."""
     first, _, last = settings.run_uids.partition("-")
     gid, uid = int(first), int(last or first)  # the far end: a user namespace may hold the beginning alone
     wants_private = settings.network == PRIVATE or settings.trust == "foreign"
     way_out = Probe("a private network", _private_network, "install passt, nftables and iproute2", is_needed=False)
+    site = cgroups.look()
+    fix = site.fix if isinstance(site, cgroups.NoCgroups) else "use a kernel with this controller"
     return (
         Probe("processes of its own", _processes, _SPACES),
         Probe("mounts of its own", _mounts, _MOUNTS),
@@ -449,9 +398,9 @@ def probes(settings: Settings) -> tuple[Probe, ...]:
         Probe("a filter of system calls", _filter, "use a kernel with CONFIG_SECCOMP_FILTER", is_needed=False),
         Probe("a network of its own", _network, _SPACES + "; setting it up takes NET_ADMIN", is_needed=False),
         *([way_out] if wants_private else []),
-        Probe("a limit on its memory", _group("memory"), _CGROUPS, is_needed=False),
-        Probe("a limit on its processes", _group("pids"), _CGROUPS, is_needed=False),
-        Probe("a share of the CPU", _group("cpu"), _CGROUPS, is_needed=False),
+        Probe("a limit on its memory", partial(cgroups.probe, site, "memory"), fix, is_needed=False),
+        Probe("a limit on its processes", partial(cgroups.probe, site, "pids"), fix, is_needed=False),
+        Probe("a share of the CPU", partial(cgroups.probe, site, "cpu"), fix, is_needed=False),
     )
 
 

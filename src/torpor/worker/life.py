@@ -154,6 +154,8 @@ class Life:
                     "run_id": self.lease.run_id,
                     **process.facts(),
                     "output_position": output.end(),
+                    "output_told_bytes": output.told_bytes,
+                    "inherited_bytes": process.inherited_bytes,
                 },
                 entered=entered,
             )

@@ -24,6 +24,7 @@ from torpor.worker.faults import Fault, reach
 from torpor.worker.forking import ImportFailed, ZygoteDied
 from torpor.worker.house import House
 from torpor.worker.life import EXIT_TIMEOUT_S, Life
+from torpor.worker.met import Limits, Met, out_of_memory
 from torpor.worker.output import Follower
 from torpor.worker.process import Closed, Exited, RunProcess
 from torpor.worker.restore import Unfit
@@ -78,6 +79,7 @@ class LiveRun:
         self._waiting = Waiting(self._life)
         self._saving = Saving(self._life, self._waiting, self._handle)
         self._process: RunProcess | None = None
+        self._limits: Limits | None = None
         self._taken_away = asyncio.Event()
         self._early_cancel: http.News | None = None
         self._save_point: runner.SavePoint | None = None
@@ -212,6 +214,7 @@ class LiveRun:
     async def _announce(self, born: birth.Born) -> bool:
         """Tell the engine that user code is on its way; false: this run is no longer ours."""
         self._process, self._life.output, self._life.is_at_work = born.process, born.output, born.is_at_work
+        self._limits = Limits(born.process.cgroup) if born.process.cgroup is not None else None
         self._life.follower = Follower(born.output, self._life.tell_output)
         reply = await self._life.send("start", born.report, http.LeaseReply)
         await reach(Fault.STARTED)
@@ -324,6 +327,7 @@ class LiveRun:
         process.say(runner.Finishing())
         self._waiting.cancel_freeze()
         await self._life.last_output()
+        await self._tell_met(self._at_the_end(0)[0])
         await reach(Fault.BEFORE_FINISH)
         report = http.FinishReport(
             self._life.lease.lease,
@@ -332,6 +336,7 @@ class LiveRun:
             finished.error,
             retryable=finished.retryable,
             hooks=finished.hooks,
+            usage=process.usage(),
         )
         try:
             await self._life.send("finish", report, http.LeaseReply)
@@ -382,25 +387,44 @@ class LiveRun:
         process.kill()
         await asyncio.wait([process.exited], timeout=EXIT_TIMEOUT_S)
         await self._life.last_output()
-        report = http.FinishReport(self._life.lease.lease, outcome, error=error, retryable=False)
+        report = http.FinishReport(self._life.lease.lease, outcome, error=error, retryable=False, usage=process.usage())
         await self._life.send("finish", report, http.LeaseReply)
         self._life.over = True
 
     async def _crash(self) -> None:
         """The process is gone and had not said why."""
-        await self._life.last_output()
         assert self._process is not None
+        met, oom = [], None
+        if not self._process.was_killed:
+            met, oom = self._at_the_end(self._process.exited.result())
+        await self._life.last_output()
         if (lost := self._process.memory_failure) is not None:
             # No fault of the run's, which goes on from where it was, somewhere.
             await self._refuse(self._process.end_told(), unusable=isinstance(lost, ImageDamaged), lost=True)
         else:
-            await self._report_crash(runner.TaskError("ProcessDied", self._process.end_told()))
+            await self._tell_met(met)
+            error = runner.TaskError("ProcessDied", self._process.end_told())
+            await self._report_crash(error if oom is None else out_of_memory(oom, self._life.assignment.preset), oom)
         self._life.over = True
 
-    async def _report_crash(self, error: runner.TaskError) -> None:
-        await self._life.send(
-            "finish", http.FinishReport(self._life.lease.lease, "crashed", error=error), http.LeaseReply
-        )
+    async def _report_crash(self, error: runner.TaskError, oom: http.OutOfMemory | None = None) -> None:
+        used = self._process.usage() if self._process is not None else http.Usage()
+        report = http.FinishReport(self._life.lease.lease, "crashed", error=error, usage=used, oom=oom)
+        await self._life.send("finish", report, http.LeaseReply)
+
+    # -- limits -------------------------------------------------------------------------------------------------------
+
+    def look_at_limits(self) -> None:
+        """Now and then: what it uses, and whether it has met a limit, which goes into its story."""
+        if self._limits is not None and self._process is not None and self._process.is_alive:
+            self._life.in_background(self._tell_met(self._limits.look()))
+
+    def _at_the_end(self, status: int) -> tuple[list[Met], http.OutOfMemory | None]:
+        return self._limits.at_the_end(status) if self._limits is not None else ([], None)
+
+    async def _tell_met(self, met: list[Met]) -> None:
+        for each in met:
+            await self._life.tell(each.kind, each.data)
 
     async def _refuse(self, reason: str, *, unusable: bool = False, unfit: bool = False, lost: bool = False) -> None:
         log.warning("run %s: %s", self._life.lease.run_id, reason)

@@ -1,4 +1,4 @@
-"""The Linux system calls that Python 3.11 lacks: unshare, setns, mount, prctl, statx, sync_file_range. Nothing about runs.
+"""The Linux system calls that Python 3.11 lacks: unshare, setns, mount, prctl, statx and a few more. Nothing about runs.
 
 Importing this module is safe anywhere; calling it is for Linux and, mostly, for root.
 """
@@ -51,6 +51,7 @@ _MOVE_MOUNT_T_EMPTY_PATH = 0x40
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
 """The same on every architecture, as all calls that are younger than 403."""
 _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID = 1, 2
+_FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2
 _STATX_BTIME = 0x800
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -253,6 +254,12 @@ def start_writing(descriptor: int) -> None:
     """Have the kernel write a file's dirty pages to disk now, without waiting for them. A hint: it promises nothing."""
     if hasattr(_libc, "sync_file_range"):
         _libc.sync_file_range(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), SYNC_FILE_RANGE_WRITE)
+
+
+def punch_hole(descriptor: int, offset: int, length: int) -> None:
+    """Give the disk back what a part of a file takes. It reads as zeros then; the file stays as long as it is."""
+    how = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
+    _check(_libc.fallocate(descriptor, how, ctypes.c_int64(offset), ctypes.c_int64(length)), "fallocate")
 
 
 def birth_time(path: str) -> float | None:

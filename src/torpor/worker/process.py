@@ -13,8 +13,8 @@ import signal
 import sys
 import termios
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,11 @@ import msgspec
 
 from torpor.images import Later
 from torpor.sdk.canceling import INTERRUPT
-from torpor.wire import runner
+from torpor.wire import http, runner
 from torpor.wire.framing import MAX_MESSAGE_BYTES, FramingError, Unframer, frame
-from torpor.worker import criu, files, namespaces
+from torpor.wire.presets import Preset
+from torpor.worker import criu, files, namespaces, usage
+from torpor.worker.cgroups import Cgroup, Cgroups
 from torpor.worker.inbox import Inbox
 from torpor.worker.lazy import LazyMemory
 from torpor.worker.room import Room, Rooms
@@ -141,6 +143,7 @@ class RunProcess:
         exited: done, with the wait status, when it has ended.
         room: what it sees, and who it is; None: what the worker sees, and root.
         cgroup: its limits, if it has any.
+        inherited_bytes: how much of its memory is as its version's import has left it.
         network: its network namespace, if it is not the worker's.
         on_root: called in a thread with the pid of a process that is being restored, when it stands alone in its new
             namespaces: what they do holds for all that follows. Not of one that is forked.
@@ -162,7 +165,8 @@ class RunProcess:
         self.trust = Trust.OWN
         self.shared: list[Path] = []
         self.room: Room | None = None
-        self.cgroup: Any = None
+        self.cgroup: Cgroup | None = None
+        self.inherited_bytes = 0
         self.network: Any = None
         self.on_root: list[Callable[[int], object]] = []
         self.on_buried: list[Callable[[], object]] = []
@@ -175,6 +179,7 @@ class RunProcess:
         self._connection: _Connection | None = None
         self._pidfd: int | None = None
         self._killed_for: str | None = None
+        self._used = http.Usage()
         self._wake_watch: asyncio.TimerHandle | None = None
         self.memory: LazyMemory | None = None
         self._closing_memory: asyncio.Task[None] | None = None
@@ -228,6 +233,51 @@ class RunProcess:
             return
         for name in files.PRIVATE:
             (self.directory / name).mkdir(mode=0o700)
+
+    def limit(self, cgroups: Cgroups | None, preset: Preset | None = None, *, holds_bytes: int = 0) -> None:
+        """Make its control group, if there are any, which goes when it does.
+
+        Args:
+            preset: what it may use; None: the usual, until it has a run.
+            holds_bytes: how much of what it has inherited it doesn't share with others.
+
+        Raises:
+            OSError: there is none to be had.
+        """
+        if cgroups is not None:
+            self.cgroup = cgroups.create(self._home.name, preset, inherited_bytes=holds_bytes)
+            self.on_root.append(self.cgroup.enter)
+            self.on_buried.append(self.cgroup.remove)
+
+    def fit(self, preset: Preset) -> None:
+        """It has a run now: let it use what that may.
+
+        Raises:
+            OSError: it can't be set.
+        """
+        if self.cgroup is not None:
+            self.cgroup.resize(preset)
+        if self.room is not None:
+            self.room.resize(preset.disk_bytes)
+
+    def order(self) -> runner.RoomOrder | None:
+        """For the runner that is forked to be this process: what it is to enter."""
+        if self.room is None:
+            return None
+        return msgspec.structs.replace(self.room.order(), cgroups=self.cgroup.files if self.cgroup is not None else [])
+
+    @contextmanager
+    def room_for_criu(self) -> Iterator[None]:
+        """CRIU works inside of the process, which must not cost it its life."""
+        if self.cgroup is None:
+            yield
+            return
+        self.cgroup.loosen()
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                self.cgroup.tighten()
 
     async def listen(self) -> None:
         """Before it is forked or restored, so that it can connect at once."""
@@ -383,6 +433,23 @@ class RunProcess:
                 os.killpg(self.pid, signal.SIGKILL)
             self._signal(signal.SIGKILL)
 
+    @property
+    def was_killed(self) -> bool:
+        """By us, for a reason that `end_told` tells."""
+        return self._killed_for is not None
+
+    def usage(self) -> http.Usage:
+        """What it and its children have used so far, or until its end."""
+        if self.cgroup is not None:
+            self._used = usage.most(self._used, self.cgroup.usage())
+        elif self.is_alive and self.pid is not None:
+            self._used = usage.most(self._used, usage.of_process(self.pid))
+        return self._used
+
+    def _accounted(self, whole: http.Usage) -> http.Usage:
+        """A group knows better how much memory was its own."""
+        return whole if self.cgroup is None else http.Usage(whole.cpu_ms)
+
     async def bury(self) -> None:
         """Leave nothing: no process, no socket, no directory."""
         self._stop_watching_for_waking()
@@ -469,7 +536,8 @@ class RunProcess:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         try:
-            _, status = os.waitpid(self.pid, 0)
+            _, status, accounts = os.wait4(self.pid, 0)
+            self._used = usage.most(self._used, self._accounted(usage.of_ended(accounts)))
         except ChildProcessError:
             status = 0  # not our child (a machine without namespaces): how it ended is not to be known
         self._ended(status)

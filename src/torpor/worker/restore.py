@@ -57,6 +57,10 @@ class Prepared:
     """what the run sees; none if it sees what we see"""
     trust: Trust = Trust.OWN
     """how far the code was trusted when it was imported"""
+    told_bytes: int = 0
+    """how much of its output was told"""
+    inherited_bytes: int = 0
+    """how much of its memory is as its version's import has left it"""
 
 
 @asynccontextmanager
@@ -68,9 +72,11 @@ async def prepared(
     rooms: Rooms | None = None,
     *,
     lazy_bytes: int = 0,
+    disk_bytes: int | None = None,
 ) -> AsyncIterator[Prepared]:
     """Fetch and verify the image, and lay the run's directory, which is the caller's from then on. Inside, CRIU can read it.
-    `lazy_bytes`: see `Images.fetch`. `rooms`: for images of runs that had one.
+    `lazy_bytes`: see `Images.fetch`. `rooms`: for images of runs that had one; there it may
+    write `disk_bytes`.
 
     Raises:
         ImageDamaged, ObjectsDown: see `Images.fetch`.
@@ -83,7 +89,9 @@ async def prepared(
         await reach(Fault.FETCHED)
         if machine is not None and (reason := await asyncio.to_thread(fitness.why_unfit, laid.facts, machine)):
             raise Unfit(reason)
-        yield await asyncio.to_thread(lay, laid.facts, laid, run_root, rooms, output_base=laid.facts["output_position"])
+        yield await asyncio.to_thread(
+            lay, laid.facts, laid, run_root, rooms, output_base=laid.facts["output_position"], disk_bytes=disk_bytes
+        )
     finally:
         await asyncio.to_thread(images.release, laid)
 
@@ -95,6 +103,7 @@ def lay(
     rooms: Rooms | None,
     *,
     output_base: int = 0,
+    disk_bytes: int | None = None,
 ) -> Prepared:
     """Lay the run's directory, with its files as they were: in its room, if it had one.
 
@@ -110,7 +119,7 @@ def lay(
         if "room" not in facts:
             files.unpack(image.files, directory)
         elif rooms is not None:
-            room = rooms.prepare(directory, image.files, facts["room"])
+            room = rooms.prepare(directory, image.files, facts["room"], disk_bytes=disk_bytes)
         else:
             raise Unfit("it was made in a room of its own, and there are none here")
         (directory / "output.log").touch(0o600)
@@ -118,8 +127,19 @@ def lay(
         process.remove(home)
         raise
     later = image.later if isinstance(image, Laid) else ()
-    trust = Trust(facts.get("trust", Trust.OWN))
-    return Prepared(image.criu, home, directory, image.files, run_root, output_base, later, room, trust)
+    return Prepared(
+        image.criu,
+        home,
+        directory,
+        image.files,
+        run_root,
+        output_base,
+        later,
+        room,
+        Trust(facts.get("trust", Trust.OWN)),
+        facts.get("output_told_bytes", 0),
+        facts.get("inherited_bytes", 0),
+    )
 
 
 def process_of(prepared: Prepared, base: str | None) -> RunProcess:
@@ -128,6 +148,7 @@ def process_of(prepared: Prepared, base: str | None) -> RunProcess:
     made = RunProcess(prepared.directory, prepared.home, Origin(base), known_as)
     made.room = prepared.room
     made.trust = prepared.trust
+    made.inherited_bytes = prepared.inherited_bytes
     return made
 
 

@@ -72,7 +72,9 @@ class Saving:
         waits = {*asked.open_waits, *self._life.open}
 
         async def tell(stored: http.StoredCheckpoint) -> http.LeaseReply:
-            report = http.SaveReport(self._life.lease.lease, stored, sorted(waits), asked.waiting_at, self._life.next())
+            report = http.SaveReport(
+                self._life.lease.lease, stored, sorted(waits), asked.waiting_at, self._life.next(), process.usage()
+            )
             return await self._life.send("save", report, http.LeaseReply)
 
         try:
@@ -130,9 +132,8 @@ class Saving:
         """Make it durable while the run works on. Uncounted among the reports, for others may overtake it."""
 
         async def tell(stored: http.StoredCheckpoint) -> http.LeaseReply:
-            return await self._life.send(
-                "save", http.SaveReport(self._life.lease.lease, stored, waits), http.LeaseReply
-            )
+            report = http.SaveReport(self._life.lease.lease, stored, waits, usage=process.usage())
+            return await self._life.send("save", report, http.LeaseReply)
 
         try:
             reply = await self._life.settle(taken, "auto", tell)
@@ -174,7 +175,14 @@ class Saving:
         waits = self._life.waits_in_memory()
 
         async def tell(stored: http.StoredCheckpoint) -> http.LeaseReply:
-            report = http.MoveReport(self._life.lease.lease, stored, waits, nth=self._life.next(), reason=why)
+            report = http.MoveReport(
+                self._life.lease.lease,
+                stored,
+                waits,
+                nth=self._life.next(),
+                reason=why,
+                usage=process.usage(),
+            )
             return await self._life.send("move", report, http.LeaseReply)
 
         try:

@@ -31,12 +31,16 @@ from typing import Any
 
 from blake3 import blake3
 
+from torpor import ids
 from torpor.config import Settings
 from torpor.errors import ConfigError
 from torpor.images.workspace import MEMORY
-from torpor.worker import cpu, discovery, isolation, litter, namespaces, trust
+from torpor.worker import cgroups, cpu, discovery, isolation, litter, namespaces, trust
+from torpor.worker.cgroups import Cgroups
 
 RUN_ROOT = Path("/run/torpor")
+MOVES = Path("/run/torpor.moves")
+"""Where a hierarchy of control groups is mounted for its side effect."""
 DRAINED = "drained"
 """Beside the lock: what became of the runs of a worker that was drained."""
 PASSED_ON = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2}
@@ -72,8 +76,9 @@ def run_worker(settings: Settings, path: Path) -> int:
                 # Runs are forked twice, and are to become our children, whose end we are told.
                 namespaces.prctl(namespaces.PR_SET_CHILD_SUBREAPER, 1)
             with _private_root(settings) as root:
-                return _supervise(settings, path, root, apart, unfreezable=_why_not())
-        return _in_own_namespace(settings, path, apart)
+                return _supervise(settings, path, root, apart, None, unfreezable=_why_not())
+        apart, groups = _with_limits(settings, apart)
+        return _in_own_namespace(settings, path, apart, groups)
     finally:
         # Whatever ended the supervisor, nothing of it lives: what is left of its runs can go.
         litter.sweep(directory, since=began)
@@ -121,7 +126,23 @@ def _is_locked(lock: Path) -> bool:
     return False
 
 
-def _in_own_namespace(settings: Settings, path: Path, apart: isolation.Isolation) -> int:
+def _with_limits(settings: Settings, apart: isolation.Isolation) -> tuple[isolation.Isolation, Cgroups | None]:
+    """Make a place for the control groups of runs. They are a part of a run's room: without rooms there are none."""
+    if apart.level == "off":
+        return apart, None
+    site = cgroups.look()
+    if isinstance(site, cgroups.NoCgroups):
+        return apart, None  # which is among what is missing
+    groups = Cgroups(site, worker_id(settings), is_hard=settings.cpu_cap)
+    try:
+        groups.open()
+    except OSError as error:
+        missing = isolation.Missing("limits on memory, processes and CPU", str(error), cgroups.FIX)
+        return isolation.without(settings, apart, missing), None
+    return apart, groups
+
+
+def _in_own_namespace(settings: Settings, path: Path, apart: isolation.Isolation, groups: Cgroups | None) -> int:
     """Fork the supervisor into new namespaces and stay behind as its shadow."""
     signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # none gets lost before the supervisor can take it
     alive_read, alive_write = os.pipe()
@@ -139,7 +160,9 @@ def _in_own_namespace(settings: Settings, path: Path, apart: isolation.Isolation
             except BlockingIOError:
                 pass
             _furnish(settings)
-            status = _supervise(settings, path, RUN_ROOT, apart, unfreezable=None)
+            if groups is not None:
+                cgroups.favor_moves(MOVES)
+            status = _supervise(settings, path, RUN_ROOT, apart, groups, unfreezable=None)
         except BaseException:  # noqa: BLE001  (the stack above is our parent's: this is the last stop of every exception)
             traceback.print_exc()
         finally:
@@ -152,6 +175,8 @@ def _in_own_namespace(settings: Settings, path: Path, apart: isolation.Isolation
     signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
     _, status = os.waitpid(pid, 0)
     os.close(alive_write)
+    if groups is not None:
+        groups.close()
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
 
@@ -206,7 +231,13 @@ def _memory_for_images() -> None:
 
 
 def _supervise(
-    settings: Settings, path: Path, run_root: Path, apart: isolation.Isolation, *, unfreezable: str | None
+    settings: Settings,
+    path: Path,
+    run_root: Path,
+    apart: isolation.Isolation,
+    groups: Cgroups | None,
+    *,
+    unfreezable: str | None,
 ) -> int:
     # The imports are here because the process that stays behind needs none of this.
     from torpor.worker.supervisor import Supervisor
@@ -221,6 +252,7 @@ def _supervise(
             isolated=unfreezable is None,
             unfreezable=unfreezable,
             isolation=apart,
+            cgroups=groups,
         )
         await supervisor.serve()
 
@@ -240,6 +272,18 @@ def _only_one(directory: Path) -> int:
     os.truncate(lock, 0)
     os.write(lock, f"{os.getpid()}\n".encode())  # for `torpor worker drain`
     return lock
+
+
+def worker_id(settings: Settings) -> str:
+    """This worker's id, made at its first start: it is how the engine knows its former processes to be gone."""
+    path = settings.data_dir.resolve() / "worker" / "id"
+    if path.exists():
+        return path.read_text().strip()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    draft.write_text(ids.new("worker") + "\n")
+    draft.rename(path)
+    return path.read_text().strip()
 
 
 def _why_not() -> str:

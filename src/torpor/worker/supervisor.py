@@ -29,6 +29,7 @@ from torpor.objects import ObjectsDown, identity, open_objects
 from torpor.wire import http
 from torpor.wire.networks import HOST, PRIVATE, strictest
 from torpor.worker import criu, discovery, fitness
+from torpor.worker.cgroups import Cgroups
 from torpor.worker.criu_setup import NoCriu, find
 from torpor.worker.drain import Drain
 from torpor.worker.faults import watched_objects
@@ -38,12 +39,13 @@ from torpor.worker.house import House
 from torpor.worker.isolation import Isolation
 from torpor.worker.link import Link
 from torpor.worker.live_run import LiveRun
+from torpor.worker.met import INTERVAL_S as LIMITS_INTERVAL_S
 from torpor.worker.network import REFRESH_S, Networks, reached
 from torpor.worker.pressure import INTERVAL_S as PRESSURE_INTERVAL_S
 from torpor.worker.pressure import Pressure
 from torpor.worker.process import watched
 from torpor.worker.room import Rooms
-from torpor.worker.serve import DRAINED
+from torpor.worker.serve import DRAINED, worker_id
 from torpor.worker.trust import Trust, stricter, why_refused
 from torpor.worker.version import Version
 from torpor.worker.warm import Place as WarmPlace
@@ -67,6 +69,7 @@ class Supervisor:
         isolated: runs get namespaces of their own, which freezing needs.
         unfreezable: why this process can't freeze at all, or None to look for a CRIU.
         isolation: how far runs are kept apart.
+        cgroups: where runs get their limits; None: they have none.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Supervisor:
         isolated: bool,
         unfreezable: str | None,
         isolation: Isolation,
+        cgroups: Cgroups | None,
     ) -> None:
         assert settings.api_url is not None
         assert settings.worker_token is not None
@@ -86,7 +90,7 @@ class Supervisor:
         self._isolated = isolated
         self._unfreezable = unfreezable
         self._data = settings.data_dir.resolve() / "worker"
-        self._worker_id = _identity(self._data / "id")
+        self._worker_id = worker_id(settings)
         self._instance_id = ids.new("instance")
         self._versions: dict[str, Version] = {}
         self._runs: dict[str, LiveRun] = {}
@@ -110,6 +114,7 @@ class Supervisor:
             Networks(reached(settings.network_reaches)),
             isolation=isolation,
             rooms=Rooms(run_root, settings) if isolated else None,
+            cgroups=cgroups,
         )
         self._garbage = Garbage(
             self._house.images,
@@ -134,7 +139,7 @@ class Supervisor:
         self._spawn(self._load_version())  # meanwhile runs can be restored: an image needs no import
         duties = [self._take_work, self._hear_news, self._renew_leases, self._tidy]
         if sys.platform == "linux":
-            duties += [self._reap, self._mind_memory, self._mind_networks]
+            duties += [self._reap, self._mind_memory, self._mind_limits, self._mind_networks]
         working = [asyncio.create_task(self._forever(duty)) for duty in duties]
         orders = [asyncio.create_task(event.wait()) for event in (self._stopping, self._draining)]
         await asyncio.wait(orders, return_when=asyncio.FIRST_COMPLETED)
@@ -323,6 +328,7 @@ class Supervisor:
                     house.run_root,
                     secret=self._settings.worker_token,
                     rooms=house.rooms,
+                    cgroups=house.cgroups,
                 ),
                 project,
                 environment,
@@ -338,6 +344,7 @@ class Supervisor:
             warm=warm,
             rooms=house.rooms if house.isolation.level != "off" else None,
             import_timeout_s=self._settings.import_timeout_s,
+            cgroups=house.cgroups,
         )
 
     async def _import_too(self, version: Version) -> None:
@@ -459,6 +466,12 @@ class Supervisor:
             log.info("memory is short: run %s, which waits, is frozen", run_id)
         await asyncio.sleep(PRESSURE_INTERVAL_S)
 
+    async def _mind_limits(self) -> None:
+        """Look which runs have met their limits."""
+        await asyncio.sleep(LIMITS_INTERVAL_S)
+        for run in list(self._runs.values()):
+            run.look_at_limits()
+
     async def _mind_networks(self) -> None:
         """Keep runs with private networks away from addresses that this machine has got meanwhile."""
         await asyncio.sleep(REFRESH_S)
@@ -519,14 +532,3 @@ class Supervisor:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a run's attendant failed; its lease will run out", exc_info=error)
-
-
-def _identity(path: Path) -> str:
-    """This worker's id, made at its first start: it is how the engine knows its former processes to be gone."""
-    if path.exists():
-        return path.read_text().strip()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    draft.write_text(ids.new("worker") + "\n")
-    draft.rename(path)
-    return path.read_text().strip()

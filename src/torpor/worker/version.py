@@ -28,7 +28,8 @@ from pathlib import Path
 from torpor import ids
 from torpor.wire import runner as wire
 from torpor.wire.framing import MAX_MESSAGE_BYTES
-from torpor.worker import discovery, first_runner
+from torpor.worker import discovery, first_runner, usage
+from torpor.worker.cgroups import Cgroups
 from torpor.worker.discovery import Project
 from torpor.worker.forking import ImportFailed, Zygote, ZygoteDied
 from torpor.worker.process import Origin, RunProcess
@@ -65,6 +66,7 @@ class Version:
         warm: where its warm images are; None where nothing can be frozen.
         rooms: in which runners are; None: in none.
         import_timeout_s: how long its import may take.
+        cgroups: where runners get their limits; None: they have none.
 
     Attributes:
         tasks, queues, import_ms: what is in it, once that is known.
@@ -82,6 +84,7 @@ class Version:
         warm: Warm | None = None,
         rooms: Rooms | None = None,
         import_timeout_s: float = IMPORT_TIMEOUT_S,
+        cgroups: Cgroups | None = None,
     ) -> None:
         self.project = project
         self.name = project.version
@@ -92,6 +95,7 @@ class Version:
         self._on_changed = on_changed
         self._rooms = rooms
         self._import_timeout_s = import_timeout_s
+        self._cgroups = cgroups
         self._imported: wire.Imported | None = None
         self._may_fork = trust is Trust.OWN
         self._zygote = Zygote(project, trust, self.environment, import_timeout_s=import_timeout_s)
@@ -225,12 +229,13 @@ class Version:
         process = RunProcess(self._run_root / ids.new("runner"))
         process.trust = self.trust
         try:
+            process.limit(self._cgroups)
             await asyncio.to_thread(process.furnish, self._rooms, self.project.root)
             await process.listen()
             process.watch(await self._fork(process, parked=parked, tells=tells))
-            process.origin = (
-                self._origin if self._may_fork else Origin()
-            )  # what it imports itself it shares with nobody
+            if self._may_fork:  # what it imports itself it shares with nobody
+                process.origin = self._origin
+                process.inherited_bytes = usage.anonymous_bytes(self.zygote_pid or 0)
             if self.trust is Trust.FOREIGN:
                 await self._hear_foreign(process, tells=tells)
             elif await process.first_words(wire.Hello, self._import_timeout_s) is None:
@@ -254,9 +259,8 @@ class Version:
 
     async def _fork(self, process: RunProcess, *, parked: bool, tells: bool) -> int:
         environment = self.environment if self.trust is Trust.FOREIGN else None
-        directory, room = process.directory, process.room
-        order = None if room is None else room.order()
-        request = wire.Fork(directory.name, str(directory), self._isolated, parked, order, tells, environment)
+        directory = process.directory
+        request = wire.Fork(directory.name, str(directory), self._isolated, parked, process.order(), tells, environment)
         async with self._one_at_a_time:
             for _ in range(TRIES):
                 if not self._zygote.is_up:

@@ -163,7 +163,9 @@ class Waiting:
                 return http.LeaseReply("awake")
             if self._life.over:
                 return http.LeaseReply("stale")
-            report = http.SuspendReport(self._life.lease.lease, stored, self.waiting_at, self._life.next())
+            report = http.SuspendReport(
+                self._life.lease.lease, stored, self.waiting_at, self._life.next(), process.usage()
+            )
             return await self._life.send("suspend", report, http.LeaseReply)
 
         try:

@@ -29,7 +29,8 @@ from torpor.errors import ApiError, CriuError, ImageDamaged
 from torpor.images import Draft, Images, Laid, Published
 from torpor.objects import ObjectsDown
 from torpor.wire import http, runner
-from torpor.worker import checkpoint, criu, fitness, namespaces, restore
+from torpor.worker import checkpoint, criu, fitness, namespaces, restore, usage
+from torpor.worker.cgroups import Cgroups
 from torpor.worker.discovery import Project
 from torpor.worker.link import Link
 from torpor.worker.process import Closed, RunProcess
@@ -65,6 +66,7 @@ class Place:
     secret: str
     """what the servers' workers have in common: the environment is digested under it"""
     rooms: Rooms | None = None
+    cgroups: Cgroups | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class Warm:
         pid = process.pid
         assert pid is not None
         image_id = ids.new("warm")
-        rss_bytes = checkpoint.resident_bytes(pid)
+        rss_bytes, inherited_bytes = checkpoint.resident_bytes(pid), usage.anonymous_bytes(pid)
         draft = self._place.images.begin(image_id, expected_bytes=rss_bytes)
         began = asyncio.get_running_loop().time()
         try:
@@ -134,6 +136,7 @@ class Warm:
             "root": str(self._project.root),
             "environment": self._environment,
             "trust": self._trust.value,
+            "inherited_bytes": inherited_bytes,
             "threads": imported.threads,
             "files": mapped,
             "tasks": msgspec.to_builtins(imported.tasks),
@@ -240,20 +243,22 @@ class Warm:
         prepared = await asyncio.to_thread(restore.lay, image.facts, image.files, place.run_root, place.rooms)
         process = restore.process_of(prepared, image.image_id)
         try:
+            process.limit(self._place.cgroups, holds_bytes=prepared.inherited_bytes)
             await process.listen()
-            pid = await criu.restore(
-                self._place.criu,
-                images=prepared.criu_images,
-                scratch=prepared.directory,
-                enter=lambda: restore.go_apart(prepared),
-                real_uid=process.real_uid,
-                on_root=process.stands_in_its_namespaces,
-            )
-            process.watch(pid)
-            await asyncio.to_thread(namespaces.share_host_name, pid)
-            process.wake()
-            if await process.first_words(runner.Hello) is None:
-                raise CriuError(f"the thawed process did not wake up: {process.end_told()}")
+            with process.room_for_criu():
+                pid = await criu.restore(
+                    self._place.criu,
+                    images=prepared.criu_images,
+                    scratch=prepared.directory,
+                    enter=lambda: restore.go_apart(prepared),
+                    real_uid=process.real_uid,
+                    on_root=process.stands_in_its_namespaces,
+                )
+                process.watch(pid)
+                await asyncio.to_thread(namespaces.share_host_name, pid)
+                process.wake()
+                if await process.first_words(runner.Hello) is None:
+                    raise CriuError(f"the thawed process did not wake up: {process.end_told()}")
         except BaseException:
             await process.bury()
             raise

@@ -1,0 +1,59 @@
+"""Tasks that meet their limits."""
+
+import asyncio
+import subprocess
+import sys
+import time
+
+from torpor import Retry, task, wait
+
+MB = 1 << 20
+
+
+def take(megabytes: int) -> list[bytearray]:
+    """Memory that is really there: its pages are written to."""
+    return [bytearray(b"x") * MB for _ in range(megabytes)]
+
+
+@task(retry=Retry(max_attempts=1))
+async def takes_memory(megabytes: int) -> int:
+    return len(take(megabytes))
+
+
+@task(retry=Retry(max_attempts=1))
+async def takes_memory_after_a_wait(token: str, before: int, after: int) -> int:
+    kept = take(before)
+    await wait.for_token(token)
+    more = take(after)
+    return sum(each.count(b"x") for each in kept + more) // MB  # wants all of it, also what comes later
+
+
+@task
+async def has_a_child_that_takes_memory(megabytes: int) -> int:
+    code = f"kept = [bytearray(b'x') * {MB} for _ in range({megabytes})]"
+    status = subprocess.run([sys.executable, "-c", code], check=False).returncode
+    await asyncio.sleep(5)  # lives on
+    return status
+
+
+@task
+async def starts_processes_without_end() -> str:
+    children: list[subprocess.Popen[bytes]] = []
+    try:
+        while True:
+            children.append(subprocess.Popen(["sleep", "60"]))
+    except BlockingIOError as error:
+        return f"{error.strerror} after {len(children)}"
+
+
+@task
+async def works(seconds: float, megabytes: int) -> int:
+    kept = take(megabytes)
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+    await wait.for_(seconds=1)
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+    return len(kept)

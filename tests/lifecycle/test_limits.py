@@ -1,0 +1,90 @@
+"""Runs that meet their limits: what becomes of them, what their stories say, and that others don't notice."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from stack import Stack, fresh_database
+
+from torpor.store.embedded import EmbeddedPostgres
+from torpor.wire.presets import BUILT_IN, DEFAULT_PRESET
+from torpor.worker.cgroups import NoCgroups, look
+
+USUAL = BUILT_IN[DEFAULT_PRESET]
+MB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def limited(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    found = look()
+    if isinstance(found, NoCgroups):
+        pytest.skip(found.reason)
+    made = Stack(
+        tmp_path_factory.mktemp("limited") / "stack", fresh_database(postgres, "limited"), TORPOR_ISOLATION="auto"
+    )
+    made.start()
+    yield made
+    made.assert_nothing_left()
+    assert groups(made)
+    made.stop()
+    assert not groups(made), "no control group of this worker is left"
+
+
+@pytest.fixture
+def stack(limited: Stack, tmp_path: Path) -> Stack:
+    limited.begin_scene(tmp_path)
+    return limited
+
+
+def groups(stack: Stack) -> list[Path]:
+    found = look()
+    assert not isinstance(found, NoCgroups)
+    name = (stack.directory / "data" / "worker" / "id").read_text().strip()
+    return [tree for home in set(found.homes.values()) if (tree := home / "torpor" / name).exists()]
+
+
+def test_a_run_that_uses_up_its_memory_fails_with_that_as_its_reason(stack: Stack) -> None:
+    run_id = stack.trigger("takes_memory", 2 * USUAL.memory_bytes // MB)
+    run = stack.await_end(run_id)
+    assert run["status"] == "CRASHED"
+    assert run["error"]["name"] == "OutOfMemory"
+    assert f"of the 512 MB that {USUAL.name} allows, and was killed" in run["error"]["message"]
+    assert 'machine="small-2x"' in run["error"]["message"]
+
+
+def test_what_fits_is_let_be(stack: Stack) -> None:
+    assert stack.output(stack.trigger("takes_memory", 450)) == 450
+
+
+@pytest.mark.criu
+def test_a_restored_run_has_the_same_limit_as_before(stack: Stack) -> None:
+    """Also one that was close to it when it was frozen: what CRIU needs is not counted, nor what forks share."""
+    runs = {after: frozen(stack, after) for after in (0, 100)}
+    for _, token in runs.values():
+        stack.client.complete_token(token, None)
+    assert stack.output(runs[0][0]) == 490
+    run = stack.await_end(runs[100][0])
+    assert run["error"]["name"] == "OutOfMemory", run["error"]
+    assert "run.resumed" in stack.kinds(runs[100][0])
+
+
+def frozen(stack: Stack, after: int) -> tuple[str, str]:
+    """A run that has taken nearly all that it may, and will take so many megabytes more; and the token that it waits for."""
+    token = stack.client.create_token()["id"]
+    run_id = stack.trigger("takes_memory_after_a_wait", {"token": token, "before": 490, "after": after})
+    stack.await_event(run_id, "run.suspended")
+    return run_id, token
+
+
+def test_a_child_that_is_killed_for_its_memory_is_a_warning_in_the_story(stack: Stack) -> None:
+    run_id = stack.trigger("has_a_child_that_takes_memory", 2 * USUAL.memory_bytes // MB)
+    assert stack.output(run_id) == -9
+    [told] = stack.events(run_id, "run.child_out_of_memory")
+    assert told == {"count": 1, "limit_bytes": USUAL.memory_bytes, "machine": USUAL.name}
+
+
+def test_whoever_starts_too_many_processes_gets_an_error_and_the_story_says_why(stack: Stack) -> None:
+    run_id = stack.trigger("starts_processes_without_end")
+    assert stack.output(run_id) == f"Resource temporarily unavailable after {USUAL.pids - 1}"
+    [told] = stack.events(run_id, "run.pids_exhausted")
+    assert told == {"pids": USUAL.pids, "machine": USUAL.name}
