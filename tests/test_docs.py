@@ -25,6 +25,7 @@ from torpor.config import Settings
 from torpor.engine.states import ENDS
 from torpor.server.app import create_app
 from torpor.store.embedded import EmbeddedPostgres
+from torpor.wire.presets import BUILT_IN, GB
 
 ROOT = Path(__file__).resolve().parents[1]
 SRC = ROOT / "src"
@@ -76,6 +77,14 @@ def test_every_link_leads_somewhere(file: Path) -> None:
 def slug(heading: str) -> str:
     """A heading's anchor."""
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def test_the_sizes_of_machine_are_those_there_are() -> None:
+    told = [row for row in table_rows(page("machines.md")) if len(row) == 5 and row[0].startswith("`")]
+    assert [tuple(row) for row in told] == [
+        (f"`{one.name}`", f"{one.cpu:g}", f"{one.memory_bytes / GB:g} GB", f"{one.disk_bytes / GB:g} GB", str(one.pids))
+        for one in BUILT_IN.values()
+    ]
 
 
 def test_every_setting_is_told_with_its_default() -> None:

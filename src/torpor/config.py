@@ -41,6 +41,20 @@ class Settings:
     """How many runs one worker lets work at once. Runs that wait don't count."""
     worker_held: int = 200
     """How many waiting runs a worker holds in memory beside those; only further ones take a slot."""
+    worker_cpu: float = 0.0
+    """How many CPUs a worker has to give to runs; 0: all that it may use."""
+    worker_memory_mb: float = 0.0
+    """How much memory a worker has to give to runs; 0: all of the machine's, or of its control group's."""
+    cpu_oversubscription: float = 8.0
+    """So many times its CPUs a worker gives away, as runs seldom use what they may."""
+    memory_oversubscription: float = 2.0
+    """The same for its memory."""
+    worker_labels: str | None = None
+    """What a worker has besides: names, or name=value, separated by commas. Presets can ask for it."""
+    machines: str | None = None
+    """Presets to add to the built-in ones or to change: JSON, or the path of a file with it."""
+    default_machine: str = "small-1x"
+    """The preset of runs whose task, project and trigger name none."""
     start_patience_s: float = 120.0
     """How long a worker tries to start or restore a run again when that fails for what may pass, such as a full disk."""
     lease_s: float = 30.0

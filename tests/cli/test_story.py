@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from torpor.cli.story import Times, error_lines, event_line, how_to_answer, log_line, next_answer, times, words
+from torpor.cli.story import (
+    Times,
+    error_lines,
+    event_line,
+    how_to_answer,
+    log_line,
+    next_answer,
+    times,
+    usage_line,
+    words,
+)
 from torpor.engine.states import ENDS
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -120,3 +130,18 @@ def test_only_the_clock_is_dim() -> None:
     """A Text's own style would colour all that is appended to it."""
     assert event_line(event("run.completed")).style == ""
     assert log_line({"at": START.isoformat(), "message": "x"}).style == ""
+
+
+def test_an_oom_kill_tells_the_larger_machine_and_from_where_it_goes_on() -> None:
+    told = words(event("run.out_of_memory", limit_bytes=536_870_912, machine="small-1x", next_machine="large-1x"))
+    assert told.rest == "512.0 MiB of small-1x used up · goes on with large-1x, from the top"
+    assert words(event("run.out_of_memory", from_checkpoint="checkpoint_1")).rest.endswith("from its newest checkpoint")
+
+
+def test_what_a_run_has_used_is_told_once_something_is_known() -> None:
+    used = {"cpuMs": 1500, "peakMemoryBytes": 31_457_280, "frozenMs": 0}
+    told = usage_line({"machine": "small-1x", "usage": used})
+    assert told is not None
+    assert told.plain == "used 1.5 s of CPU  at most 30.0 MiB of memory  on small-1x"
+    assert usage_line({"machine": "small-1x", "usage": {"cpuMs": 0, "peakMemoryBytes": 0}}) is None
+    assert usage_line({}) is None

@@ -7,7 +7,7 @@ import pytest
 from fake_supervisor import Supervisor
 
 from torpor import AbortRun, Retry, task, wait
-from torpor.errors import NotYet, WaitCycle
+from torpor.errors import WaitCycle
 from torpor.sdk import outcome
 from torpor.wire.runner import Finished
 
@@ -148,5 +148,6 @@ def test_a_retry_that_makes_no_sense_is_refused() -> None:
     for wrong in ({"max_attempts": 0}, {"min_delay": -1}, {"factor": 0.5}, {"min_delay": "2m"}, {"min_delay": "soon"}):
         with pytest.raises(ValueError, match=r"Retry|duration"):
             Retry(**wrong)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(NotYet, match="on_oom"):
-        Retry(on_oom="larger")
+    with pytest.raises(ValueError, match="on_oom"):
+        Retry(on_oom=8)  # pyright: ignore[reportArgumentType]
+    assert Retry(on_oom="large-1x").policy.on_oom == "large-1x"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from torpor import Retry, current, task, wait
-from torpor.errors import BlockingInLoop, ConfigError, NotInRun, NotYet, PayloadError
+from torpor.errors import BlockingInLoop, ConfigError, NotInRun, PayloadError
 from torpor.sdk.client import AsyncClient, Client
 from torpor.sdk.task import AsyncTask, SyncTask, Task, registry
 
@@ -88,10 +88,13 @@ def test_a_function_that_is_defined_again_takes_its_place() -> None:
     assert registry()["again"] is define() or len(registry()) == 1
 
 
-@pytest.mark.parametrize("options", [{"machine": "micro"}])
-def test_an_option_that_does_not_work_yet_is_refused_by_name(options: dict[str, Any]) -> None:
-    with pytest.raises(NotYet, match=next(iter(options))):
-        area.options(**options)
+def test_a_machine_is_named_on_the_task_on_a_trigger_and_for_an_oom_kill() -> None:
+    @task(machine="small-2x", retry=Retry(on_oom="large-1x"))
+    def heavy() -> None: ...
+
+    assert (heavy.manifest().machine, heavy.manifest().retry.on_oom) == ("small-2x", "large-1x")
+    assert heavy.options(machine="micro")._options == {"machine": "micro"}
+    assert area.manifest().machine is None
 
 
 def test_a_task_says_what_its_runs_reach() -> None:
@@ -112,8 +115,8 @@ def test_an_unknown_option_is_refused_with_near_names() -> None:
         area.options(dely="1h")  # type: ignore
     with pytest.raises(TypeError, match=r"no option 'retries': did you mean retry"):
         task(retries=3)  # type: ignore
-    with pytest.raises(NotYet, match=r"@task\(machine"):
-        task(machine="small-1x")
+    with pytest.raises(TypeError, match=r"@task\(machine=1\): the name of a size"):
+        task(machine=1)  # type: ignore
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,9 @@ async def test_every_payload_packet_becomes_plain_json(url: str, client: AsyncCl
 
 
 REFUSED_OPTIONS: list[tuple[dict[str, Any], int, str]] = [
-    ({"machine": "micro"}, 422, "options.machine is not supported yet"),
+    ({"machine": "tiny"}, 422, 'options.machine: there is no machine "tiny"; there are small-1x, micro, small-2x'),
+    ({"machine": 1}, 422, "options.machine"),
+    ({"region": "eu"}, 422, "options.region is not supported yet"),
     ({"ttl": "soon"}, 422, "options.ttl"),
     ({"priority": -1}, 422, "options.priority"),
     ({"priority": 31_536_001}, 422, "options.priority"),
@@ -215,7 +217,7 @@ async def test_what_is_not_there_is_404_or_405_in_the_one_shape(url: str) -> Non
             ("DELETE", "/api/v1/runs", 405),
             ("GET", "/api/v1/runs?page[size]=0", 400),
             ("GET", "/api/v1/runs?filter[status]=DONE", 400),
-            ("GET", "/api/v1/runs?filter[machine]=b", 422),
+            ("GET", "/api/v1/runs?filter[region]=b", 422),
             ("GET", "/api/v1/runs/run_nothing/story?after=x", 400),
         ]:
             response = await http.request(method, url + path)

@@ -94,3 +94,13 @@ def test_a_pipe_that_is_called_like_a_module_does_not_stop_the_worker(tmp_path: 
     root = project(tmp_path, tasks="from torpor import task\n")
     os.mkfifo(root / "endless.py")
     assert discovery.find(root).modules == ["tasks"]
+
+
+def test_a_project_may_name_the_machine_of_its_tasks(tmp_path: Path) -> None:
+    root = project(tmp_path, tasks="from torpor import task\n")
+    assert discovery.find(root).machine is None
+    (root / "pyproject.toml").write_text('[tool.torpor]\nmachine = "medium-1x"\n')
+    assert discovery.find(root).machine == discovery.find(root / "tasks.py").machine == "medium-1x"
+    (root / "pyproject.toml").write_text("[tool.torpor]\nmachine = 1\n")
+    with pytest.raises(ConfigError, match=r"\[tool.torpor\] machine should be the name of a preset"):
+        discovery.find(root)

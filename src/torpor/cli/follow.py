@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from torpor.cli.figures import instant
-from torpor.cli.story import ENDINGS, QUIET, error_lines, event_line, how_to_answer, log_line
+from torpor.cli.story import ENDINGS, QUIET, error_lines, event_line, how_to_answer, log_line, usage_line
 from torpor.cli.terminal import LOG_BIAS, InOrder
 from torpor.sdk.client import AsyncClient
 
@@ -37,7 +37,10 @@ async def follow(client: AsyncClient, run_id: str, console: Console) -> Line:
         await asyncio.gather(events(), output())
     for event in ending:
         console.print(event_line(event, brief=True))
-    return await client.run(run_id)
+    run = await client.run(run_id)
+    if (used := usage_line(run)) is not None:
+        console.print(Text(" " * 14).append_text(used))
+    return run
 
 
 def with_answer(told: Text, event: Line, run_id: str) -> Text:

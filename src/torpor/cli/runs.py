@@ -78,7 +78,7 @@ def print_run(run: dict[str, Any], events: list[dict[str, Any]], console: "Conso
 
     from torpor.cli.figures import clock, instant
     from torpor.cli.follow import print_outcome
-    from torpor.cli.story import ENDINGS, STATUS_STYLES, event_line, next_answer, times, times_line
+    from torpor.cli.story import ENDINGS, STATUS_STYLES, event_line, next_answer, times, times_line, usage_line
 
     head = Text().append(run["taskIdentifier"], style="bold").append("  " + run["id"], style="dim")
     head.append("  " + run["status"], style=STATUS_STYLES.get(run["status"], ""))
@@ -87,6 +87,7 @@ def print_run(run: dict[str, Any], events: list[dict[str, Any]], console: "Conso
     facts = [f"triggered {clock(instant(run['createdAt']))}", f"attempt {attempts}" if attempts > 1 else ""]
     facts += [
         f"version {run['version']}" if run.get("version") else "",
+        f"machine {run['machine']}" if run.get("machine") else "",
         f"tags {', '.join(run['tags'])}" if run.get("tags") else "",
     ]
     console.print(Text("  ".join(fact for fact in facts if fact), style="dim"))
@@ -98,6 +99,8 @@ def print_run(run: dict[str, Any], events: list[dict[str, Any]], console: "Conso
         console.print(event_line(event, brief=event["kind"] in ENDINGS))
     console.print()
     console.print(times_line(times(events, datetime.now(UTC))))
+    if (used := usage_line(run)) is not None:
+        console.print(used)
     answer = next_answer(events, run["id"]) if run["status"] == "WAITING" else None
     if answer:
         console.print(Text().append("answer it with  ", style="dim").append(answer, style="bold"))
@@ -147,12 +150,15 @@ def replay(
     payload: Annotated[
         str | None, typer.Option(help="JSON to perform it with instead of its own payload.", show_default=False)
     ] = None,
+    machine: Annotated[str | None, typer.Option(help="With this size of machine.", show_default=False)] = None,
 ) -> None:
     """Perform a run again, as a new run with the current version. Prints the new run's id."""
     from torpor.cli.connection import client
     from torpor.cli.payload import parse_payload
 
     changes = {} if payload is None else {"payload": parse_payload([payload])}
+    if machine is not None:
+        changes["machine"] = machine
     with client(f"run {run}") as api:
         typer.echo(api.replay(run, **changes)["id"])
 

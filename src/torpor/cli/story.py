@@ -172,6 +172,13 @@ def _retrying(data: Data) -> Words:
     return Words("will be tried again", _join([when, message]), "yellow", below)
 
 
+def _out_of_memory(data: Data) -> Words:
+    limit = size(data["limit_bytes"]) if data.get("limit_bytes") else "its"
+    where = "from its newest checkpoint" if data.get("from_checkpoint") else "from the top"
+    facts = [f"{limit} of {data.get('machine')} used up", f"goes on with {data.get('next_machine')}, {where}"]
+    return Words("out of memory", _join(facts), "bold yellow")
+
+
 def _batch(verb: str, style: str) -> Callable[[Data], Words]:
     def words(data: Data) -> Words:
         failed = data.get("failed_items")
@@ -229,6 +236,7 @@ _TELL: dict[str, Callable[[Data], Words]] = {
     "run.timed_out": lambda data: _ending("timed out", data),
     "run.system_failure": lambda data: _ending("given up by Torpor", data),
     "run.retrying": _retrying,
+    "run.out_of_memory": _out_of_memory,
     "run.cancel_requested": _plain("asked to end", "yellow", "reason"),
     "hook.queued": _plain("left to a process of its own:", "dim", "hook"),
     "hook.started": _plain("called", "dim", "hook"),
@@ -337,6 +345,7 @@ _PHASE_AFTER = {
     "run.rescued": "queued",
     "run.repaired": "queued",
     "run.retrying": "queued",
+    "run.out_of_memory": "queued",
     "run.refused": "queued",
     "run.checkpoint_refused": "queued",
 }
@@ -376,6 +385,18 @@ def times_line(spent: Times) -> Text:
     if spent.total_s > 0 and spent.frozen_s > 0:
         line.append(f"  ({spent.frozen_s / spent.total_s:.0%} of its life without a process)", style="dim")
     return line
+
+
+def usage_line(run: dict[str, Any]) -> Text | None:
+    """What a run has used, as its worker has measured it; None before anything was told."""
+    usage = run.get("usage") or {}
+    cpu_ms, peak = usage.get("cpuMs") or 0, usage.get("peakMemoryBytes") or 0
+    if not cpu_ms and not peak:
+        return None
+    line = Text("used ").append(milliseconds(cpu_ms), style="green").append(" of CPU")
+    if peak:
+        line.append("  at most ").append(size(peak), style="yellow").append(" of memory")
+    return line.append(f"  on {run['machine']}" if run.get("machine") else "", style="dim")
 
 
 def error_lines(error: dict[str, Any]) -> Text:

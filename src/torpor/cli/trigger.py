@@ -27,11 +27,17 @@ def trigger(
     tag: Annotated[list[str] | None, typer.Option(help="A tag; may be given several times.")] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key means the same run.")] = None,
     delay: Annotated[str | None, typer.Option(help="Start later: 30s, 2h30m, 1w, or a date.")] = None,
+    machine: Annotated[str | None, typer.Option(help="The size of machine, such as medium-1x.")] = None,
 ) -> None:
     """Trigger a task. With --follow the exit code is 0 when the run completed, 1 when it did not."""
     from torpor.cli.connection import client
 
-    options: dict[str, Any] = {"tags": tag or None, "idempotency_key": idempotency_key, "delay": delay}
+    options: dict[str, Any] = {
+        "tags": tag or None,
+        "idempotency_key": idempotency_key,
+        "delay": delay,
+        "machine": machine,
+    }
     if batch is not None:
         if payload or payload_file or follow:
             raise typer.BadParameter("with --batch there is neither another payload nor --follow")

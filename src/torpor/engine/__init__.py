@@ -9,7 +9,8 @@
         batch.py        create_batch, add_items, abort_batches: requests that end together (batch_end.py: when all have)
         reschedule.py, replay.py; reset_key (idempotency.py)
      4. dequeue.py      dequeue: a lease for a worker, with an attempt to start or a checkpoint to restore
-                        (slots.py: is there room?  lines.py: whose turn is it?)
+                        (slots.py: may it work?  lines.py: whose turn is it?  placement.py: which worker has room?
+                        saving_up.py: how a large one gets it)
      5. attempt.py      start, heartbeat, holds
      6. wait.py         block, collect: tie a run to waitpoints (tie.py), hand it their answers (answers.py), unless it
                         could only wait for itself (cycles.py)
@@ -33,6 +34,7 @@
         rescue.py       rescue: because a lease ran out; take_back_lost: it never arrived
         hooks.py        hooks of runs that ended without a process; like
         active.py       how long an attempt has worked: not a verb, but part of what many of them write
+        usage.py        what a run has used; likewise
     13. stranded.py     tell_stranded: why nobody can take a queued run
         repair.py       find_faults, repair: what must not be is put right
         prune.py        prune_runs and others: what has been over for long is deleted, in small steps
@@ -94,7 +96,7 @@ from torpor.engine.data_keys import (
 from torpor.engine.debounce import Debounce
 from torpor.engine.deploy import ensure_environment, register_version, register_worker
 from torpor.engine.dequeue import dequeue
-from torpor.engine.draft import TriggerRequest, UnknownQueue, UnknownTask, UnknownVersion
+from torpor.engine.draft import TriggerRequest, UnknownPreset, UnknownQueue, UnknownTask, UnknownVersion
 from torpor.engine.events import record, tell
 from torpor.engine.expire import expire
 from torpor.engine.fall_back import give_up
@@ -137,6 +139,7 @@ from torpor.engine.rescue import rescue, take_back_lost
 from torpor.engine.resume import resume, wake
 from torpor.engine.room import QueueFull
 from torpor.engine.save import save
+from torpor.engine.saving_up import is_short
 from torpor.engine.schedule import (
     DeclaredInCode,
     Scheduled,
@@ -219,6 +222,7 @@ __all__ = [
     "TriggerRequest",
     "Triggered",
     "Unknown",
+    "UnknownPreset",
     "UnknownQueue",
     "UnknownTask",
     "UnknownVersion",
@@ -262,6 +266,7 @@ __all__ = [
     "grant",
     "heartbeat",
     "holds",
+    "is_short",
     "keep",
     "keys_to_rewrap",
     "make_key",

@@ -1,5 +1,6 @@
 """Environments, workers and versions: who may come, what they bring."""
 
+from collections.abc import Collection
 from datetime import datetime
 
 import msgspec
@@ -7,6 +8,7 @@ import msgspec
 from torpor import ids
 from torpor.engine import queues
 from torpor.engine.checkpoints import own_store
+from torpor.engine.draft import UnknownPreset
 from torpor.engine.instants import after
 from torpor.engine.rescue import take_back
 from torpor.engine.schedule import declare_schedules
@@ -14,6 +16,7 @@ from torpor.engine.versions import match_versions
 from torpor.store.database import Transaction
 from torpor.store.records import Environment
 from torpor.wire.http import Introduction, VersionReport
+from torpor.wire.presets import BUILT_IN, DEFAULT_PRESET, Preset
 
 
 async def ensure_environment(
@@ -22,12 +25,14 @@ async def ensure_environment(
     *,
     key_hash: bytes | None,
     checkpoint_retention_s: float = 86400.0,
+    presets: Collection[Preset] = tuple(BUILT_IN.values()),
+    default_preset: str = DEFAULT_PRESET,
     now: datetime,
 ) -> Environment:
     """The environment of that name, made if it is missing, with this key (its sha256) and no other. For server start-up.
 
     Whoever starts the server with a new key wants the old one to be worth nothing. `checkpoint_retention_s` is for runs
-    that end from now on.
+    that end from now on; `presets` are those that runs can be triggered with from now on.
     """
     row = await tx.fetchrow(
         # The update makes `returning` give the row in either case, also to the slower of two.
@@ -40,6 +45,7 @@ async def ensure_environment(
     )
     environment = Environment.of(row)
     await tx.execute("insert into turns (environment_id) values ($1) on conflict do nothing", environment.id)
+    await _offer(tx, environment.id, presets, default_preset)
     if key_hash is not None:
         await tx.execute("delete from api_keys where environment_id = $1 and key_hash <> $2", environment.id, key_hash)
         await tx.execute(
@@ -50,6 +56,33 @@ async def ensure_environment(
             now,
         )
     return environment
+
+
+async def _offer(tx: Transaction, environment_id: str, presets: Collection[Preset], default: str) -> None:
+    """These presets, and no others. Runs that have another one keep it, as it was."""
+    await tx.execute(
+        "update presets set is_offered = false, is_default = false where environment_id = $1", environment_id
+    )
+    await tx.executemany(
+        """insert into presets (environment_id, name, cpu, memory_bytes, disk_bytes, pids, labels, is_default)
+           values ($1, $2, $3, $4, $5, $6, $7, $8)
+           on conflict (environment_id, name) do update set cpu = excluded.cpu, memory_bytes = excluded.memory_bytes,
+               disk_bytes = excluded.disk_bytes, pids = excluded.pids, labels = excluded.labels,
+               is_default = excluded.is_default, is_offered = true""",
+        [
+            (
+                environment_id,
+                one.name,
+                one.cpu,
+                one.memory_bytes,
+                one.disk_bytes,
+                one.pids,
+                one.labels,
+                one.name == default,
+            )
+            for one in presets
+        ],
+    )
 
 
 async def register_worker(
@@ -68,14 +101,15 @@ async def register_worker(
     """
     await tx.execute(
         """insert into workers (id, environment_id, instance_id, host, slots, can_freeze, facts,
-                                hello_at, seen_at, expires_at, store_id, fitness)
-           values ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9, $10, $11)
+                                hello_at, seen_at, expires_at, store_id, fitness, cpu, memory_bytes, labels)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9, $10, $11, $12, $13, $14)
            on conflict (id) do update set environment_id = excluded.environment_id,
                version = case when workers.instance_id = excluded.instance_id then workers.version end,
                instance_id = excluded.instance_id, host = excluded.host, slots = excluded.slots,
                can_freeze = excluded.can_freeze, facts = excluded.facts, hello_at = excluded.hello_at,
                seen_at = excluded.seen_at, expires_at = excluded.expires_at, store_id = excluded.store_id,
-               fitness = excluded.fitness""",
+               fitness = excluded.fitness, cpu = excluded.cpu, memory_bytes = excluded.memory_bytes,
+               labels = excluded.labels""",
         intro.worker_id,
         environment_id,
         intro.instance_id,
@@ -88,6 +122,9 @@ async def register_worker(
         # A worker without an object store has its images for itself, and is like no other.
         intro.store_id or own_store(intro.worker_id),
         intro.fitness or own_store(intro.worker_id),
+        intro.cpu,
+        intro.memory_bytes,
+        intro.labels,
     )
     held = await tx.fetch(
         "select id from runs where worker_id = $1 and instance_id <> $2", intro.worker_id, intro.instance_id
@@ -106,11 +143,16 @@ async def register_worker(
     return len(taken)
 
 
-async def register_version(tx: Transaction, environment_id: str, report: VersionReport, *, now: datetime) -> None:
+async def register_version(
+    tx: Transaction, environment_id: str, report: VersionReport, *, now: datetime
+) -> UnknownPreset | None:
     """A worker has imported a version: its tasks are known from now on, and fresh attempts start with it.
 
-    Runs of tasks that it lacks become pending_version, and those that waited for it are queued.
+    Runs of tasks that it lacks become pending_version, and those that waited for it are queued. UnknownPreset: nothing
+    has changed, the one before stays current.
     """
+    if (unknown := await _unknown_preset(tx, environment_id, report)) is not None:
+        return unknown
     # The worker's row first: the lock order. Its held request for work, made before the import, may start runs of it now.
     await tx.execute("update workers set version = $2 where id = $1", report.worker_id, report.version)
     await declare_schedules(tx, environment_id, report, now=now)
@@ -123,14 +165,14 @@ async def register_version(tx: Transaction, environment_id: str, report: Version
     )
     await tx.executemany(
         """insert into tasks (environment_id, version, id, file, line, is_async, parameters, payload_schema, retry, doc,
-                              reported_at, queue, ttl_s, max_duration_s, hooks, checkpoints)
-           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+                              reported_at, queue, ttl_s, max_duration_s, hooks, checkpoints, preset)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
            on conflict (environment_id, version, id) do update set file = excluded.file, line = excluded.line,
                is_async = excluded.is_async, parameters = excluded.parameters,
                payload_schema = excluded.payload_schema, retry = excluded.retry, doc = excluded.doc,
                reported_at = excluded.reported_at, queue = excluded.queue, ttl_s = excluded.ttl_s,
                max_duration_s = excluded.max_duration_s, hooks = excluded.hooks,
-               checkpoints = excluded.checkpoints""",
+               checkpoints = excluded.checkpoints, preset = excluded.preset""",
         [
             (
                 environment_id,
@@ -149,6 +191,7 @@ async def register_version(tx: Transaction, environment_id: str, report: Version
                 task.max_duration_s,
                 task.hooks,
                 msgspec.to_builtins(task.checkpoints),
+                task.machine or report.machine,
             )
             for task in report.tasks
         ],
@@ -156,3 +199,21 @@ async def register_version(tx: Transaction, environment_id: str, report: Version
     await queues.declare(tx, environment_id, report, now=now)
     await match_versions(tx, environment_id, now=now)
     await tx.notify("work", environment_id=environment_id)
+    return None
+
+
+async def _unknown_preset(tx: Transaction, environment_id: str, report: VersionReport) -> UnknownPreset | None:
+    """The first machine that this version names and nobody knows."""
+    named: list[tuple[str | None, str | None]] = [(report.machine, None)]
+    named += [(name, task.id) for task in report.tasks for name in (task.machine, task.retry.on_oom)]
+    if not any(name for name, _ in named):
+        return None
+    rows = await tx.fetch(
+        """select name from presets where environment_id = $1 and is_offered order by not is_default, memory_bytes, name""",
+        environment_id,
+    )
+    names = [row["name"] for row in rows]
+    for name, task_id in named:
+        if name is not None and name not in names:
+            return UnknownPreset(name, names, task_id)
+    return None

@@ -6,14 +6,15 @@ from typing import Any
 
 import msgspec
 
-from torpor.engine import answers, events, hooks, slots
+from torpor.engine import answers, events, hooks, placement, saving_up, slots, usage
 from torpor.engine.grant import grant_ready
 from torpor.engine.instants import after, to_iso
-from torpor.engine.lines import next_fresh, next_resumed
+from torpor.engine.lines import Lines
 from torpor.engine.wait import set_open_waits
 from torpor.store.database import Transaction
 from torpor.store.records import Checkpoint, Environment, Run
 from torpor.wire.http import Assignment, StoredCheckpoint
+from torpor.wire.presets import Preset
 from torpor.wire.runner import Answer, RunContext
 
 
@@ -26,6 +27,7 @@ class _HandOut:
     version: str
     attempt: int
     lease: int
+    preset: Preset
     max_duration_s: float | None = None
     save_every_s: float | None = None
 
@@ -57,10 +59,11 @@ async def dequeue(
     number: int = 0,
     now: datetime,
 ) -> list[Assignment]:
-    """queued -> dequeued, for up to `free` runs and as many as limits allow. Each takes a slot.
+    """queued -> dequeued, for up to `free` runs and as many as limits allow and fit the worker. Each takes a slot, and room.
 
-    Who stands in line in memory goes first (grant), then those to restore, then those to start. Among these each line
-    has its turn (lines.py); within a line they go in the order of `available_at`.
+    Who stands in line in memory goes first (grant), then the one that this worker has saved up for (saving_up.py), then those
+    to restore, then those to start. Among these each line has its turn (lines.py); within a line they go in the order of
+    `available_at`.
 
     For a worker that has said hello; any other instance gets nothing (its heartbeat tells it to say hello). Fresh
     attempts start with the environment's current version, or the one they are locked to, so only a worker that has it
@@ -69,7 +72,8 @@ async def dequeue(
     """
     # The share makes a new instance's hello wait: it must find, and take back, what is handed out here.
     found = await tx.fetchrow(
-        """select environments.*, workers.version as imported, workers.store_id as store, workers.fitness as fitness
+        """select environments.*, workers.version as imported, workers.store_id as store, workers.fitness as fitness,
+               workers.cpu as cpu, workers.memory_bytes as memory_bytes, workers.labels as labels
            from workers join environments on environments.id = workers.environment_id
            where workers.id = $1 and workers.instance_id = $2 for share of workers""",
         worker_id,
@@ -81,32 +85,46 @@ async def dequeue(
     # What the request names, and what its worker may have imported while the request was held.
     at_hand = {*versions, known.pop("imported")} - {None}
     store_id, fitness = known.pop("store"), known.pop("fitness")
+    capacity = placement.Capacity(known.pop("cpu"), known.pop("memory_bytes"), known.pop("labels"))
     environment = Environment.of(known)
     work = await _look(tx, environment, store_id)
-    if not (work.has_fresh or (work.has_resumed and can_restore)):
+    if not (work.fresh or (work.resumed and can_restore)):
         return []
     turn = await slots.my_turn(tx, environment.id)
-    room = await slots.room(tx, environment)
+    most = await slots.room(tx, environment)
     if work.has_ready:
-        room -= await grant_ready(tx, environment.id, room, now=now)
+        most -= await grant_ready(tx, environment.id, most, now=now)
+    most = min(free, most)
+    if most < 1:
+        return []
+    room = await placement.room(tx, environment.id, worker_id, capacity)
+    resumed = Lines.to_restore(environment, turn, work.resumed if can_restore else set(), store_id, fitness)
+    fresh = await Lines.to_start(tx, environment, turn, work.fresh, sorted(at_hand))
     holder = _Holder(worker_id, instance_id, number, after(now, lease_s))
     handed: list[_HandOut] = []
-    if work.has_resumed and can_restore:
-        runs = await next_resumed(tx, environment, store_id, fitness, turn, min(free, room))
-        handed = await _hand_out(tx, runs, environment, holder, now)
-    # After those are written: they hold slots now.
-    runs = await next_fresh(tx, environment, sorted(at_hand), turn, min(free, room) - len(handed))
-    handed += await _hand_out(tx, runs, environment, holder, now)
+    saved_up_for, is_saving = await saving_up.next_run(
+        tx, environment.id, worker_id, turn, room, [resumed, fresh], now=now
+    )
+    if saved_up_for is not None:
+        handed = await _hand_out(tx, [saved_up_for], environment, holder, room, now)
+    if not is_saving:
+        # Each kind after the one before is written: they hold slots now.
+        for lines in (resumed, fresh):
+            runs = await lines.next(tx, room, most - len(handed))
+            handed += await _hand_out(tx, runs, environment, holder, room, now)
+    is_short = not (work.resumed | work.fresh).isdisjoint(room.later)
+    await saving_up.note_short(tx, environment.id, worker_id, turn, is_short=is_short)
     return [await _assignment(tx, each, environment, worker_id, lease_s, now) for each in handed]
 
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What there seems to be, before anything is locked."""
+    """What there seems to be, before anything is locked: whether somebody stands in line in memory; with which presets runs
+    are queued."""
 
     has_ready: bool
-    has_resumed: bool
-    has_fresh: bool
+    resumed: set[str]
+    fresh: set[str]
 
 
 async def _look(tx: Transaction, environment: Environment, store_id: str) -> _Work:
@@ -115,32 +133,37 @@ async def _look(tx: Transaction, environment: Environment, store_id: str) -> _Wo
         # In the order of the indexes, else a planner that sees many queued runs reads the table.
         """select
                (select true from runs where environment_id = $1 and ready_at is not null order by ready_at, id limit 1),
-               (select true from runs where environment_id = $1 and state = 'queued' and checkpoint_id is not null
-                    and image_store_id = $2
-                order by queue, concurrency_key, available_at, id limit 1),
-               (select true from runs where environment_id = $1 and state = 'queued' and checkpoint_id is null
-                order by queue, concurrency_key, available_at, id limit 1)""",
+               array(select name from presets, lateral (
+                    select from runs where environment_id = $1 and state = 'queued' and checkpoint_id is not null
+                        and image_store_id = $2 and preset = presets.name
+                    order by queue, concurrency_key, available_at, id limit 1) as queued
+                where presets.environment_id = $1),
+               array(select name from presets, lateral (
+                    select from runs where environment_id = $1 and state = 'queued' and checkpoint_id is null
+                        and preset = presets.name
+                    order by queue, concurrency_key, available_at, id limit 1) as queued
+                where presets.environment_id = $1)""",
         environment.id,
         store_id,
     )
     assert row is not None
-    return _Work(*(bool(seen) for seen in row.values()))
+    return _Work(bool(row[0]), set(row[1]), set(row[2]))
 
 
 async def _hand_out(
-    tx: Transaction, runs: list[Run], environment: Environment, holder: _Holder, now: datetime
+    tx: Transaction, runs: list[Run], environment: Environment, holder: _Holder, room: placement.Room, now: datetime
 ) -> list[_HandOut]:
     if not runs:
         return []
-    handed = await _prepare(tx, runs, environment)
+    handed = await _prepare(tx, runs, environment, room)
     limits = await _write(tx, handed, holder, now)
     return [
         replace(each, max_duration_s=limits[each.run.id][0], save_every_s=limits[each.run.id][1]) for each in handed
     ]
 
 
-async def _prepare(tx: Transaction, runs: list[Run], environment: Environment) -> list[_HandOut]:
-    """What each run is given: its checkpoint, its version, the number of its attempt."""
+async def _prepare(tx: Transaction, runs: list[Run], environment: Environment, room: placement.Room) -> list[_HandOut]:
+    """What each run is given: its checkpoint, its version, the number of its attempt, its size of machine."""
     ids = [run.checkpoint_id for run in runs if run.checkpoint_id]
     checkpoints: dict[str, Checkpoint] = {}
     if ids:
@@ -160,7 +183,7 @@ async def _prepare(tx: Transaction, runs: list[Run], environment: Environment) -
         assert version is not None
         # A restore, or a hand-out that came to nothing, goes on with the open attempt.
         attempt = run.attempt if run.id in goes_on else run.attempt + 1
-        handed.append(_HandOut(run, checkpoint, version, attempt, run.lease + 1))
+        handed.append(_HandOut(run, checkpoint, version, attempt, run.lease + 1, room.preset(run)))
     return handed
 
 
@@ -182,9 +205,10 @@ async def _write(
     often it is saved."""
     columns = ([h.run.id for h in handed], [h.attempt for h in handed], [h.version for h in handed])
     rows = await tx.fetch(
-        """update runs set state = 'dequeued', lease = lease + 1, lease_expires_at = $5, worker_id = $6, instance_id = $7,
+        f"""update runs set state = 'dequeued', lease = lease + 1, lease_expires_at = $5, worker_id = $6, instance_id = $7,
                version = given.version, attempt = given.attempt, active_ms = given.active_ms, handed_out_at = $8,
-               handed_out_for = $9, heard = 0, updated_at = $8
+               handed_out_for = $9, heard = 0, updated_at = $8, cpu_ms = cpu_ms + lease_cpu_ms, lease_cpu_ms = 0,
+               {usage.thaws("$8")}
            from unnest($1::text[], $2::int[], $3::text[], $4::float8[]) as given (id, attempt, version, active_ms)
            where runs.id = given.id
            returning runs.id, coalesce(max_duration_s,
@@ -242,6 +266,7 @@ async def _assignment(
         active_s=given.active_ms / 1000,
         hook=hook,
         save_every_s=given.save_every_s if hook is None else None,
+        preset=given.preset,
     )
 
 
@@ -297,4 +322,5 @@ def _context(run: Run, environment: Environment, given: _HandOut, worker_id: str
         schedule_id=run.schedule_id,
         replayed_from=run.replayed_from,
         max_duration_s=given.max_duration_s,
+        machine=given.preset,
     )

@@ -47,6 +47,7 @@ class TriggerRequest:
     lock_to_version: str | None = None
     inherit_tags: bool = False  # its children get its tags, and theirs
     max_duration_s: float | None = None
+    preset: str | None = None
     batch_id: str | None = None
     batch_index: int | None = None
     schedule_id: str | None = None
@@ -79,7 +80,17 @@ class UnknownVersion:
     current: str | None
 
 
-Refusal = UnknownTask | UnknownQueue | UnknownVersion | PayloadMisfit
+@dataclass(frozen=True, slots=True)
+class UnknownPreset:
+    """No machine has that name; `names` are those there are. Nothing has changed (422). `task_id`: whose it was to be, where
+    a version says so."""
+
+    name: str
+    names: list[str]
+    task_id: str | None = None
+
+
+Refusal = UnknownTask | UnknownQueue | UnknownVersion | UnknownPreset | PayloadMisfit
 
 
 # -- what a request meets ----------------------------------------------------------------------------------------------
@@ -95,6 +106,7 @@ class Scene:
     max_queued: int | None
     tasks: dict[tuple[str, str], Task]  # by version and id; of the current version, and of those asked for
     queues: set[str]  # of the names asked for, those that are declared
+    presets: list[str]  # those there are, the default one first
     known_runs: set[str]  # of the run ids asked for, those that are there: the request came before
 
 
@@ -103,7 +115,9 @@ async def look(tx: Transaction, environment_id: str, requests: Sequence[TriggerR
         """select tasks.*, environments.current_version, environments.accepts_unknown_tasks, environments.max_queued,
                array(select runs.id from runs where runs.id = any($4::text[]) and runs.environment_id = $1) as known,
                array(select queues.name from queues
-                     where queues.environment_id = $1 and queues.name = any($5::text[])) as queues
+                     where queues.environment_id = $1 and queues.name = any($5::text[])) as queues,
+               array(select name from presets where presets.environment_id = $1 and is_offered
+                     order by not is_default, memory_bytes, name) as presets
            from environments left join tasks on tasks.environment_id = environments.id and tasks.id = any($2::text[])
                and (tasks.version = environments.current_version or tasks.version = any($3::text[]))
            where environments.id = $1""",
@@ -118,7 +132,7 @@ async def look(tx: Transaction, environment_id: str, requests: Sequence[TriggerR
     facts: dict[str, Any] = {}
     for row in rows:
         found = dict(row)
-        names = ("current_version", "accepts_unknown_tasks", "max_queued", "known", "queues")
+        names = ("current_version", "accepts_unknown_tasks", "max_queued", "known", "queues", "presets")
         facts = {name: found.pop(name) for name in names}
         if found["id"] is not None:
             tasks[(found["version"], found["id"])] = Task(**found)
@@ -129,6 +143,7 @@ async def look(tx: Transaction, environment_id: str, requests: Sequence[TriggerR
         facts["max_queued"],
         tasks,
         set(facts["queues"]),
+        facts["presets"],
         set(facts["known"]),
     )
 
@@ -160,6 +175,8 @@ async def plan(
     """The run, or why there can be none. `place`: how far behind the first of its call it lines up."""
     version = request.lock_to_version or scene.current_version
     task = scene.tasks.get((version, request.task_id)) if version else None
+    if request.preset is not None and request.preset not in scene.presets:
+        return UnknownPreset(request.preset, scene.presets)
     payload: str | PayloadMisfit | None = request.payload
     missing = None  # what no version has yet
     if task is None:
@@ -183,6 +200,7 @@ async def plan(
         "max_attempts": request.max_attempts,
         "ttl_s": request.ttl_s,
         "max_duration_s": request.max_duration_s,
+        "preset": request.preset,
     }
     asked = {name: value for name, value in asked.items() if value is not None}
 
@@ -232,6 +250,7 @@ async def plan(
         "inherit_tags": request.inherit_tags or (parent is not None and parent.inherit_tags),
         "max_duration_s": request.max_duration_s or (task.max_duration_s if task else None),
         "asked": asked or None,
+        "preset": request.preset or (task.preset if task else None) or scene.presets[0],
         "payload_object": request.payload_object,
     }
     told: dict[str, Any] = {"task_id": request.task_id, "trigger_function": request.trigger_function}

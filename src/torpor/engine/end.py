@@ -4,7 +4,7 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from torpor.engine import active, checkpoints, events, hooks, slots
+from torpor.engine import active, checkpoints, events, hooks, slots, usage
 from torpor.engine.answers import detach_all
 from torpor.engine.batch_end import count_down
 from torpor.engine.complete import settle
@@ -35,7 +35,7 @@ async def end(
     await tx.execute(
         f"""update runs set state = $2, output = $3, error = $4, finished_at = $5, updated_at = $5, lease = lease + 1,
                 lease_expires_at = null, worker_id = null, instance_id = null, checkpoint_id = null, ready_at = null,
-                rescues = 0, output_object = $6, {active.ends("$5")}
+                rescues = 0, output_object = $6, {active.ends("$5")}, {usage.thaws("$5")}
             where id = $1""",
         run.id,
         state,
@@ -106,19 +106,23 @@ async def requeue(
     *,
     checkpoint_id: str | None,
     rescues: int,
+    preset: str | None = None,
     now: datetime,
 ) -> None:
-    """-> queued, at once, from this checkpoint or from the top. The lease moves on."""
+    """-> queued, at once, from this checkpoint or from the top, with this preset from now on if one is given. The lease
+    moves on."""
     await tx.execute(
         f"""update runs set state = 'queued', checkpoint_id = $2, rescues = $3, updated_at = $4,
                available_at = $4::timestamptz - make_interval(secs => priority_s),
                 lease = lease + 1, lease_expires_at = null, worker_id = null, instance_id = null, ready_at = null,
-                image_store_id = (select store_id from checkpoints where id = $2), {active.ends("$4")}
+                image_store_id = (select store_id from checkpoints where id = $2), preset = coalesce($5, preset),
+                {active.ends("$4")}, {usage.thaws("$4")}
             where id = $1""",
         run.id,
         checkpoint_id,
         rescues,
         now,
+        preset,
     )
     if checkpoint_id is None:
         await detach_all(tx, run.id, now=now)

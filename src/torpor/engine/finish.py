@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from torpor.engine import active, checkpoints, events, hooks, slots
+from torpor.engine import active, checkpoints, events, hooks, slots, usage
 from torpor.engine.answers import detach_all
 from torpor.engine.end import close_attempt, end, requeue
 from torpor.engine.instants import to_iso
@@ -15,7 +15,7 @@ from torpor.engine.outcomes import Lease, Stale
 from torpor.engine.states import RunState
 from torpor.store.database import Transaction
 from torpor.store.records import Run
-from torpor.wire.http import FinishReport
+from torpor.wire.http import FinishReport, OutOfMemory
 from torpor.wire.runner import RetryPolicy, TaskError
 
 
@@ -44,8 +44,9 @@ async def finish(
 
     Completed: the run is over and its output is kept. Failed: tried again after the retry policy's delay, if it is
     retryable and attempts are left: from the top or, if the policy says so, from the newest usable checkpoint. Crashed
-    with attempts left: at once, from the newest usable checkpoint if there is one. Timed out: over, for another attempt
-    would take as long. Canceled: over, and so is a run that was asked to end, whatever its process made of it. Whoever
+    with attempts left: at once, from the newest usable checkpoint if there is one. Crashed since its memory was used up, and the
+    policy names a larger machine: the same attempt goes on there. Timed out: over, for another attempt would take as long.
+    Canceled: over, and so is a run that was asked to end, whatever its process made of it. Whoever
     waits for a run that is over is answered. Stale: this came before, or the run was taken away; the outcome counts for
     nothing, and the worker forgets it. `jitter()` is between 0 and 1. `output_object`: where the output is kept instead,
     since it is too large for a row.
@@ -54,6 +55,7 @@ async def finish(
     run = fenced(around[0].get(lease.run_id), lease)
     if isinstance(run, Stale):
         return run
+    await usage.note(tx, run, report.usage)
     if run.cancel_requested_at is not None or report.outcome == "canceled":
         data = {"reason": run.cancel_reason} if run.cancel_reason else {}
         if report.error is not None:
@@ -66,6 +68,8 @@ async def finish(
         return Finished(RunState.COMPLETED)
     state = _STATE_AFTER[report.outcome]
     error = msgspec.to_builtins(report.error or TaskError(state.name.title(), "no error was told"))
+    if report.oom is not None and await _went_on_larger(tx, run, report.oom, now=now):
+        return Finished(RunState.QUEUED, retry_at=now)
     if state == RunState.TIMED_OUT or not report.retryable or run.attempt >= run.max_attempts:
         await end(tx, run, state, around, error=error, data={"error": error}, performed=report.hooks, now=now)
         return Finished(state)
@@ -73,6 +77,8 @@ async def finish(
     data = {"error": error, "next_attempt": run.attempt + 1}
     if report.outcome == "crashed":
         data["from_checkpoint"] = run.checkpoint_id
+        if report.oom is not None:
+            data["out_of_memory"] = msgspec.to_builtins(report.oom)
         await requeue(tx, run, checkpoint_id=run.checkpoint_id, rescues=0, now=now)
         await events.record(tx, run.id, "run.retrying", now=now, attempt=run.attempt, data=data)
         return Finished(RunState.QUEUED, retry_at=now)
@@ -91,6 +97,30 @@ async def finish(
     data |= {"retry_at": to_iso(retry_at), "delay_s": round(delay_s, 3)}
     await events.record(tx, run.id, "run.retrying", now=now, attempt=run.attempt, data=data)
     return Finished(RunState.DELAYED if delay_s > 0 else RunState.QUEUED, retry_at)
+
+
+async def _went_on_larger(tx: Transaction, run: Run, oom: OutOfMemory, *, now: datetime) -> bool:
+    """-> queued, from its newest checkpoint, else from the top, with the larger preset that its policy names for this.
+
+    No attempt is used up: the code has done nothing wrong, it was given too little. This happens once, since only a preset
+    with more memory counts; where it has that one already, this is a crash like any other.
+    """
+    named = (await _policy(tx, run)).on_oom
+    larger = await tx.fetchval(
+        """select larger.name from presets as larger, presets as own
+           where larger.environment_id = $1 and larger.name = $2 and own.environment_id = $1 and own.name = $3
+             and larger.memory_bytes > own.memory_bytes""",
+        run.environment_id,
+        named,
+        run.preset,
+    )
+    if larger is None:
+        return False
+    await requeue(tx, run, checkpoint_id=run.checkpoint_id, rescues=0, preset=larger, now=now)
+    data = msgspec.to_builtins(oom)
+    data |= {"machine": run.preset, "next_machine": larger, "from_checkpoint": run.checkpoint_id}
+    await events.record(tx, run.id, "run.out_of_memory", now=now, attempt=run.attempt, data=data)
+    return True
 
 
 def retry_delay_s(policy: RetryPolicy, attempt: int, jitter: Callable[[], float]) -> float:

@@ -59,7 +59,8 @@ async def fork(
 ) -> Forked | NoCheckpoint | WhichWait | Unknown:
     """A new run that goes on from that checkpoint, also of a run that is over. For the API.
 
-    It has the original's task, version, payload, tags and settings, and its own first attempt, which has begun already.
+    It has the original's task, version, payload, tags and settings, and its own first attempt, which has begun already. Of what
+    the original has used it has used nothing; it is frozen from now on.
     Its waits are tied to the same waitpoints: what was answered since is answered for it as well, and what is open wakes
     both. With an answer, that wait is answered so instead. Suspended while nothing is answered, if the process was frozen
     in a wait; else queued, ahead of new runs.
@@ -168,10 +169,10 @@ async def _make(
         """insert into runs (id, environment_id, task_id, version, state, payload, payload_object, attempt, max_attempts,
                              checkpoint_id, image_store_id, available_at, tags, metadata, is_test, trigger_function, depth,
                              created_at, updated_at, queue, concurrency_key, priority_s, max_duration_s, locked_version,
-                             inherit_tags, asked, forked_from, forked_checkpoint_id)
+                             inherit_tags, asked, forked_from, forked_checkpoint_id, preset, frozen_since)
            select $2, environment_id, task_id, attempts.version, $3, payload, payload_object, 1, max_attempts, $8, $4, $5,
                   tags, metadata, is_test, 'fork', 0, $5, $5, queue, concurrency_key, priority_s, max_duration_s,
-                  locked_version, inherit_tags, asked, runs.id, $6
+                  locked_version, inherit_tags, asked, runs.id, $6, preset, $5
            from runs join attempts on attempts.run_id = runs.id and attempts.number = $7 where runs.id = $1""",
         origin.id,
         run_id,

@@ -35,9 +35,9 @@ async def follow(tx: Transaction, run: Run, state: RunState, performed: Collecti
     hook_run_id = await tx.fetchval(
         """insert into runs (id, environment_id, task_id, state, payload, payload_object, max_attempts, available_at, tags,
                              is_test, trigger_function, depth, created_at, updated_at, queue, hook, hook_of,
-                             max_duration_s)
+                             max_duration_s, preset)
            select $1, runs.environment_id, runs.task_id, 'queued', runs.payload, runs.payload_object, $2, $3, runs.tags,
-                  runs.is_test, 'hook', runs.depth, $3, $3, $4, $5, runs.id, $6
+                  runs.is_test, 'hook', runs.depth, $3, $3, $4, $5, runs.id, $6, runs.preset
            from runs join environments on environments.id = runs.environment_id
                 join tasks on tasks.environment_id = runs.environment_id and tasks.id = runs.task_id
                      and tasks.version = environments.current_version

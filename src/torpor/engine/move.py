@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from torpor.engine import active, checkpoints, events, slots
+from torpor.engine import active, checkpoints, events, slots, usage
 from torpor.engine.images import Gone
 from torpor.engine.locks import in_turn, lock_leased
 from torpor.engine.outcomes import Awake, Lease, Stale, Suspended
@@ -40,10 +40,12 @@ async def move(
     )
     if refused is not None:
         return refused if isinstance(refused, Gone) else Awake()
+    await usage.note(tx, run, report.usage)
     await tx.execute(
         f"""update runs set state = 'queued', checkpoint_id = $2, image_store_id = $3, lease = lease + 1,
                 lease_expires_at = null, worker_id = null, instance_id = null, rescues = 0, due_at = null,
-                available_at = coalesce(ready_at, $4::timestamptz), ready_at = null, updated_at = $4, {active.ends("$4")}
+                available_at = coalesce(ready_at, $4::timestamptz), ready_at = null, updated_at = $4, {active.ends("$4")},
+                {usage.freezes("$4")}
             where id = $1""",
         run.id,
         image.id,

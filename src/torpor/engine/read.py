@@ -98,6 +98,7 @@ class RunFilter:
     versions: list[str] | None = None
     tags: list[str] | None = None  # any of
     is_test: bool | None = None
+    presets: list[str] | None = None
     batch_id: str | None = None  # also runs that an item of the batch has joined
     schedule_ids: list[str] | None = None
     created_from: datetime | None = None
@@ -235,6 +236,7 @@ async def runs(
     conditions.add_if("version = any({}::text[])", where.versions)
     conditions.add_if("tags && {}::text[]", where.tags)
     conditions.add_if("is_test = {}", where.is_test)
+    conditions.add_if("preset = any({}::text[])", where.presets)
     conditions.add_if("id in (select run_id from batch_items where batch_id = {})", where.batch_id)
     conditions.add_if("schedule_id = any({}::text[])", where.schedule_ids)
     conditions.add_if("created_at >= {}", where.created_from)

@@ -32,7 +32,7 @@ async def release(
                     else 'pending_version' end, updated_at = $1,
                 available_at = runs.available_at - make_interval(secs => runs.priority_s),
                 queue = found.queue, max_attempts = found.max_attempts, ttl_s = found.ttl_s,
-                max_duration_s = found.max_duration_s,
+                max_duration_s = found.max_duration_s, preset = found.preset,
                 expires_at = case when runs.started_at is not null then null
                     when found.ttl_s is not null then $1::timestamptz + make_interval(secs => found.ttl_s)
                     when not found.is_known and runs.locked_version is not null

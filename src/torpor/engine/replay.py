@@ -46,6 +46,7 @@ def _like(run: Run) -> TriggerRequest:
         max_attempts=asked.get("max_attempts"),
         ttl_s=asked.get("ttl_s"),
         max_duration_s=asked.get("max_duration_s"),
+        preset=asked.get("preset"),
         inherit_tags=run.inherit_tags,
         trigger_function="replay",
         replayed_from=run.id,

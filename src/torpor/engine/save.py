@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from torpor.engine import checkpoints, events
+from torpor.engine import checkpoints, events, usage
 from torpor.engine.images import Gone
 from torpor.engine.locks import in_turn, lock_leased
 from torpor.engine.outcomes import ImageRejected, Lease, Ok, Stale
@@ -39,6 +39,7 @@ async def save(
     )
     if refused is not None:
         return refused
+    await usage.note(tx, run, report.usage)
     await tx.execute(
         "update runs set checkpoint_id = $2, rescues = 0, updated_at = $3 where id = $1", run.id, image.id, now
     )

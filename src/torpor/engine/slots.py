@@ -33,13 +33,22 @@ class Turn:
 
     resumed: tuple[str, str]
     fresh: tuple[str, str]
+    saving_run_id: str | None  # saving_up.py: this run is to get …
+    saving_worker_id: str | None  # … the room that this worker has left
+    short_of_room: list[str]  # workers that were too full for some queued run
 
 
 async def my_turn(tx: Transaction, environment_id: str) -> Turn:
     """Lock out every other hand-out of this environment until this transaction ends."""
     row = await tx.fetchrow("select * from turns where environment_id = $1 for no key update", environment_id)
     assert row is not None, "made together with its environment"
-    return Turn((row["resumed_queue"], row["resumed_key"]), (row["fresh_queue"], row["fresh_key"]))
+    return Turn(
+        (row["resumed_queue"], row["resumed_key"]),
+        (row["fresh_queue"], row["fresh_key"]),
+        row["saving_run_id"],
+        row["saving_worker_id"],
+        row["short_of_room"],
+    )
 
 
 async def room(tx: Transaction, environment: Environment) -> int:
@@ -72,16 +81,21 @@ async def is_limited(tx: Transaction, run: Run) -> bool:
 
 
 async def released(tx: Transaction, run: Run) -> None:
-    """This run, shown as it was, gives its slot back if it held one: where there are limits, others should look again."""
+    """This run, shown as it was, gives its slot and its room back if it held them: where there are limits, or its worker was
+    too full for somebody, others should look again."""
     if run.state not in HOLDING:
         return
     await tx.execute(
         f"""select pg_notify($3, json_build_array(note, json_build_object('environment_id', $1::text))::text)
-            from environments left join queues on queues.environment_id = environments.id and queues.name = $2,
+            from environments join turns on turns.environment_id = environments.id
+                 left join queues on queues.environment_id = environments.id and queues.name = $2,
                  unnest(array['work', 'grant']) as note
-            where environments.id = $1 and {SOFT_LIMIT} is not null
-              and (note = 'work' or exists (select from runs where environment_id = $1 and ready_at is not null))""",
+            where environments.id = $1
+              and (({SOFT_LIMIT} is not null
+                    and (note = 'work' or exists (select from runs where environment_id = $1 and ready_at is not null)))
+                   or (note = 'work' and $4 = any(turns.short_of_room)))""",
         run.environment_id,
         run.queue,
         CHANNEL,
+        run.worker_id,
     )

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from torpor.engine import answers, checkpoints, events
+from torpor.engine import answers, checkpoints, events, usage
 from torpor.engine.images import Gone
 from torpor.engine.locks import in_turn, lock_leased
 from torpor.engine.outcomes import Awake, Lease, Stale, Suspended
@@ -45,10 +45,12 @@ async def suspend(
     )
     if refused is not None:
         return refused if isinstance(refused, Gone) else Awake()
+    await usage.note(tx, run, report.usage)
     await tx.execute(
-        """update runs set state = $4, checkpoint_id = $2, lease = lease + 1, lease_expires_at = null,
+        f"""update runs set state = $4, checkpoint_id = $2, lease = lease + 1, lease_expires_at = null,
                worker_id = null, instance_id = null, rescues = 0, due_at = null, updated_at = $3,
-               image_store_id = $5, available_at = coalesce(ready_at, available_at), ready_at = null
+               image_store_id = $5, available_at = coalesce(ready_at, available_at), ready_at = null,
+               {usage.freezes("$3")}
            where id = $1""",
         run.id,
         image.id,

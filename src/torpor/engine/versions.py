@@ -20,7 +20,11 @@ TASK_DEFAULTS = """
         then nullif(coalesce((runs.asked->>'ttl_s')::float8, tasks.ttl_s), 0) else runs.ttl_s end as ttl_s,
     case when runs.attempt = 0 and runs.hook is null and tasks.id is not null
         then coalesce((runs.asked->>'max_duration_s')::float8, tasks.max_duration_s)
-        else runs.max_duration_s end as max_duration_s"""
+        else runs.max_duration_s end as max_duration_s,
+    case when runs.attempt = 0 and runs.hook is null and tasks.id is not null
+        then coalesce(runs.asked->>'preset', tasks.preset,
+            (select name from presets where presets.environment_id = runs.environment_id and is_default), runs.preset)
+        else runs.preset end as preset"""
 """What a task decides where the trigger said nothing, in a select from `runs` and a `left join tasks`. A run that was
 delayed or had no version follows the version that it is queued for, until its first attempt."""
 
@@ -79,6 +83,7 @@ async def queue_what_is_known(
            moved as (
                update runs set state = 'queued', updated_at = $2, queue = found.queue,
                    max_attempts = found.max_attempts, ttl_s = found.ttl_s, max_duration_s = found.max_duration_s,
+                   preset = found.preset,
                    -- A ttl that was running goes on; that for the version alone is over.
                    expires_at = case when found.ttl_s is null then null
                        when runs.ttl_s is not null then runs.expires_at

@@ -1,10 +1,20 @@
 """`torpor.current`: the run that this code is part of."""
 
+from dataclasses import dataclass
 from datetime import datetime
 
 from torpor.durations import parse_instant
 from torpor.sdk import running
 from torpor.wire.runner import RunContext
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A size of machine, as `current.machine` shows it."""
+
+    name: str
+    cpu: float
+    memory_bytes: int
 
 
 class Current:
@@ -88,9 +98,10 @@ class Current:
         return self._context("idempotency_key").idempotency_key
 
     @property
-    def machine(self) -> str | None:
-        """The machine preset it runs on."""
-        return self._context("machine").machine
+    def machine(self) -> Machine | None:
+        """The size of machine that it runs on: name, CPUs, memory. After an OOM kill it may be a larger one."""
+        preset = self._context("machine").machine
+        return Machine(preset.name, preset.cpu, preset.memory_bytes) if preset else None
 
     @property
     def worker_id(self) -> str | None:

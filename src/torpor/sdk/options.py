@@ -6,7 +6,6 @@ from difflib import get_close_matches
 from typing import Any, Literal, TypedDict
 
 from torpor.durations import parse_duration, write_duration
-from torpor.errors import NotYet
 from torpor.sdk.checkpoints import Checkpoints
 from torpor.sdk.debounce import Debounce
 from torpor.sdk.idempotency import LONGEST, Idempotency
@@ -16,7 +15,7 @@ Duration = str | float | timedelta
 
 
 class Options(TypedDict, total=False):
-    """What `task.options(...)` takes. `machine` is refused with NotYet until it works."""
+    """What `task.options(...)` takes."""
 
     delay: Duration | datetime
     """The run starts that much later, or at that instant (with a time zone). Which version performs it is decided then."""
@@ -47,10 +46,11 @@ class Options(TypedDict, total=False):
     version: str
     """Only this version of the code may perform it. Default: the current one, when it starts."""
     machine: str
+    """The size of machine, by its name, such as "medium-1x". Default: the task's own."""
 
 
 class Settings(TypedDict, total=False):
-    """What `@task(...)` takes besides `id` and `retry`. `machine` is refused with NotYet until it works."""
+    """What `@task(...)` takes besides `id` and `retry`."""
 
     queue: Queue
     ttl: Duration
@@ -60,36 +60,29 @@ class Settings(TypedDict, total=False):
     machine: str
 
 
-_WORKING = tuple(name for name in Options.__annotations__ if name != "machine")
 _LONGEST_PRIORITY_S = 365 * 86_400
 
 
-def refuse(
-    given: dict[str, Any], working: Sequence[str], known: Sequence[str], what: str, others: Sequence[str] = ()
-) -> None:
-    """Refuse what is not `working`: with NotYet what is at least `known`, else with the nearest names.
+def refuse(given: dict[str, Any], known: Sequence[str], what: str, others: Sequence[str] = ()) -> None:
+    """Refuse what is not `known`, with the nearest names.
 
     Raises:
-        NotYet: it is known, and not carried out.
         TypeError: there is no such option.
     """
     for name in given:
-        if name in working:
-            continue
-        if name in known:
-            raise NotYet(f"{what}({name}=…) is not carried out yet: leave it out")
-        near = get_close_matches(name, (*known, *others))
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join((*others, *known))}"
-        raise TypeError(f"{what}() has no option {name!r}: {hint}")
+        if name not in known:
+            near = get_close_matches(name, (*known, *others))
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join((*others, *known))}"
+            raise TypeError(f"{what}() has no option {name!r}: {hint}")
 
 
 def to_api(options: dict[str, Any]) -> dict[str, Any]:
     """Checked, and named and written as in the public API; an `Idempotency` is resolved later, when there is a payload.
 
     Raises:
-        NotYet, TypeError, ValueError: as for `task.options`.
+        TypeError, ValueError: as for `task.options`.
     """
-    refuse(options, _WORKING, tuple(Options.__annotations__), "options")
+    refuse(options, tuple(Options.__annotations__), "options")
     api: dict[str, Any] = {}
     for name, value in options.items():
         if value is not None:
@@ -192,5 +185,6 @@ _WRITTEN: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "max_attempts": ("maxAttempts", _max_attempts),
     "max_duration": ("maxDuration", _max_duration),
     "version": ("lockToVersion", _text),
+    "machine": ("machine", _text),
 }
 """Each option's name in the API, and how it is checked and written."""

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Literal
 
 from torpor.durations import parse_duration
-from torpor.errors import NotYet
 from torpor.wire.runner import RetryPolicy
 
 
@@ -22,11 +21,11 @@ class Retry:
         resume: where the next attempt begins. "top": with the function's first line. "checkpoint": where the newest
             checkpoint was made (a wait, or a save point), with all the memory of that moment; from the top if there is
             none. A process that died goes on from its newest checkpoint in either case.
-        on_oom: not carried out yet.
+        on_oom: a larger machine, by name: where the run goes on, once, when its memory was used up. From its newest
+            checkpoint, else from the top; this costs no attempt. None: that is a crash like any other.
 
     Raises:
         ValueError: an argument makes no sense; the message says which.
-        NotYet: `on_oom` was given.
 
     Example:
         >>> Retry(max_attempts=5, min_delay="2s").policy.max_attempts
@@ -39,7 +38,7 @@ class Retry:
     factor: float = 2.0
     jitter: bool = True
     resume: Literal["top", "checkpoint"] = "top"
-    on_oom: Any = None
+    on_oom: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.max_attempts, bool) or not isinstance(self.max_attempts, int) or self.max_attempts < 1:
@@ -48,8 +47,8 @@ class Retry:
             raise ValueError(f"Retry(factor={self.factor!r}): a number from 1 to 1000 is needed")
         if self.resume not in ("top", "checkpoint"):
             raise ValueError(f'Retry(resume={self.resume!r}): "top" or "checkpoint" is needed')
-        if self.on_oom is not None:
-            raise NotYet("Retry(on_oom=…) is not carried out yet: leave it out")
+        if self.on_oom is not None and (not isinstance(self.on_oom, str) or not self.on_oom):
+            raise ValueError(f'Retry(on_oom={self.on_oom!r}): the name of a machine is needed, such as "large-1x"')
         if self.policy.min_delay_s > self.policy.max_delay_s:
             raise ValueError(f"Retry(min_delay={self.min_delay!r}) is longer than max_delay={self.max_delay!r}")
 
@@ -59,5 +58,11 @@ class Retry:
         min_delay_s = parse_duration(self.min_delay).total_seconds()
         max_delay_s = parse_duration(self.max_delay).total_seconds()
         return RetryPolicy(
-            self.max_attempts, min_delay_s, max_delay_s, float(self.factor), bool(self.jitter), self.resume
+            self.max_attempts,
+            min_delay_s,
+            max_delay_s,
+            float(self.factor),
+            bool(self.jitter),
+            self.resume,
+            self.on_oom,
         )

@@ -56,7 +56,6 @@ class _Doors(Generic[P, R]):
 
         Raises:
             TypeError: there is no such option.
-            NotYet: this version does not carry it out.
             ValueError: a value makes no sense.
 
         Example:
@@ -262,6 +261,7 @@ class Task(_Doors[P, R], Hooked):
         self.max_duration_s = _seconds("max_duration", settings.get("max_duration"))
         self.checkpoints: Checkpoints = settings.get("checkpoints") or Checkpoints()
         self.network: str | None = settings.get("network")
+        self.machine: str | None = settings.get("machine")
         self.signature = Signature(function, f"task {self.id!r}")
         self.schedule: ScheduleManifest | None = None  # by @schedule
         self._task, self._options = self, {}
@@ -322,6 +322,7 @@ class Task(_Doors[P, R], Hooked):
             hooks=needed_elsewhere(self),
             checkpoints=self.checkpoints.policy,
             network=self.network,
+            machine=self.machine,
         )
 
     @property
@@ -496,13 +497,14 @@ def task(
         ttl: a run that nobody has started after so long is expired: text such as "1h", seconds, or a timedelta.
         max_duration: an attempt that has worked for longer, waits not counted, is ended.
         checkpoints: when its runs are saved by themselves, and how long their `Checkpoints` are kept.
+        machine: the size of machine for its runs, by name: "small-1x" is half a CPU and half a gigabyte. Default: the project's
+            (`[tool.torpor] machine`), else the server's.
         network: what its runs reach: "host" (what the worker reaches), "private" (the outside, but neither the machine nor its
             neighbours), "none". A stricter one of the worker or the project wins. Default: theirs.
 
     Raises:
         TypeError: the function can't be a task, or there is no such setting.
         ConfigError: another task has this id.
-        NotYet: a setting that this version does not carry out.
 
     Example:
         >>> from torpor import Retry, task
@@ -513,11 +515,13 @@ def task(
         >>> asyncio.run(area(3, 2))
         6
     """
-    refuse(settings, _WORKING, tuple(Settings.__annotations__), "@task", ("id", "retry"))
+    refuse(settings, tuple(Settings.__annotations__), "@task", ("id", "retry"))
     if settings.get("queue") is not None and not isinstance(settings["queue"], Queue):
         raise TypeError(f"@task(queue={settings['queue']!r}): a Queue(…) is needed")
     if settings.get("checkpoints") is not None and not isinstance(settings["checkpoints"], Checkpoints):
         raise TypeError(f"@task(checkpoints={settings['checkpoints']!r}): a Checkpoints(…) is needed")
+    if (machine := settings.get("machine")) is not None and (not isinstance(machine, str) or not machine):
+        raise TypeError(f'@task(machine={machine!r}): the name of a size is needed, such as "small-1x"')
     if (network := settings.get("network")) is not None and network not in KINDS:
         raise ValueError(f"@task(network={network!r}): it should be {' or '.join(map(repr, KINDS))}")
     if retry is not None and not isinstance(retry, Retry):
@@ -528,9 +532,6 @@ def task(
     if not callable(function):
         raise TypeError(f"@task takes a function, not {function!r}; name a task with @task(id=…)")
     return decorator(function)
-
-
-_WORKING = tuple(name for name in Settings.__annotations__ if name != "machine")
 
 
 def _seconds(name: str, given: Any) -> float | None:

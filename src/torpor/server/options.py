@@ -28,12 +28,13 @@ MIN_DURATION_S = 5.0
 
 HARMLESS = frozenset({"payloadType", "payloadSize", "metadataType", "resumeParentOnCompletion"})
 """Read elsewhere, or only told."""
-NOT_YET = frozenset({"concurrency", "externalDeploymentId", "machine", "parentRunId", "region"})
+NOT_YET = frozenset({"concurrency", "externalDeploymentId", "parentRunId", "region"})
 CARRIED_OUT = frozenset(
     {"concurrencyKey", "debounce", "delay", "idempotencyKey", "idempotencyKeyOptions", "idempotencyKeyTTL"}
     | {
         "inheritTags",
         "lockToVersion",
+        "machine",
         "maxAttempts",
         "maxDuration",
         "metadata",
@@ -64,6 +65,7 @@ class TriggerOptions:
     lock_to_version: str | None = None
     inherit_tags: bool = False
     max_duration_s: float | None = None
+    preset: str | None = None
 
 
 def read_options(task_id: str, given: dict[str, Any], *, now: datetime) -> TriggerOptions:
@@ -96,6 +98,7 @@ def read_options(task_id: str, given: dict[str, Any], *, now: datetime) -> Trigg
         lock_to_version=_text("lockToVersion", options.get("lockToVersion"), 128),
         inherit_tags=_flag("inheritTags", options.get("inheritTags", False)),
         max_duration_s=_max_duration(options.get("maxDuration")),
+        preset=_machine(options.get("machine")),
     )
 
 
@@ -167,6 +170,12 @@ def _max_duration(given: Any) -> float | None:
     if given is None:
         return None
     return _number("maxDuration", given, at_least=MIN_DURATION_S, at_most=100 * 365 * 86_400)
+
+
+def _machine(given: Any) -> str | None:
+    """By name, also as the object that the official client writes in its task's settings; whether there is one is known
+    further on."""
+    return _text("machine", given.get("preset") if isinstance(given, dict) else given, 128)
 
 
 def _debounce(given: Any) -> Debounce | None:

@@ -12,6 +12,7 @@ import msgspec
 
 from torpor.cron import Pattern
 from torpor.durations import write_duration
+from torpor.engine import usage
 from torpor.engine.read import TokenView, WaitView
 from torpor.engine.read_batch import ItemResult
 from torpor.engine.states import ENDS, STATUS, RunState
@@ -87,6 +88,12 @@ def run_summary(run: Run, now: datetime) -> Json:
             "baseCostInCents": 0,
             "durationMs": max(0, round(duration * 1000)),
             "metadata": run.metadata,
+            "machine": run.preset,
+            "usage": {
+                "cpuMs": round(usage.cpu_ms(run)),
+                "peakMemoryBytes": run.peak_memory_bytes,
+                "frozenMs": round(usage.frozen_ms(run, now)),
+            },
             "depth": run.depth,
             "triggerFunction": run.trigger_function,
             "batchId": run.batch_id,
@@ -401,6 +408,7 @@ def task(task: Task) -> Json:
             "payloadSchema": task.payload_schema,
             "retry": task.retry,
             "doc": task.doc,
+            "machine": task.preset,
         }
     )
 
@@ -417,8 +425,8 @@ def worker(worker: Worker, load: tuple[int, int], now: datetime) -> Json:
             "slots": worker.slots,
             "running": running,
             "held": held,
-            "capacity": facts.get("capacity"),
-            "labels": facts.get("labels"),
+            "capacity": _present({"cpu": worker.cpu, "memoryBytes": worker.memory_bytes}) or None,
+            "labels": worker.labels or None,
             "isolation": facts.get("isolation"),
             "trust": facts.get("trust"),
             "networks": facts.get("networks"),

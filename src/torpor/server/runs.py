@@ -103,6 +103,8 @@ def triggered(task_id: str, outcome: object) -> engine.Triggered:
         case engine.UnknownVersion(version=version, current=current):
             hint = f"; the current one is {current}" if current else ""
             raise Refused(422, f'options.lockToVersion: no worker has reported a version "{version}"{hint}')
+        case engine.UnknownPreset(names=names):
+            raise Refused(422, f"options.machine: {no_such_machine(outcome)}", names=names)
         case engine.QueueFull(queue=queue, limit=limit, queued=queued):
             raise Refused(
                 422,
@@ -118,6 +120,11 @@ def triggered(task_id: str, outcome: object) -> engine.Triggered:
             raise stale()
         case _:
             raise AssertionError(outcome)
+
+
+def no_such_machine(unknown: engine.UnknownPreset) -> str:
+    """As a reason, with the names there are."""
+    return f'there is no machine "{unknown.name}"; there are {", ".join(unknown.names)}'
 
 
 # -- look and list ----------------------------------------------------------------------------------------------------
@@ -163,6 +170,7 @@ _LIST_FILTERS = frozenset(
         "version",
         "tag",
         "isTest",
+        "machine",
         "batch",
         "schedule",
         "createdAt][from",
@@ -184,6 +192,7 @@ async def listing(request: Request, environment: Keyed) -> Response:
         versions=paging.several(query, "filter[version]"),
         tags=paging.several(query, "filter[tag]"),
         is_test=paging.flag(query, "filter[isTest]"),
+        presets=paging.several(query, "filter[machine]"),
         batch_id=query.get("filter[batch]") or None,
         schedule_ids=paging.several(query, "filter[schedule]"),
         created_from=since,
@@ -250,6 +259,7 @@ _REPLAYED = {
     "ttl": "ttl_s",
     "maxAttempts": "max_attempts",
     "maxDuration": "max_duration_s",
+    "machine": "preset",
     "priority": "priority_s",
     "lockToVersion": "lock_to_version",
     "test": "is_test",

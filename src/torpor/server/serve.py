@@ -15,7 +15,7 @@ from torpor import engine
 from torpor.clock import Clock, SystemClock
 from torpor.config import Settings
 from torpor.errors import ConfigError
-from torpor.server import loops, master_keys
+from torpor.server import loops, machines, master_keys
 from torpor.server.app import create_app
 from torpor.server.hub import Hub
 from torpor.server.master_keys import MasterKeys
@@ -72,12 +72,15 @@ def run_server(settings: Settings, database_url: str, *, ready: Callable[[str], 
 
 
 async def _ensure_environment(database: Database, settings: Settings, clock: Clock) -> None:
+    presets, default_preset = machines.presets(settings)
     async with database.transaction() as tx:
         environment = await engine.ensure_environment(
             tx,
             ENVIRONMENT,
             key_hash=hashlib.sha256((settings.secret_key or "").encode()).digest(),
             checkpoint_retention_s=settings.checkpoint_retention_s,
+            presets=presets,
+            default_preset=default_preset,
             now=clock.now(),
         )
     await master_keys.ready(database, MasterKeys.of(settings), environment.id, now=clock.now())

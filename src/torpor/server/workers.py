@@ -27,7 +27,7 @@ from torpor.server.garbage import collect_garbage
 from torpor.server.hub import Hub, hub
 from torpor.server.master_keys import ensure_key
 from torpor.server.options import read_options, read_tags
-from torpor.server.runs import SWEEP_S, trigger_request, triggered
+from torpor.server.runs import SWEEP_S, no_such_machine, trigger_request, triggered
 from torpor.server.waitpoints import complete_with
 from torpor.store.database import Transaction
 from torpor.wire import http as wire
@@ -57,7 +57,10 @@ async def versions(request: Request) -> Response:
     environment = await auth.worker_environment(request)
     here, report = hub(request), await _message(request, _version_report)
     async with here.database.transaction() as tx:
-        await engine.register_version(tx, environment.id, report, now=here.clock.now())
+        unknown = await engine.register_version(tx, environment.id, report, now=here.clock.now())
+    if unknown is not None:
+        whose = f"task {unknown.task_id}" if unknown.task_id else "pyproject.toml, [tool.torpor]"
+        raise Refused(422, f"{whose}: {no_such_machine(unknown)}", names=unknown.names)
     return reply(wire.VersionAccepted(report.version))
 
 
@@ -72,9 +75,11 @@ async def dequeue(request: Request) -> Response:
     with here.wakeups.listen("work", environment.id) as ear:
         while not await request.is_disconnected():
             assignments = await _take(here, asked)
-            # A wake-up is for one waiter. It goes on to the next when this one took nothing, or as much as it could, or
-            # a run that was to be restored: others may have been announced with it that only another worker can restore.
+            # A wake-up is for one waiter. It goes on to the next when this one took nothing, or as much as it could, or was too
+            # full for some, or took a run that was to be restored: others may have been announced with it that only another
+            # worker can restore.
             took_all = 0 < len(assignments) < asked.free and not any(given.checkpoint for given in assignments)
+            took_all = took_all and not (was_woken and await _is_short(here, environment.id, asked.worker_id))
             if was_woken and not took_all:
                 ear.pass_on()
             left_s = until - loop.time()
@@ -84,6 +89,11 @@ async def dequeue(request: Request) -> Response:
         if was_woken:
             ear.pass_on()
     return reply(wire.DequeueReply([]))
+
+
+async def _is_short(here: Hub, environment_id: str, worker_id: str) -> bool:
+    async with here.database.transaction() as tx:
+        return await engine.is_short(tx, environment_id, worker_id)
 
 
 async def _take_back_lost(here: Hub, asked: wire.DequeueRequest) -> None:

@@ -61,6 +61,9 @@ class Worker(Row):
     expires_at: datetime
     store_id: str
     fitness: str
+    cpu: float | None
+    memory_bytes: int | None
+    labels: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ class Task(Row):
     max_duration_s: float | None
     hooks: list[str]
     checkpoints: dict[str, Any]
+    preset: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +151,12 @@ class Run(Row):
     image_store_id: str | None
     forked_from: str | None
     forked_checkpoint_id: str | None
+    preset: str
+    cpu_ms: float
+    lease_cpu_ms: float
+    peak_memory_bytes: int
+    frozen_ms: float
+    frozen_since: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,9 @@ class Introduction(msgspec.Struct):
     facts: dict[str, Any]  # criu, kernel, arch, python, why it can't freeze, …
     store_id: str = ""  # of the object store that it reads and writes; "": its images are on its own disk
     fitness: str = ""  # digest of what an image may be unfit for: workers of equal fitness refuse the same images
+    cpu: float | None = None  # how many CPUs it has to give, oversubscription included; None: it doesn't count them
+    memory_bytes: int | None = None  # the same
+    labels: dict[str, str] = {}  # what presets may ask for besides
 
 
 class Welcome(msgspec.Struct):
@@ -93,6 +96,7 @@ class VersionReport(msgspec.Struct):
     version: str
     tasks: list[TaskManifest]
     queues: list[QueueManifest] = []  # those declared with Queue(...)
+    machine: str | None = None  # the project's preset: of tasks that name none
 
 
 class VersionAccepted(msgspec.Struct):

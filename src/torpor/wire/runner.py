@@ -40,6 +40,8 @@ from typing import Any
 
 import msgspec
 
+from torpor.wire.presets import Preset
+
 # -- parts ------------------------------------------------------------------------------------------------------------
 
 
@@ -52,6 +54,7 @@ class RetryPolicy(msgspec.Struct, frozen=True):
     factor: float = 2.0
     jitter: bool = True
     resume: str = "top"  # top | checkpoint: where the next attempt begins
+    on_oom: str | None = None  # the preset on which it goes on when its memory was used up
 
 
 class CheckpointPolicy(msgspec.Struct, frozen=True):
@@ -96,6 +99,7 @@ class TaskManifest(msgspec.Struct, frozen=True):
     schedule: ScheduleManifest | None = None
     checkpoints: CheckpointPolicy = CheckpointPolicy()
     network: str | None = None  # what its runs reach at most: host | private | none; None: what worker and project say
+    machine: str | None = None  # preset; None: the project's, else the server's default
 
 
 class TaskError(msgspec.Struct, frozen=True):
@@ -155,7 +159,7 @@ class RunContext(msgspec.Struct, frozen=True):
     parent_run_id: str | None = None
     root_run_id: str | None = None
     idempotency_key: str | None = None
-    machine: str | None = None
+    machine: Preset | None = None
     worker_id: str | None = None
     queue: str | None = None
     concurrency_key: str | None = None

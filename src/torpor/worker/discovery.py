@@ -3,8 +3,8 @@
 `[tool.torpor] tasks = ["shop.tasks", "shop.reports"]` in pyproject.toml names the modules. Without it every .py file
 below PATH that mentions torpor is taken, tests and hidden folders left out.
 
-`trust = "foreign"` beside it asks that no line of this project runs with a privilege, `network = "private"` that its runs
-reach no more than that. It is all read here, in the worker, so
+`machine = "small-2x"` beside it is the preset of tasks that name none. `trust = "foreign"` asks that no line of this project
+runs with a privilege, `network = "private"` that its runs reach no more than that. It is all read here, in the worker, so
 nothing of the project is carried out, and nothing but regular files is opened.
 """
 
@@ -38,6 +38,8 @@ class Project:
     """What it asks for itself; its worker may be stricter."""
     network: str | None = None
     """What its runs reach at most; None: it leaves that to its worker."""
+    machine: str | None = None
+    """The preset of its tasks that name none themselves."""
 
 
 def find(path: Path) -> Project:
@@ -49,7 +51,8 @@ def find(path: Path) -> Project:
     path = path.resolve()
     if path.is_file():
         asked = asked_of(path)
-        return Project(path, path.parent, [path.stem], _digest(path.parent, [path]), asked.trust, asked.network)
+        digest = _digest(path.parent, [path])
+        return Project(path, path.parent, [path.stem], digest, asked.trust, asked.network, asked.machine)
     if not path.is_dir():
         raise ConfigError(f"there is no {path}: name a directory with tasks, or a .py file")
     sources = sorted(file for file in path.rglob("*.py") if not _SKIP.search("/" + str(file.relative_to(path))))
@@ -58,7 +61,7 @@ def find(path: Path) -> Project:
     named = settings.modules
     if named is None:
         named = [_module_name(path, file) for file in sources if _MENTIONS_TORPOR.search(_text(file))]
-    return Project(path, path, named, _digest(path, sources), settings.trust, settings.network)
+    return Project(path, path, named, _digest(path, sources), settings.trust, settings.network, settings.machine)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Asked:
     modules: list[str] | None = None
     trust: Trust = Trust.OWN
     network: str | None = None
+    machine: str | None = None
 
 
 def asked_of(path: Path) -> Asked:
@@ -95,7 +99,11 @@ def _settings(pyproject: Path) -> Asked:
     network = settings.get("network")
     if network is not None and network not in KINDS:
         raise ConfigError(f"{pyproject}: [tool.torpor] network is {network!r}: it should be {' or '.join(KINDS)}")
-    return Asked(modules, trust.read(settings.get("trust", "own"), f"{pyproject}: [tool.torpor] trust"), network)
+    machine = settings.get("machine")
+    if machine is not None and (not isinstance(machine, str) or not machine):
+        raise ConfigError(f'{pyproject}: [tool.torpor] machine should be the name of a preset, such as "small-1x"')
+    asked_trust = trust.read(settings.get("trust", "own"), f"{pyproject}: [tool.torpor] trust")
+    return Asked(modules, asked_trust, network, machine)
 
 
 def _module_name(root: Path, file: Path) -> str:

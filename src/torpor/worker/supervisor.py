@@ -28,7 +28,7 @@ from torpor.images.workspace import MEMORY
 from torpor.objects import ObjectsDown, identity, open_objects
 from torpor.wire import http
 from torpor.wire.networks import HOST, PRIVATE, strictest
-from torpor.worker import criu, discovery, fitness
+from torpor.worker import capacity, criu, discovery, fitness
 from torpor.worker.cgroups import Cgroups
 from torpor.worker.criu_setup import NoCriu, find
 from torpor.worker.drain import Drain
@@ -102,6 +102,7 @@ class Supervisor:
         self._in_a_hurry = asyncio.Event()
         self._pressure = Pressure(settings.memory_floor_percent)
         self._leases_news = asyncio.Event()
+        self._offer = capacity.offer(settings)
         self._requests = 0
         self._lease_s = settings.lease_s
         self._heartbeat_interval_s = settings.heartbeat_interval_s
@@ -239,6 +240,9 @@ class Supervisor:
             },
             store_id=self._house.store_id,
             fitness=self._house.machine.digest if self._house.machine else "",
+            cpu=self._offer.cpu,
+            memory_bytes=self._offer.memory_bytes,
+            labels=self._offer.labels,
         )
         welcome = await self._house.link.send("hello", introduction, http.Welcome)
         self._lease_s = welcome.lease_s
@@ -264,7 +268,7 @@ class Supervisor:
                 version = self._new_version(project)
                 is_thawed = await self._replace_versions(version)
             else:
-                await self._report(version)
+                await self._report(version, project.machine)
             version.make_ahead()
             self._house.vacancy.set()
             self._import_retry_s = IMPORT_RETRY_S
@@ -294,7 +298,7 @@ class Supervisor:
             if not is_thawed:
                 await version.start()
             self._versions[version.name] = version  # the server may hand out its runs as soon as it knows of it
-            await self._report(version)
+            await self._report(version, version.project.machine)
         except BaseException:
             self._versions.clear()
             self._versions.update(former)
@@ -306,8 +310,8 @@ class Supervisor:
                 del self._versions[name]
         return is_thawed
 
-    async def _report(self, version: Version) -> None:
-        report = http.VersionReport(self._worker_id, version.name, version.tasks, version.queues)
+    async def _report(self, version: Version, machine: str | None) -> None:
+        report = http.VersionReport(self._worker_id, version.name, version.tasks, version.queues, machine)
         await self._house.link.send("versions", report, http.VersionAccepted)
 
     def _new_version(self, project: discovery.Project) -> Version:
@@ -409,7 +413,8 @@ class Supervisor:
 
     def _free(self) -> int:
         """A run that waits takes no slot, or parents that are held could keep out the children they wait for. But memory
-        is not endless: beyond `worker_held` of them, they count.
+        is not endless: beyond `worker_held` of them, they count. Whether a run fits here is for the engine to know (its
+        placement.py): it has what we offered at hello, and knows what we hold.
         """
         if self._house.refusal is not None:
             return 0
