@@ -107,7 +107,7 @@ def test_a_disk_that_becomes_full_in_the_middle_of_a_freeze_keeps_nothing_of_it(
     stack.start()
     stack.pause_at(fault)
     token = stack.client.create_token()["id"]
-    run_id = stack.trigger("holds", {"what": "odd_files", "token_id": token})
+    run_id = stack.trigger("holds", {"what": "many_files", "token_id": token})
     stack.await_reached(fault)
     filling = small_disk / "filling"
     fill(filling)

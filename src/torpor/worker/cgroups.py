@@ -164,6 +164,9 @@ class Cgroups:
             self._sweep_runs(groups)
             _remove(self.site, groups)
             self._let_go()
+            for group in distinct(self._tree("")):
+                with suppress(OSError):  # others have theirs in it
+                    group.rmdir()
 
     def _let_go(self) -> None:
         if self._lock >= 0:
@@ -175,12 +178,20 @@ class Cgroups:
 
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
-        """No tree is swept that is just being made."""
-        for group in distinct(self._tree("")):
-            group.mkdir(exist_ok=True)
-        lock = os.open(distinct(self._tree(""))[0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        """No tree is swept that is just being made. The last one who leaves removes what is locked here: so it looks again."""
+        first, *others = distinct(self._tree(""))
+        while True:
+            first.mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):
+                lock = os.open(first, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(os.stat(first), os.fstat(lock)):
+                        break
+                os.close(lock)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            for group in others:
+                group.mkdir(exist_ok=True)
             yield
         finally:
             os.close(lock)

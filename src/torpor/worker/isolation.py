@@ -23,7 +23,8 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,15 +33,14 @@ from typing import Any, Literal
 from torpor.config import Settings
 from torpor.errors import ConfigError
 from torpor.wire.networks import PRIVATE
-from torpor.worker import cgroups, namespaces, seccomp
+from torpor.worker import cgroups, namespaces, privileges, seccomp, template
 
 Level = Literal["full", "partial", "off"]
 
 PATIENCE_S = 5.0
 """A probe that takes longer hangs: its child is killed, and the thing counts as missing."""
 
-_MS_RDONLY, _MS_REMOUNT = 1, 32
-_PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 38, 23, 24
+_PR_SET_NO_NEW_PRIVS = 38
 _SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 0x41
 
 _MOUNTS = (
@@ -219,6 +219,15 @@ def _inside(act: Callable[[], object]) -> None:
         raise OSError(errno.EPERM, why)
 
 
+@contextmanager
+def _doing(what: str) -> Iterator[None]:
+    """Have an error of the kernel's say what it is about."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{what}: {error.strerror}") from None
+
+
 def _require(claim: bool, otherwise: str) -> None:
     if not claim:
         raise OSError(errno.EPERM, otherwise)
@@ -246,15 +255,16 @@ def _mounts() -> None:
 
 
 def _root() -> None:
-    """A tree with a part of ours in it that can't be written, and nothing else of ours."""
+    """A tree with a part of ours in it that can't be written, with devices that work, and with nothing else of ours."""
     root = _scratch() / "root"
-    inner = root / "part"
-    inner.mkdir(parents=True)
-    namespaces.bind(os.path.dirname(os.__file__), str(inner))
-    flags = namespaces.MS_BIND | _MS_REMOUNT | _MS_RDONLY | namespaces.MS_NOSUID
-    namespaces.mount(None, str(inner), None, flags)
-    os.mknod(root / "null", 0o20666, os.makedev(1, 3))
-    os.chroot(root)
+    part, devices = root / "part", root / "dev"
+    for directory in (part, devices):
+        directory.mkdir(parents=True)
+    namespaces.bind_safely(os.path.dirname(os.__file__), str(part), read_only=True)
+    with _doing("devices can't be made or mounted"):
+        template.make_devices(devices)
+    with _doing("chroot"):
+        os.chroot(root)
     os.chdir("/")
     try:
         os.close(os.open("/part/torpor-probe", os.O_CREAT | os.O_WRONLY))
@@ -263,9 +273,9 @@ def _root() -> None:
     else:
         os.unlink("/part/torpor-probe")
         raise OSError(errno.EPERM, "a read-only mount can be written")
-    _require(sorted(os.listdir("/")) == ["null", "part"], "a root of our own shows more than was put there")
-    null = os.open("/null", os.O_WRONLY)  # a file system of ours whose devices are no devices answers EACCES
-    os.close(null)
+    _require(sorted(os.listdir("/")) == ["dev", "part"], "a root of our own shows more than was put there")
+    with _doing("a device of our own can't be opened"):  # as on a file system whose devices are none
+        os.close(os.open("/dev/null", os.O_WRONLY))
 
 
 def _proc() -> None:
@@ -283,9 +293,10 @@ def _proc() -> None:
 
 def _user(uid: int, gid: int) -> None:
     """A user and a group of a run's, and no way back."""
-    os.setgroups([])
-    os.setresgid(gid, gid, gid)
-    os.setresuid(uid, uid, uid)
+    with _doing("becoming another user"):
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
     try:
         os.setuid(0)
     except PermissionError:
@@ -294,18 +305,12 @@ def _user(uid: int, gid: int) -> None:
 
 
 def _capabilities(uid: int, gid: int) -> None:
-    for number in range(64):
-        try:
-            namespaces.prctl(_PR_CAPBSET_DROP, number)
-        except OSError as error:
-            if error.errno == errno.EINVAL:  # there are no more
-                break
-            raise
-    _user(uid, gid)
+    with _doing("capabilities can't be given up"):
+        privileges.become(uid, gid)
     kept = {
         name: value
         for name, _, value in (line.partition(":\t") for line in Path("/proc/self/status").read_text().splitlines())
-        if name in ("CapPrm", "CapEff", "CapBnd", "CapAmb") and int(value, 16)
+        if name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb") and int(value, 16)
     }
     _require(not kept, f"some capabilities can't be given up: {kept}")
 
@@ -347,7 +352,10 @@ def _network() -> None:
     namespaces.unshare(namespaces.CLONE_NEWNET)
     names = [name for _, name in socket.if_nameindex()]
     _require("eth0" not in names, "a new network shows our devices")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+    with (
+        _doing("its loopback device can't be brought up"),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket,
+    ):
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", _IFF_UP_RUNNING))
 
 
@@ -380,8 +388,12 @@ def probes(settings: Settings) -> tuple[Probe, ...]:
     return (
         Probe("processes of its own", _processes, _SPACES),
         Probe("mounts of its own", _mounts, _MOUNTS),
-        Probe("a root of its own", _root, _MOUNTS + ", SYS_CHROOT and MKNOD"),
-        Probe("a /proc of its own", _proc, "don't have parts of /proc masked (Docker: systempaths=unconfined)"),
+        Probe("a root of its own", _root, _MOUNTS + "; and the capability SYS_CHROOT"),
+        Probe(
+            "a /proc of its own",
+            _proc,
+            _MOUNTS + "; in a user namespace, have nothing of /proc masked (Docker: systempaths=unconfined)",
+        ),
         Probe(
             "a user of its own",
             partial(_user, uid, gid),
@@ -395,7 +407,7 @@ def probes(settings: Settings) -> tuple[Probe, ...]:
         Probe("no new privileges", _no_new_privileges, "use a kernel of this decade"),
         Probe("a limit on its disk", _disk, _MOUNTS),
         Probe("limits on files and descriptors", _limits, "raise the hard limits of the worker (ulimit -H)"),
-        Probe("a filter of system calls", _filter, "use a kernel with CONFIG_SECCOMP_FILTER", is_needed=False),
+        Probe("a filter of system calls", _filter, "use a kernel with CONFIG_SECCOMP_FILTER, on x86-64 or arm64"),
         Probe("a network of its own", _network, _SPACES + "; setting it up takes NET_ADMIN", is_needed=False),
         *([way_out] if wants_private else []),
         Probe("a limit on its memory", partial(cgroups.probe, site, "memory"), fix, is_needed=False),

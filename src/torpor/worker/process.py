@@ -433,11 +433,6 @@ class RunProcess:
                 os.killpg(self.pid, signal.SIGKILL)
             self._signal(signal.SIGKILL)
 
-    @property
-    def was_killed(self) -> bool:
-        """By us, for a reason that `end_told` tells."""
-        return self._killed_for is not None
-
     def usage(self) -> http.Usage:
         """What it and its children have used so far, or until its end."""
         if self.cgroup is not None:

@@ -155,7 +155,7 @@ def make(wanted: Plan, path: Path) -> Template:
         for name in SYSTEM:
             if os.path.islink(name):
                 (path / name[1:]).symlink_to(os.readlink(name))
-        _make_devices(path / "dev")
+        make_devices(path / "dev")
         _copy_etc(path / "etc")
         outer = [source for source in wanted.readable if not _is_below(source, wanted.writable)]
         for source in sorted({*outer, *wanted.writable}):  # what is above comes first
@@ -218,7 +218,12 @@ def _cover(directory: Path) -> None:
         namespaces.mount("tmpfs", str(directory), "tmpfs", flags, "mode=555,size=4k")
 
 
-def _make_devices(directory: Path) -> None:
+def make_devices(directory: Path) -> None:
+    """Those that every program expects.
+
+    Raises:
+        OSError: they can neither be made nor had from the machine.
+    """
     for name, minor in _DEVICES.items():
         device = directory / name
         try:
