@@ -123,6 +123,60 @@ def test_extended_attributes_come_back(before: Path, after: Path) -> None:
     assert os.getxattr(after / "work/file", "user.any") == b"\x00\xff bytes"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="extended attributes are asked for as on Linux")
+def test_attributes_and_files_may_be_called_anything(before: Path, after: Path) -> None:
+    """What ends a name in a header, what is no text, and what looks like our own way to write it down."""
+    attributes = [b"user.a=b", b"user.a\n9 b=c", b"user.\xff\xfe", b"user.100%25", b"user. "]
+    for name in (b"file\xff", b"-rf", b"a=b\nc", b"holes \xff"):
+        (before / "work" / os.fsdecode(name)).write_bytes(name)
+    os.truncate(before / "work" / os.fsdecode(b"holes \xff"), 1 << 26)
+    file = before / "work" / os.fsdecode(b"file\xff")
+    try:
+        for name in attributes:
+            os.setxattr(file, name, name)
+    except OSError as error:
+        pytest.skip(f"this file system has none: {error}")
+    as_it_was = told(before)
+    travel(before, after)
+    assert told(after) == as_it_was
+    come_back = after / "work" / file.name
+    assert {os.fsencode(each): os.getxattr(come_back, each) for each in os.listxattr(come_back)} == {
+        name: name for name in attributes
+    }
+
+
+@pytest.mark.timeout(60)
+def test_a_file_of_very_many_pieces_takes_no_longer_than_its_bytes(before: Path, after: Path) -> None:
+    pieces = 100_000
+    with open(before / "work/sparse", "wb") as file:
+        for number in range(pieces):
+            os.pwrite(file.fileno(), b"x", number << 13)
+    if (before / "work/sparse").stat().st_blocks * 512 >= (pieces << 13) - (1 << 13):
+        pytest.skip("this file system has no holes")
+    travel(before, after)
+    assert (after / "work/sparse").stat().st_size == (before / "work/sparse").stat().st_size
+    with open(after / "work/sparse", "rb") as file:
+        assert os.pread(file.fileno(), 2, (pieces - 2) << 13) == b"x\0"
+
+
+def test_directories_in_directories_without_end_are_refused_in_words_and_can_be_removed(
+    before: Path, tmp_path: Path
+) -> None:
+    here = os.open(".", os.O_RDONLY)
+    try:
+        os.chdir(before / "work")
+        for _ in range(1100):
+            os.mkdir("d")
+            os.chdir("d")
+    finally:
+        os.fchdir(here)
+        os.close(here)
+    with pytest.raises(OSError, match=r"nested too deeply|File name too long"):
+        files.pack(before, tmp_path / "archive")
+    files.remove(before)
+    assert not before.exists()
+
+
 def test_shared_memory_is_packed_under_all_its_names_and_laid_elsewhere(before: Path, after: Path) -> None:
     place = before / "shm"
     place.mkdir()

@@ -14,11 +14,15 @@ import errno
 import io
 import os
 import re
+import shutil
+import subprocess
 import tarfile
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from torpor.worker import namespaces
 
@@ -36,7 +40,19 @@ def pack(directory: Path, archive: Path, *, shared: Collection[Path] = ()) -> in
 
     Args:
         shared: files of shared memory, all of one directory; they come first in the archive.
+
+    Raises:
+        OSError: they can't be packed, whatever there is that no archive holds.
     """
+    try:
+        return _pack(directory, archive, shared)
+    except RecursionError:
+        raise OSError(errno.ELOOP, "the run's directories are nested too deeply to be packed") from None
+    except (ValueError, OverflowError, tarfile.TarError) as error:
+        raise OSError(errno.EINVAL, f"the run's files can't be packed: {error}") from error
+
+
+def _pack(directory: Path, archive: Path, shared: Collection[Path]) -> int:
     roots = {name: directory / name for name in PRIVATE}
     for path in shared:
         roots[SHM] = path.parent
@@ -47,6 +63,14 @@ def pack(directory: Path, archive: Path, *, shared: Collection[Path] = ()) -> in
         for name in PRIVATE:
             tar.add(directory / name, name, filter=note)
     return archive.stat().st_size
+
+
+def remove(directory: Path) -> None:
+    """The directory with all that is in it, however deep it goes: Python's own way recurses, and ends at a thousand."""
+    try:
+        shutil.rmtree(directory, ignore_errors=True)
+    except RecursionError:
+        subprocess.run(["rm", "-rf", "--", os.path.abspath(directory)], check=False, stderr=subprocess.DEVNULL)
 
 
 def unpack(archive: Path, directory: Path) -> None:
@@ -188,14 +212,20 @@ def _seconds(nanoseconds: int) -> str:
 
 
 def _attributes(path: Path) -> dict[str, str]:
-    """Extended attributes, POSIX access lists and capabilities among them. Text, since their values may be any bytes."""
+    """Extended attributes, POSIX access lists and capabilities among them. As text, since names and values may be any bytes;
+    a name may also hold what would end it in a header.
+    """
     if not hasattr(os, "listxattr") or path.is_symlink():
         return {}
     try:
         names = os.listxattr(path)
-        return {_XATTR + name: base64.b64encode(os.getxattr(path, name)).decode() for name in names}
+        return {_header(name): base64.b64encode(os.getxattr(path, name)).decode() for name in names}
     except OSError:
         return {}  # this file system has none
+
+
+def _header(attribute: str) -> str:
+    return _XATTR + quote_from_bytes(os.fsencode(attribute), safe="")
 
 
 class _ExactTar(tarfile.TarFile):
@@ -222,7 +252,7 @@ class _ExactTar(tarfile.TarFile):
         for name, value in tarinfo.pax_headers.items():
             if name.startswith(_XATTR):
                 with contextlib.suppress(OSError):  # this file system has none, or not of this kind
-                    os.setxattr(targetpath, name.removeprefix(_XATTR), base64.b64decode(value))
+                    os.setxattr(targetpath, unquote_to_bytes(name.removeprefix(_XATTR)), base64.b64decode(value))
         os.utime(targetpath, ns=_times(tarinfo))
 
     def makelink(self, tarinfo: tarfile.TarInfo, targetpath: Any) -> None:
@@ -264,7 +294,7 @@ class _Pieces(io.RawIOBase):
     def __init__(self, table: bytes, file: Any, pieces: list[tuple[int, int]]) -> None:
         self._table = table
         self._file = file
-        self._left = pieces
+        self._left = deque(pieces)  # a file can have millions of them
 
     def readable(self) -> bool:
         return True
@@ -274,12 +304,12 @@ class _Pieces(io.RawIOBase):
             data, self._table = self._table[: len(buffer)], self._table[len(buffer) :]
         else:
             while self._left and self._left[0][1] == 0:
-                self._left = self._left[1:]
+                self._left.popleft()
             if not self._left:
                 return 0
-            (at, size), *others = self._left
+            at, size = self._left.popleft()
             data = os.pread(self._file.fileno(), min(size, len(buffer)), at)
-            self._left = [(at + len(data), size - len(data)), *others]
+            self._left.appendleft((at + len(data), size - len(data)))
             if not data:
                 raise OSError(errno.EIO, "a file became shorter while it was packed")
         buffer[: len(data)] = data

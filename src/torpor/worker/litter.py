@@ -13,7 +13,6 @@ process of the worker lives: it would pull the ground from under it.
 
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -63,7 +62,7 @@ def empty(place: Path) -> None:
     while left := _entries(place):
         for each in left:
             if each.is_dir(follow_symlinks=False):
-                shutil.rmtree(each.path, ignore_errors=True)
+                files.remove(Path(each.path))
             else:
                 with suppress(OSError):
                     os.unlink(each.path)

@@ -8,7 +8,6 @@ import asyncio
 import fcntl
 import logging
 import os
-import shutil
 import signal
 import sys
 import termios
@@ -554,4 +553,4 @@ def remove(directory: Path) -> None:
                 namespaces.unmount(str(part))  # with all that is below it, which one by one takes longer
         with suppress(OSError):  # then removing fails below, and the supervisor's end cleans up
             namespaces.unmount_below(str(directory))
-    shutil.rmtree(directory, ignore_errors=True)
+    files.remove(directory)
