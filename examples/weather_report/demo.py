@@ -6,8 +6,10 @@ Called by bin/demo. Every figure is read from the system (/proc) or from Torpor'
 import argparse
 import contextlib
 import os
+import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -392,14 +394,19 @@ def main() -> int:
     options = parser.parse_args()
     if options.csv and not options.csv.is_file():
         parser.error(f"there is no {options.csv}")
-    reports = options.reports.resolve()
+    csv, reports = options.csv.resolve() if options.csv else None, options.reports.resolve()
+    ours = reports / ".gitignore"  # in whatever checkout this was called in
     if not reports.exists():
         reports.mkdir(parents=True)
-        (reports / ".gitignore").write_text("*\n")  # made by us, in whatever checkout this was called in
+        ours.write_text("*\n")
+    if ours.exists():
+        reports.chmod(0o777)  # a run is a user of its own
+    elif not reports.stat().st_mode & stat.S_IWOTH:
+        parser.error(f"runs are users of their own and can't write to {reports}: chmod o+w {shlex.quote(str(reports))}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended politely, it stops what it started
     try:
-        with Stack() as stack:
-            can_freeze = tell(stack, options.seconds, str(options.csv.resolve()) if options.csv else None, reports)
+        with Stack(readable=csv, writable=reports) as stack:
+            can_freeze = tell(stack, options.seconds, str(csv) if csv else None, reports)
             title("Torpor stops")
             stack.stop()
             check(stack.left_over() == [], "no process of it is left")

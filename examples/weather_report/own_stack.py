@@ -27,9 +27,14 @@ class StackFailed(Exception):
 
 
 class Stack:
-    """Everything that `torpor dev` starts. Use it as a context: at the end nothing of it is left."""
+    """Everything that `torpor dev` starts. Use it as a context: at the end nothing of it is left.
 
-    def __init__(self) -> None:
+    Args:
+        readable, writable: what runs may see of this machine, beside their own rooms and the project.
+    """
+
+    def __init__(self, *, readable: Path | None, writable: Path) -> None:
+        self._shown = {"TORPOR_WRITABLE": str(writable), **({"TORPOR_READABLE": str(readable)} if readable else {})}
         self.directory = Path(tempfile.mkdtemp(prefix="torpor-demo-"))
         self.directory.chmod(0o755)  # the database's own user must be able to pass
         self.data_dir = self.directory / "data"
@@ -40,6 +45,7 @@ class Stack:
     def __enter__(self) -> Self:
         environment = {
             **os.environ,
+            **self._shown,
             "TORPOR_DATA_DIR": str(self.data_dir),
             "TORPOR_HOLD_S": "0",  # a short sleep would be held in memory, and the tale is about being frozen
             "PYTHONUNBUFFERED": "1",

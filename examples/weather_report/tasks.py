@@ -1,6 +1,7 @@
 """A weather report that goes to sleep with its hands full, and needs a person's word before it is published.
 
-    torpor dev examples/weather_report
+    mkdir -m 777 reports            # runs are users of their own, and see of the machine what they are shown
+    TORPOR_WRITABLE="$PWD/reports" torpor dev examples/weather_report
     torpor trigger weather_report reports="$PWD/reports" sleep_s=30 --follow
 
 Nothing in here is written for the sleep: the table, the model, the half-read generator, the open database, the
