@@ -1,6 +1,7 @@
 """Limits hold for whatever a run does, are told apart from other ends, and leave nothing behind."""
 
 import contextlib
+import copy
 import os
 import signal
 import subprocess
@@ -289,6 +290,29 @@ def test_the_tree_of_a_living_worker_is_let_be(worker: Cgroups, site: Site, star
     other.close()
     assert process.poll() is None
     assert all(tree.exists() for tree in trees(worker))
+
+
+def test_a_worker_that_has_only_some_groups_in_common_with_us_is_let_be(worker: Cgroups, site: Site) -> None:
+    """As in a container that has a memory group of its own, but the other groups of its host. The last to leave leaves none."""
+    place = site.homes["memory"] / "torpor-test-elsewhere"
+    place.mkdir()
+    try:
+        elsewhere = copy.copy(site)
+        elsewhere.homes = {**site.homes, "memory": place}
+        other = Cgroups(elsewhere, ids.new("worker"))
+        other.open()
+        assert all(tree.exists() for tree in trees(worker))
+        third = Cgroups(site, ids.new("worker"))
+        third.open()
+        assert all(tree.exists() for tree in trees(other))
+        third.close()
+        other.close()
+        assert not list(place.glob("*/"))
+        assert all(tree.exists() for tree in trees(worker))
+    finally:
+        for each in (place / "torpor", place):
+            with contextlib.suppress(FileNotFoundError):
+                each.rmdir()
 
 
 def test_a_worker_that_comes_back_finds_its_tree_empty(site: Site, start: Start) -> None:

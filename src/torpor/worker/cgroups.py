@@ -16,7 +16,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from torpor.wire.http import Usage
@@ -110,7 +110,7 @@ class Cgroups:
         self.site = site
         self.worker = worker
         self.is_hard = is_hard
-        self._lock = -1
+        self._locks: list[int] = []
 
     @property
     def lacks(self) -> tuple[str, ...]:
@@ -128,8 +128,9 @@ class Cgroups:
             groups = self._tree(self.worker)
             for group in distinct(groups):
                 group.mkdir(exist_ok=True)
-            self._lock = os.open(distinct(groups)[0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for group in distinct(groups):
+                self._locks.append(os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+                fcntl.flock(self._locks[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.site.open_up(self._tree(""))
             self.site.open_up(groups)
             self.site.weigh(groups, os.cpu_count() or 1)  # all runs together count as much as the machine has
@@ -169,32 +170,19 @@ class Cgroups:
                     group.rmdir()
 
     def _let_go(self) -> None:
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        while self._locks:
+            os.close(self._locks.pop())
 
     def _tree(self, worker: str) -> Groups:
         return {controller: home / TREE / worker for controller, home in self.site.homes.items()}
 
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
-        """No tree is swept that is just being made. The last one who leaves removes what is locked here: so it looks again."""
-        first, *others = distinct(self._tree(""))
-        while True:
-            first.mkdir(exist_ok=True)
-            with suppress(FileNotFoundError):
-                lock = os.open(first, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                with suppress(FileNotFoundError):
-                    if os.path.samestat(os.stat(first), os.fstat(lock)):
-                        break
-                os.close(lock)
-        try:
-            for group in others:
-                group.mkdir(exist_ok=True)
+        """No tree is swept that is just being made. All of them are locked, since other workers may share only some with us."""
+        with ExitStack() as locked:
+            for group in sorted(distinct(self._tree(""))):
+                locked.callback(os.close, _lock_made(group))
             yield
-        finally:
-            os.close(lock)
 
     def _sweep_runs(self, tree: Groups) -> None:
         names = {entry.name for group in distinct(tree) for entry in group.iterdir() if entry.is_dir()}
@@ -203,25 +191,35 @@ class Cgroups:
 
     def _sweep_workers(self) -> None:
         """Remove the trees that no living worker holds."""
-        first, *_ = distinct(self._tree(""))
         names = {entry.name for group in distinct(self._tree("")) for entry in group.iterdir() if entry.is_dir()}
         for name in names - {self.worker, cgroups_v2.OUTSIDE[1]}:
-            tree = self._tree(name)
-            lock = -1
-            with suppress(FileNotFoundError):
-                lock = os.open(first / name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                if lock >= 0:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            else:
+            tree = {controller: group for controller, group in self._tree(name).items() if group.is_dir()}
+            with ExitStack() as locked:
+                try:
+                    for group in distinct(tree):
+                        lock = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                        locked.callback(os.close, lock)
+                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except (BlockingIOError, FileNotFoundError):
+                    continue  # it lives, or somebody else is at it
                 log.info("removing the control groups of worker %s, which is dead", name)
-                self._sweep_runs({controller: group for controller, group in tree.items() if group.is_dir()})
+                self._sweep_runs(tree)
                 _remove(self.site, tree)
-            finally:
-                if lock >= 0:
-                    os.close(lock)
+
+
+def _lock_made(group: Path) -> int:
+    """Make a group and lock it. Whoever leaves last removes it, so it must be there still when it is locked."""
+    while True:
+        group.mkdir(exist_ok=True)
+        try:
+            lock = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(group), os.fstat(lock)):
+                return lock
+        os.close(lock)
 
 
 class Cgroup:
