@@ -28,7 +28,7 @@ def stack(**settings: str) -> Iterator[tuple[Stack, EmbeddedPostgres]]:
         postgres = EmbeddedPostgres(Path(directory, "postgres"))
         asyncio.run(postgres.start())
         defaults = {"TORPOR_LEASE_S": "30", "TORPOR_HEARTBEAT_INTERVAL_S": "10", "TORPOR_HOLD_S": "0"}
-        made = Stack(Path(directory), fresh_database(postgres, "bench"), PROJECT, **{**defaults, **settings})
+        made = Stack(Path(directory, "stack"), fresh_database(postgres, "bench"), PROJECT, **{**defaults, **settings})
         try:
             made.start()
             yield made, postgres

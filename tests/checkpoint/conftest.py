@@ -53,6 +53,7 @@ def servers(
 ) -> Iterator[dict[str, str]]:
     """Where the servers are that programs call: at addresses that hold for all workers."""
     directory = tmp_path_factory.mktemp("servers")
+    directory.chmod(0o755)
     url = urlsplit(asyncio.run(postgres.ensure()))
     socket = f"{parse_qs(url.query)['host'][0]}/.s.PGSQL.5432"
     with open(directory / "log", "wb") as log:
@@ -86,6 +87,13 @@ def meanwhile(name: str, directory: Path) -> None:
             pass
 
 
+def reachable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where programs and servers have directories, for runs that are not root."""
+    directory = tmp_path_factory.getbasetemp()
+    directory.chmod(0o755)
+    return directory
+
+
 @pytest.fixture(scope="session")
 def journey(
     tmp_path_factory: pytest.TempPathFactory, postgres: EmbeddedPostgres, servers: dict[str, str]
@@ -96,6 +104,7 @@ def journey(
         fresh_database(postgres, "programs"),
         PROGRAMS,
         **SETTINGS,
+        TORPOR_WRITABLE=str(reachable(tmp_path_factory)),
     )
     stack.start()
     made = Journey(stack, servers, meanwhile)
@@ -122,6 +131,7 @@ def moved(
         fresh_database(postgres, "moved"),
         PROGRAMS,
         **SETTINGS,
+        TORPOR_WRITABLE=str(reachable(tmp_path_factory)),
         TORPOR_HOST="0.0.0.0",
         TORPOR_OBJECT_STORE=f"file://{directory}/objects",
     )

@@ -87,6 +87,7 @@ class Journey:
         for name, wants_to_know in names.items():
             directory = self._directory(name)
             directory.mkdir(parents=True)
+            directory.chmod(0o777)  # runs are not root
             payload = {**self._addresses, "directory": str(directory)} if wants_to_know else None
             self.runs[name] = self.stack.trigger(name, payload)
 

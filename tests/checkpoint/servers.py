@@ -11,7 +11,9 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import ssl
+import stat
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
@@ -40,6 +42,7 @@ async def main(address: str, directory: Path, redis: str, postgres: str) -> None
     tcp = await asyncio.start_server(_echo, address, 0)
     udp, _ = await asyncio.get_running_loop().create_datagram_endpoint(_EchoDatagrams, (address, 0))
     await asyncio.start_unix_server(_echo, directory / "echo.sock")
+    (directory / "echo.sock").chmod(0o777)
     calls, calls_port = await _grpc(address)
     database = await asyncio.start_server(_to_unix(postgres), address, 0)
     store = ThreadedMotoServer(ip_address=address, port=0, verbose=False)
@@ -55,6 +58,7 @@ async def main(address: str, directory: Path, redis: str, postgres: str) -> None
         "websocket": f"ws://{address}:{port(sockets)}",
         "tls": f"{address}:{port(tls)}",
         "unix": str(directory / "echo.sock"),
+        "device": _fuse(directory),
         "tcp": f"{address}:{port(tcp)}",
         "udp": f"{address}:{udp.get_extra_info('sockname')[1]}",
         "grpc": f"{address}:{calls_port}",
@@ -110,6 +114,14 @@ async def _web_addresses(directory: Path, address: str) -> dict[str, str]:
 
 
 # -- the others -------------------------------------------------------------------------------------------------------
+
+
+def _fuse(directory: Path) -> str:
+    """A device that everybody may open."""
+    device = directory / "fuse"
+    os.mknod(device, stat.S_IFCHR, os.stat("/dev/fuse").st_rdev)
+    device.chmod(0o666)
+    return str(device)
 
 
 def _tls(directory: Path) -> ssl.SSLContext:

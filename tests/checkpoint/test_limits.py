@@ -19,9 +19,6 @@ HELD = {
     "an_sqlite_transaction_elsewhere": r"fd \d+ is open on /\S+rows\.db, .*, and this process holds a lock on it",
     "a_file_elsewhere_mapped_for_writing": r"fd \d+ is open on /\S+mapped, .*, and it is mapped for writing",
     "a_database_transaction": r"a connection of asyncpg to [\d.]+:\d+ has a transaction open",
-    "a_child_with_mounts_of_its_own": r"a child process has mounts of its own: sleep 3600",
-    "a_child_with_a_network_of_its_own": r"a child process has a network of its own: sleep 3600",
-    "a_perf_event": r"fd \d+ is a perf event",
     "a_device": r"a device is open \(fd \d+, 10:229\)",
     "a_large_deleted_file": r"a deleted file that is still open is too large: \S+large",
     "a_websocket_that_pings": r"task 'Task-\d+' awaits asyncio\.sleep at websockets/",
@@ -32,11 +29,12 @@ LOST = {
     "a_file_elsewhere_that_is_cut_short": r"fd \d+ /\S+short: cut short, from 13 to 3 bytes",
 }
 CHANGED = {"the_cpu_clock", "a_connection_to_a_server_of_the_run"}
+NOT_ALLOWED = {"a_child_with_mounts_of_its_own", "a_child_with_a_network_of_its_own", "a_perf_event"}
 REFUSED = {"a_mapped_file_elsewhere_that_grows": r"/\S+weights has 4097 bytes, where it had 4096"}
 
 
 def test_each_limit_is_tested() -> None:
-    assert limits().keys() == HELD.keys() | LOST.keys() | CHANGED | REFUSED.keys()
+    assert limits().keys() == HELD.keys() | LOST.keys() | CHANGED | NOT_ALLOWED | REFUSED.keys()
 
 
 @pytest.mark.parametrize("words", [*HELD.values(), *LOST.values(), *REFUSED.values()])
@@ -75,6 +73,13 @@ def test_what_changes_is_what_the_page_says(journey: Journey, name: str) -> None
     passed = journey.passed(name)
     assert passed.run["status"] == "COMPLETED", passed.run.get("error")
     assert "run.resumed" in passed.kinds
+
+
+@pytest.mark.parametrize("name", sorted(NOT_ALLOWED))
+def test_what_can_not_be_frozen_is_not_allowed_in_a_room(journey: Journey, name: str) -> None:
+    """The program checks it. Where there are no rooms it keeps a run in memory: tests/lifecycle/test_damage.py."""
+    passed = journey.passed(name)
+    assert passed.run["status"] == "COMPLETED", passed.run.get("error")
 
 
 @pytest.mark.parametrize("name", REFUSED)

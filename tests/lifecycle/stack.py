@@ -55,7 +55,7 @@ class Stack:
         self.faults = directory / "faults"
         self.faults.mkdir(parents=True)
         for place in (directory, directory.parent):
-            place.chmod(0o777)  # runs write their journals there, and are not root
+            place.chmod(place.stat().st_mode | 0o777)  # runs write their journals there, and are not root
         self.port = _free_port()
         self._project = project
         self.within: tuple[str, ...] = ()

@@ -113,17 +113,9 @@ def test_a_unix_socket_to_another_process_keeps_the_run_in_memory(stack: Stack, 
     path = tmp_path / "peer.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
+        path.chmod(0o777)  # the run is not root
         listener.listen()
         assert "unix socket" in held_for(stack, "waits_with_socket", path=str(path))
-
-
-def test_what_no_image_can_hold_keeps_the_run_in_memory(stack: Stack) -> None:
-    assert "is a perf event" in held_for(stack, "waits_with_a_counter")
-
-
-def test_a_child_with_mounts_of_its_own_keeps_the_run_in_memory(stack: Stack) -> None:
-    """CRIU would dump it and could never restore it."""
-    assert "has mounts of its own" in held_for(stack, "child_with_own_mounts")
 
 
 def test_a_restore_that_fails_for_a_while_costs_nothing_but_time(stack: Stack) -> None:
@@ -141,8 +133,3 @@ def test_a_restore_that_fails_for_a_while_costs_nothing_but_time(stack: Stack) -
     assert stack.output(run_id) == f"listens on {port}"
     assert stack.run(run_id)["attemptCount"] == 1
     assert stack.kinds(run_id).count("run.started") == 1
-
-
-def test_what_a_run_leaves_mounted_goes_with_its_directory(stack: Stack) -> None:
-    assert stack.output(stack.trigger("mounts_and_dies")) is None
-    stack.assert_nothing_left()

@@ -185,8 +185,10 @@ def put_down(picked_up: int, target: str | int) -> None:
         at, path, flags = target, b"", _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
     else:
         at, path, flags = _AT_FDCWD, target.encode(), _MOVE_MOUNT_F_EMPTY_PATH
-    _check(_libc.syscall(_MOVE_MOUNT, picked_up, b"", at, path, flags), f"move_mount to {target}")
-    os.close(picked_up)
+    try:
+        _check(_libc.syscall(_MOVE_MOUNT, picked_up, b"", at, path, flags), f"move_mount to {target}")
+    finally:
+        os.close(picked_up)
 
 
 def mount_proc_of(pid: int, target: str) -> None:

@@ -27,7 +27,6 @@ import logging
 import os
 import random
 import re
-import stat
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +45,8 @@ log = logging.getLogger(__name__)
 TEMPLATES = Path("/run/torpor-rooms")
 ENVIRONMENT = {"HOME": TEMPORARY, "USER": "run", "LOGNAME": "run", "TMPDIR": TEMPORARY}
 LIMITS = {"RLIMIT_CORE": 0, "RLIMIT_NOFILE": 65536}
+_PARTS = (*files.PRIVATE, files.SHM)
+"""Of the room's own file system, what is the run's."""
 _INODE_BYTES = 8192
 _FEWEST_INODES = 20_000
 _OWN_FLAGS = namespaces.MS_NOSUID | namespaces.MS_NODEV
@@ -109,11 +110,17 @@ class Room:
             (namespaces.pick_up(str(self.own), with_all_below=False), own),
         ]
         # All that belongs to other runs: mounted here as well, it would stay in memory for as long as this run lives.
-        for place in (run_root, TEMPLATES):
-            namespaces.unmount(str(place))
+        namespaces.unmount(str(run_root))
         for mount, place in picked_up:
             namespaces.put_down(mount, str(place))
         _furnish(dataclasses.replace(self, own=own))
+        namespaces.unmount(str(TEMPLATES))
+        # CRIU stands outside, and binds unix sockets by the names that they have in the room.
+        for name in _PARTS:
+            namespaces.bind(f"{own}/{name}", f"{run_root}/{name}")
+        namespaces.bind(f"{self.root}{TEMPORARY}", TEMPORARY)
+        if files.SHARED.is_dir():
+            namespaces.bind(f"{own}/{files.SHM}", str(files.SHARED))
 
     def enter_proc(self, pid: int) -> None:
         """Mount the /proc of a process that is being restored in here and stands in its new pid namespace."""
@@ -196,7 +203,7 @@ class Rooms:
         room = Room(directory / "room", directory / "own", self._take_uid(), self.gid, project, made)
         try:
             _make_own(room, disk_bytes)
-            for name in (*files.PRIVATE, files.SHM):
+            for name in _PARTS:
                 _make_private(room, name)
             room.root.mkdir(exist_ok=True)
             namespaces.bind(str(made.path), str(room.root))
@@ -227,6 +234,8 @@ class Rooms:
         _make_private(room, files.SHM)
         files.unpack_shared(archive, room.own / files.SHM)
         (directory / "room").mkdir()
+        for name in _PARTS:
+            (directory.parent / name).mkdir()
         return room
 
     def give_back(self, room: Room) -> None:
@@ -272,20 +281,24 @@ def _make_private(room: Room, name: str) -> None:
 
 
 def _furnish(room: Room) -> None:
-    """Mount what is one run's into its root, which shows the template."""
+    """Mount what is one run's into its root, which shows the template.
+
+    Whatever is mounted on something is made after it. CRIU reads the mounts of our namespace piece by piece, the oldest first,
+    and fails if it has seen one but not what it is on: another run's room may go in between, as a whole.
+    """
     root = str(room.root)
-    late = [(path, namespaces.pick_up(root + path, with_all_below=True)) for path in room.template.late]
     namespaces.bind(str(room.own), root + OWN)
     namespaces.bind(f"{room.own}/tmp", root + TEMPORARY)
     flags = namespaces.MS_NOSUID | namespaces.MS_NOEXEC
     namespaces.mount("devpts", f"{root}/dev/pts", "devpts", flags, "newinstance,ptmxmode=666,mode=620")
-    for path, picked_up in late:
-        with _place(root + TEMPORARY, path.removeprefix(TEMPORARY + "/").split("/"), like=picked_up) as place:
-            namespaces.put_down(picked_up, place)
+    for path in room.template.late:
+        source, names = f"{room.template.path}{path}", path.removeprefix(TEMPORARY + "/").split("/")
+        with _place(root + TEMPORARY, names, is_directory=os.path.isdir(source)) as place:
+            namespaces.put_down(namespaces.pick_up(source, with_all_below=True), place)
 
 
 @contextlib.contextmanager
-def _place(above: str, names: Sequence[str], *, like: int) -> Iterator[int]:
+def _place(above: str, names: Sequence[str], *, is_directory: bool) -> Iterator[int]:
     """An open mount point below a directory, made if it is not there. No link is followed: a run may have made it."""
     *directories, last = names
     at = os.open(above, _DIRECTORY)
@@ -294,7 +307,6 @@ def _place(above: str, names: Sequence[str], *, like: int) -> Iterator[int]:
             below = _made_directory(at, name)
             os.close(at)
             at = below
-        is_directory = stat.S_ISDIR(os.fstat(like).st_mode)
         point = _made_directory(at, last) if is_directory else os.open(last, _FILE, 0o644, dir_fd=at)
     finally:
         os.close(at)

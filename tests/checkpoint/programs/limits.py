@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
@@ -70,42 +71,16 @@ async def a_file_elsewhere_mapped_for_writing(outside: Outside) -> None:
 
 
 @program
-async def a_child_with_mounts_of_its_own() -> None:
-    child = subprocess.Popen(["unshare", "--mount", "sleep", "3600"])
-    await freeze()
-    child.kill()
-    child.wait()
-
-
-@program
-async def a_child_with_a_network_of_its_own() -> None:
-    child = subprocess.Popen(["unshare", "--net", "sleep", "3600"])
-    await freeze()
-    child.kill()
-    child.wait()
-
-
-@program
-async def a_perf_event() -> None:
-    software, size, cpu_clock = 1, 112, 0
-    attributes = ctypes.create_string_buffer(struct.pack("IIQ", software, size, cpu_clock).ljust(size, b"\0"))
-    perf_event_open = 241 if os.uname().machine == "aarch64" else 298
-    counter = ctypes.CDLL(None).syscall(perf_event_open, attributes, 0, -1, -1, 0)
-    assert counter >= 0
-    await freeze()
-    os.close(counter)
-
-
-@program
-async def a_device() -> None:
-    with open("/dev/fuse", "r+b", buffering=0):
+async def a_device(outside: Outside) -> None:
+    with open(outside["device"], "r+b", buffering=0):
         await freeze()
 
 
 @program
-async def a_large_deleted_file() -> None:
-    with open("large", "wb") as file:
-        os.unlink("large")
+async def a_large_deleted_file(outside: Outside) -> None:
+    path = Path(outside["directory"], "large")  # in the working directory there is not so much room
+    with open(path, "wb") as file:
+        path.unlink()
         os.posix_fallocate(file.fileno(), 0, (1 << 30) + 4096)
         await freeze()
 
@@ -128,6 +103,31 @@ async def a_database_transaction(outside: Outside) -> None:
         await freeze()
         assert await connection.fetchval("select count(*) from rows") == 0
     await connection.close()
+
+
+# -- not allowed in a room ---------------------------------------------------------------------------------------------
+
+
+@program
+async def a_child_with_mounts_of_its_own() -> None:
+    done = subprocess.run(["unshare", "--mount", "true"], capture_output=True, text=True, check=False)
+    assert "Operation not permitted" in done.stderr
+
+
+@program
+async def a_child_with_a_network_of_its_own() -> None:
+    done = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True, check=False)
+    assert "Operation not permitted" in done.stderr
+
+
+@program
+async def a_perf_event() -> None:
+    software, size, cpu_clock = 1, 112, 0
+    attributes = ctypes.create_string_buffer(struct.pack("IIQ", software, size, cpu_clock).ljust(size, b"\0"))
+    perf_event_open = 241 if os.uname().machine == "aarch64" else 298
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.syscall(perf_event_open, attributes, 0, -1, -1, 0) == -1
+    assert ctypes.get_errno() == errno.EPERM
 
 
 # -- frozen, and not as it was ----------------------------------------------------------------------------------------
