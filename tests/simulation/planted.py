@@ -104,8 +104,8 @@ FAULTS = [
     Fault(
         "the newest of a line goes first",
         "lines.py",
-        "order by runs.available_at, runs.id",
-        "order by runs.available_at desc, runs.id",
+        "order by standing.available_at, standing.id",
+        "order by standing.available_at desc, standing.id",
     ),
     Fault(
         "an idempotency key goes to whoever asks",
@@ -149,8 +149,27 @@ FAULTS = [
     Fault(
         "a refusal is forgotten",
         "lines.py",
-        "where checkpoints.id = runs.checkpoint_id and refusals.fitness = $6",
-        "where checkpoints.id = runs.checkpoint_id and refusals.fitness = $6 and false",
+        "where checkpoints.id = runs.checkpoint_id and refusals.fitness = $8",
+        "where checkpoints.id = runs.checkpoint_id and refusals.fitness = $8 and false",
+    ),
+    Fault(
+        "room that runs at work have is given away",
+        "placement.py",
+        "and runs.state in ('dequeued', 'executing')",
+        "and runs.state = 'dequeued'",
+    ),
+    Fault(
+        "a worker that has room again is not told",
+        "slots.py",
+        "$4 = any(turns.short_of_room)",
+        "$4 = 'nobody'",
+    ),
+    Fault("a run that fits later closes no line", "lines.py", "now | (self._presets & room.later)", "now"),
+    Fault(
+        "a larger machine is taken again and again",
+        "finish.py",
+        "larger.memory_bytes > own",
+        "larger.memory_bytes >= own",
     ),
     Fault("heartbeats don't repeat answers", "attempt.py", "and waits.delivered_at is null", "and false"),
     Fault(

@@ -22,11 +22,13 @@ from torpor.wire.http import (
     MoveReport,
     News,
     OpenWait,
+    OutOfMemory,
     Refusal,
     SaveReport,
     StartReport,
     StoredCheckpoint,
     SuspendReport,
+    Usage,
 )
 from torpor.wire.runner import Answer, NewWait, TaskError
 
@@ -526,6 +528,9 @@ class LiveRun:
             error,
             retryable=ended.retryable,
         )
+        if self.world.is_tight and ended.outcome == "crashed" and self.world.sizes.random() < 0.5:
+            report.oom = OutOfMemory(self.assignment.preset.memory_bytes)
+        report.usage = Usage(self.world.stage.time, 1000)
         jitter = self.rng.random()
         await self._send(
             "finish",

@@ -12,6 +12,7 @@ import msgspec
 from torpor import engine
 from torpor.engine import Lease, queues
 from torpor.engine.debounce import Debounce
+from torpor.wire.presets import BUILT_IN, GB, Preset
 from torpor.wire.runner import CheckpointPolicy, QueueManifest, RetryPolicy, TaskManifest
 
 from . import weather as sky
@@ -30,6 +31,7 @@ PATIENCE_S = 600.0
 """When nothing has become of any run for so long, those that have not ended never will."""
 LONGEST_S = 4 * 3600.0
 ROUND_S = 10.0
+PRESETS = [*BUILT_IN.values(), Preset("labeled", 0.5, GB // 2, GB // 4, 100, {"here": "yes"})]
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,9 @@ class World:
         self.was_calm = self.net.weather.is_calm
         self.limits = (self.rng.choice([None, 1, 2]), 1)
         self.waits_time_out = True
+        self.sizes = Random(f"sizes {seed}")
+        self.is_tight = self.sizes.random() < 0.4
+        """Runs are of many sizes, some use up their memory, and workers have little to give."""
         self.shared: list[str] = []  # tokens that several runs may wait for
         self.tokens: list[str] = []
         self.triggered: list[str] = []
@@ -108,6 +113,9 @@ class World:
             given["debounce"] = Debounce("d", rng.choice([3.0, 20.0]), mode, most_s)
         if rng.random() < 0.05:
             given |= {"lock_to_version": "v1", "ttl_s": 60.0}  # by itself it would wait for an hour
+
+        if self.is_tight and self.sizes.random() < 0.6:
+            given["preset"] = self.sizes.choice(["micro", "small-2x", "medium-1x", "labeled"])
 
         def at(now: datetime) -> engine.TriggerRequest:
             return engine.TriggerRequest(
@@ -150,7 +158,7 @@ class World:
         policies = {
             "alpha": retry,
             "beta": RetryPolicy(max_attempts=1),
-            "gamma": msgspec.structs.replace(retry, resume="checkpoint"),
+            "gamma": msgspec.structs.replace(retry, resume="checkpoint", on_oom="medium-1x"),
         }
         keep = {"gamma": CheckpointPolicy(keep_s=5.0, keep_last=1)}
         return [
@@ -184,7 +192,9 @@ class World:
         keep_s = rng.choice([0.0, 20.0, 2000.0])
 
         async def founded(tx: Any) -> Any:
-            return await engine.ensure_environment(tx, "sim", key_hash=b"k", checkpoint_retention_s=keep_s, now=EPOCH)
+            return await engine.ensure_environment(
+                tx, "sim", key_hash=b"k", checkpoint_retention_s=keep_s, presets=PRESETS, now=EPOCH
+            )
 
         environment, _ = await store.do(founded)
         self.environment_id = environment.id
@@ -209,6 +219,11 @@ class World:
             store = rng.choice([shared, shared, shared, ObjectStore(f"of w{nth}"), None])
             fitness, slots = rng.choice(["f1", "f2"]), rng.choice([1, 2, 10])
             worker = Worker(self, f"w{nth}", slots, store, fitness, can_freeze=rng.random() < 0.85)
+            if self.is_tight:
+                # The first can have any run; others may be too small for some.
+                worker.cpu = self.sizes.choice([1.0, 2.0, None] if nth == 0 else [0.5, 1.0, None])
+                worker.memory_bytes = int(self.sizes.choice([2, 3, 4] if nth == 0 else [0.5, 1, 2]) * GB)
+                worker.labels = {"here": "yes"} if nth == 0 else {}
             self.workers[worker.id] = worker
             worker.boot()
         self.servers.start()
@@ -323,6 +338,17 @@ class World:
             await self.cancel_now(row["id"])  # it waits for a version that no worker has any more
         for row in stranded:
             await self.cancel_now(row["id"])
+        too_large = await self.store.connection.fetch(
+            """select runs.id
+               from runs join presets on presets.environment_id = runs.environment_id and presets.name = runs.preset
+               where runs.state = 'queued' and runs.checkpoint_id is not null and not exists (
+                   select from workers where workers.store_id = runs.image_store_id and workers.can_freeze
+                       and presets.labels <@ workers.labels and coalesce(presets.cpu <= workers.cpu, true)
+                       and coalesce(presets.memory_bytes <= workers.memory_bytes, true))
+               order by runs.id"""
+        )
+        for row in too_large:
+            await self.cancel_now(row["id"])  # its image is on a disk of which no worker is large enough for it
 
     async def cancel_now(self, run_id: str) -> None:
         await self.net.deliver(

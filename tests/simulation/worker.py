@@ -32,6 +32,9 @@ class Worker:
         self.disk: dict[str, Process] = {}
         self.settled: list[str] = []
         self.fitness = fitness
+        self.cpu: float | None = None
+        self.memory_bytes: int | None = None
+        self.labels: dict[str, str] = {}
         self.shelf = Shelf(self, store) if store is not None else None
         """Without an object store it has its images on its own disk."""
         self.runs: dict[str, LiveRun] = {}
@@ -80,6 +83,7 @@ class Worker:
     async def _introduce(self) -> None:
         world = self.world
         intro = Introduction(self.id, self.instance_id, "host", self.slots, self.can_freeze, {})
+        intro.cpu, intro.memory_bytes, intro.labels = self.cpu, self.memory_bytes, self.labels
         if self.shelf is not None:
             intro.store_id, intro.fitness = self.shelf.store.id, self.fitness
         await self._say(
@@ -149,6 +153,7 @@ class Worker:
             if swept and assignments:
                 world.found_by_sweep(self.id, ", ".join(given.run_id for given in assignments))
             took_all = 0 < len(assignments) < free and not any(given.checkpoint for given in assignments)
+            took_all = took_all and not (was_woken and await self._is_short())
             if was_woken and not took_all:
                 servers.pass_on(self.id)
             left_s = until - world.stage.time
@@ -162,6 +167,11 @@ class Worker:
             world.net.note(self.id, "… and its answer is lost (dequeue)")
             return None
         return assignments
+
+    async def _is_short(self) -> bool:
+        world = self.world
+        found, _ = await world.store.do(lambda tx: engine.is_short(tx, world.environment_id, self.id))
+        return bool(found)
 
     def _request(self, free: int) -> tuple[Message, Message]:
         """What the server does with a request for work; made anew for each try."""

@@ -70,13 +70,16 @@ class _Lines:
 
     @cached_property
     def one(self) -> str:
-        """The run $9, locked, if it is still among these and its line is open. ($2 to $4 and $6 are given for nothing.)"""
+        """The run $9, locked, if it is still the first of its line, and that is open. ($2 to $4 are given for nothing.)"""
         return f"""
         select runs.* from runs join environments on environments.id = $1
-            left join queues on queues.environment_id = $1 and queues.name = runs.queue
-        where {self._in_line} and runs.id = $9 and runs.preset = any($5::text[]) and {self.takeable}
+            left join queues on queues.environment_id = $1 and queues.name = runs.queue,
+            lateral (select runs.queue as queue, runs.concurrency_key as key) as line,
+            lateral (select standing.id from {self._standing("line", "1")} as standing
+                     order by standing.available_at, standing.id limit 1) as head
+        where {self._in_line} and runs.id = $9 and head.id = $9 and runs.preset = any($5::text[])
           and not coalesce(queues.is_paused, false) and not environments.is_paused
-          and ($2::text, $3::text, $4::int, $6::text[]) is not null
+          and ($2::text, $3::text, $4::int) is not null
           and ({SOFT_LIMIT} is null or (
               select count(*) from runs as held where held.environment_id = $1 and held.queue = runs.queue
                   and held.concurrency_key = runs.concurrency_key and held.state in ('dequeued', 'executing')) < {SOFT_LIMIT})
@@ -212,7 +215,7 @@ class Lines:
         return rows[0]["id"] if rows else None
 
     async def one(self, tx: Transaction, room: Room, run_id: str) -> Run | None:
-        """That run, locked, if it is in these lines, could fit, and nothing but room keeps it from this worker."""
+        """That run, locked, if it is the first of one of these lines, and nothing but room keeps it from this worker."""
         could = sorted(self._presets & (room.fits | room.later))
         if not could:
             return None

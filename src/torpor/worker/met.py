@@ -40,12 +40,17 @@ class Limits:
         A kill is told at the second look: at the first one it may have been the run's own process, whose end we have yet to
         hear of.
         """
-        self._cgroup.measure()
         self._cgroup.keep_tight()
         met: list[Met] = []
         if self._kills_seen > self._kills_told:
             met.append(self._of_kills(self._kills_seen - self._kills_told))
             self._kills_told = self._kills_seen
+        return met + self._look_again()
+
+    def _look_again(self) -> list[Met]:
+        """Count, without telling of kills."""
+        self._cgroup.measure()
+        met: list[Met] = []
         self._kills_seen = self._cgroup.oom_kills()
         if not self._was_refused and self._cgroup.refused_pids():
             self._was_refused = True
@@ -55,7 +60,8 @@ class Limits:
 
     def at_the_end(self, status: int) -> tuple[list[Met], OutOfMemory | None]:
         """What was not told yet when the process has ended, with this wait status; and whether that was its end."""
-        met = self.look()  # kills of the look before this one were not its own
+        # Not `look`: the last one may have seen its own kill, a moment ago.
+        met = self._look_again()
         kills = self._kills_seen - self._kills_told
         if not kills:
             return met, None

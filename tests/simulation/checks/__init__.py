@@ -19,11 +19,12 @@ from . import (
     idempotency,
     lease,
     order,
+    room,
     slots,
     waitpoints,
 )
 
-RULES = (lease, ends, slots, waitpoints, answers, order, attempts, checkpoints, garbage, batches, idempotency)
+RULES = (lease, ends, slots, room, waitpoints, answers, order, attempts, checkpoints, garbage, batches, idempotency)
 
 CODE = "TP001"
 """The SQLSTATE of a trigger that found a rule broken."""

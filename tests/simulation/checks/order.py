@@ -1,4 +1,5 @@
-"""Order within a line (queue and key): a fresh run is never handed out before an older one that could have started."""
+"""Order within a line (queue and key): a fresh run is never handed out before an older one that this worker could have
+started, be it later when it has room."""
 
 TRIGGERS = """
 create or replace function checks.line() returns trigger language plpgsql as $$
@@ -13,6 +14,10 @@ begin
       and exists (select from tasks where tasks.environment_id = runs.environment_id and tasks.id = runs.task_id
                   and tasks.version = new.version)
       and (runs.expires_at is null or runs.expires_at > new.updated_at)
+      and exists (select from presets, workers where presets.environment_id = runs.environment_id and presets.name = runs.preset
+                  and workers.id = new.worker_id and presets.labels <@ workers.labels
+                  and (workers.cpu is null or presets.cpu <= workers.cpu)
+                  and (workers.memory_bytes is null or presets.memory_bytes <= workers.memory_bytes))
     limit 1;
     if older is not null then
         perform checks.broken('order', format('%s was handed out before %s, which stands before it in %s/%s',
