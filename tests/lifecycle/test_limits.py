@@ -1,10 +1,13 @@
 """Runs that meet their limits: what becomes of them, what their stories say, and that others don't notice."""
 
+import contextlib
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stack import Stack, fresh_database
+from stack import Stack, eventually, fresh_database
 
 from torpor.store.embedded import EmbeddedPostgres
 from torpor.wire.presets import BUILT_IN, DEFAULT_PRESET
@@ -24,6 +27,7 @@ def limited(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
     )
     made.start()
     yield made
+    made.begin_scene(made.directory)
     made.assert_nothing_left()
     assert groups(made)
     made.stop()
@@ -88,3 +92,39 @@ def test_whoever_starts_too_many_processes_gets_an_error_and_the_story_says_why(
     assert stack.output(run_id) == f"Resource temporarily unavailable after {USUAL.pids - 1}"
     [told] = stack.events(run_id, "run.pids_exhausted")
     assert told == {"pids": USUAL.pids, "machine": USUAL.name}
+
+
+def test_a_disk_that_is_full_says_so(stack: Stack) -> None:
+    """Half of its memory is its disk, so it is that which is full first."""
+    told, megabytes = stack.output(stack.trigger("fills_its_disk"))
+    assert told == "No space left on device"
+    assert 0.9 * USUAL.disk_bytes / MB < megabytes <= USUAL.disk_bytes / MB
+
+
+def test_too_many_open_files_are_an_error(stack: Stack) -> None:
+    assert stack.output(stack.trigger("opens_files_without_end")) == "Too many open files"
+
+
+def test_output_without_end_fills_neither_disk_nor_database(stack: Stack) -> None:
+    run_id = stack.trigger("writes_without_end", 2000)
+    eventually(lambda: stack.process_of(run_id), what="it runs")
+    most = 0
+    while stack.process_of(run_id):
+        files = (stack.directory / "data" / "worker" / "runs").glob("*/output.log")
+        with contextlib.suppress(FileNotFoundError):
+            most = max([most, *(file.stat().st_blocks * 512 for file in files)])
+    assert stack.output(run_id) == "Bad file descriptor"  # the C library does it by hand, and may not read there
+    assert most < 1000 * MB
+    told = list(stack.client.logs(run_id))
+    assert sum(len(line["message"]) for line in told) < 101 * MB
+    assert "TORPOR_OUTPUT_BYTES" in told[-1]["message"]
+
+
+def test_what_is_left_of_a_dead_supervisor_is_removed_by_who_outlives_it(stack: Stack) -> None:
+    run_id = stack.trigger("works", {"seconds": 60, "megabytes": 1})
+    eventually(lambda: stack.process_of(run_id), what="it runs")
+    assert len(groups(stack)) > 0
+    os.kill(stack.supervisor(), signal.SIGKILL)
+    eventually(lambda: not groups(stack), what="no control group is left")
+    stack.client.cancel(run_id)
+    stack.kill_worker()

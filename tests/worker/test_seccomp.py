@@ -80,7 +80,23 @@ def test_what_has_a_substitute_does_not_exist(call: str) -> None:
 
 @needs_a_table
 def test_every_number_in_the_table_is_there_to_be_refused() -> None:
-    assert set(NUMBERS) <= {*seccomp.FORBIDDEN, *seccomp.UNKNOWN, *CONDITIONAL}
+    assert set(NUMBERS) <= {*seccomp.FORBIDDEN, *seccomp.UNKNOWN, *seccomp.UNSUPPORTED, *CONDITIONAL}
+
+
+@needs_a_table
+def test_space_can_be_reserved_though_not_in_one_call(tmp_path: Path) -> None:
+    """As the C library does it where a file system can't."""
+    file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+
+    def reserve() -> int:
+        if answer("fallocate", file, 0, 0, 1 << 20) != errno.EOPNOTSUPP:
+            return 1
+        os.posix_fallocate(file, 0, 1 << 20)
+        return 0
+
+    assert in_a_child(reserve) == 0
+    assert os.fstat(file).st_blocks * 512 == 1 << 20
+    os.close(file)
 
 
 @needs_a_table

@@ -181,11 +181,12 @@ def below(group: Path) -> Iterator[Path]:
 
 def kill_one_by_one(groups: Groups) -> None:
     """For kernels that can't kill a group as a whole."""
-    with suppress(OSError):
-        (groups["pids"] / "pids.max").write_text("0")  # who can't fork can't get away
+    if (pids := groups.get("pids")) is not None:
+        with suppress(OSError):
+            (pids / "pids.max").write_text("0")  # who can't fork can't get away
     end = time.monotonic() + KILL_PATIENCE_S
-    while (pids := pids_of(groups)) and time.monotonic() < end:
-        for pid in pids:
+    while (left := pids_of(groups)) and time.monotonic() < end:
+        for pid in left:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.002)

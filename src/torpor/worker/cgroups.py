@@ -185,13 +185,12 @@ class Cgroups:
             yield
 
     def _sweep_runs(self, tree: Groups) -> None:
-        names = {entry.name for group in distinct(tree) for entry in group.iterdir() if entry.is_dir()}
-        for name in names:
+        for name in {name for group in distinct(tree) for name in _names(group)}:
             _remove(self.site, {controller: group / name for controller, group in tree.items()})
 
     def _sweep_workers(self) -> None:
         """Remove the trees that no living worker holds."""
-        names = {entry.name for group in distinct(self._tree("")) for entry in group.iterdir() if entry.is_dir()}
+        names = {name for group in distinct(self._tree("")) for name in _names(group)}
         for name in names - {self.worker, cgroups_v2.OUTSIDE[1]}:
             tree = {controller: group for controller, group in self._tree(name).items() if group.is_dir()}
             with ExitStack() as locked:
@@ -205,6 +204,14 @@ class Cgroups:
                 log.info("removing the control groups of worker %s, which is dead", name)
                 self._sweep_runs(tree)
                 _remove(self.site, tree)
+
+
+def _names(group: Path) -> set[str]:
+    """Of the groups in it; none if it is gone."""
+    try:
+        return {entry.name for entry in group.iterdir() if entry.is_dir()}
+    except FileNotFoundError:
+        return set()
 
 
 def _lock_made(group: Path) -> int:

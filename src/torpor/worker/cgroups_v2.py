@@ -185,7 +185,7 @@ class Unified(Site):
         return counter(groups["memory"] / "memory.events", "oom_kill")
 
     def kill(self, groups: Groups) -> None:
-        group = groups["memory"]
+        [group] = distinct(groups)
         if (group / "cgroup.kill").exists():
             (group / "cgroup.kill").write_text("1")
         else:  # a kernel before 5.14

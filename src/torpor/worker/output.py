@@ -200,6 +200,7 @@ class Follower:
         """Tell all that was written since the last time; with `last` also an unfinished line."""
         async with self._one_at_a_time:
             for first, lines in self._output.pieces(last=last):
+                self._output.spare_the_disk()
                 await self._tell(first, lines)
 
     async def _follow(self) -> None:

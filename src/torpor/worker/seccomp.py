@@ -8,7 +8,8 @@ that nobody here has seen, and a run has no capability and sees no file that mos
 filter keeps a run from the parts of the kernel in which faults have been found again and again, and holds where another wall
 has a hole. What is younger than the list doesn't exist for a run.
 
-Two answers. EPERM: you may not. ENOSYS, as from a kernel that lacks the call: where libraries have learnt to do without it.
+Three answers. EPERM: you may not. ENOSYS, as from a kernel that lacks the call, or EOPNOTSUPP, as from a file system that does:
+where libraries have learnt to do without it.
 """
 
 import ctypes
@@ -75,6 +76,11 @@ UNKNOWN = (
 )
 """Answered with ENOSYS."""
 
+UNSUPPORTED = ("fallocate",)
+"""Answered with EOPNOTSUPP, as by a file system that can't do it: the C library writes zeros instead. A run's output is a file on
+its worker's disk, which this fills in one call. Written byte by byte it is short again before it is long (output.py).
+"""
+
 _CLONE_NEWTIME = 0x80  # only of unshare: clone has a signal's number in these bits
 _CLONE_NEW = 0x7E020000  # mounts, cgroups, names, ipc, users, pids, network
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
@@ -130,6 +136,7 @@ def wall(architecture: syscalls.Architecture) -> list[Instruction]:
         (_RETURN, 0, 0, _ERRNO | errno.ENOSYS),
         *(each for name in FORBIDDEN if name in numbers for each in _refuse(numbers[name], errno.EPERM)),
         *(each for name in UNKNOWN if name in numbers for each in _refuse(numbers[name], errno.ENOSYS)),
+        *(each for name in UNSUPPORTED if name in numbers for each in _refuse(numbers[name], errno.EOPNOTSUPP)),
         *_case(numbers["clone"], _unless_any_bit(_CLONE_NEW)),
         *_case(numbers["unshare"], _unless_any_bit(_CLONE_NEW | _CLONE_NEWTIME)),
         *_case(numbers["socket"], _families()),

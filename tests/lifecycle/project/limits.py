@@ -1,6 +1,7 @@
 """Tasks that meet their limits."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
@@ -44,6 +45,42 @@ async def starts_processes_without_end() -> str:
             children.append(subprocess.Popen(["sleep", "60"]))
     except BlockingIOError as error:
         return f"{error.strerror} after {len(children)}"
+
+
+@task
+async def fills_its_disk() -> tuple[str, int]:
+    written = 0
+    with open("large", "wb") as file:
+        try:
+            while True:
+                written += file.write(bytes(MB))
+                file.flush()
+        except OSError as error:
+            return error.strerror, written // MB
+
+
+@task
+async def opens_files_without_end() -> str:
+    opened: list[int] = []
+    try:
+        while True:
+            opened.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError as error:
+        return error.strerror
+
+
+@task
+async def writes_without_end(megabytes: int) -> str:
+    """To its output: without a newline, through the bare descriptor, and by all ways to make a file long."""
+    for _ in range(megabytes):
+        os.write(1, b"\xff" * MB)
+    try:
+        os.posix_fallocate(1, 0, 1 << 50)
+    except OSError as error:
+        told = error.strerror
+    os.ftruncate(1, 1 << 40)
+    print("at the end", flush=True)
+    return told
 
 
 @task
