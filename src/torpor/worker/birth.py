@@ -13,11 +13,13 @@ import msgspec
 
 from torpor.errors import ApiError, CriuError, TorporError
 from torpor.wire import http, runner
+from torpor.wire.networks import strictest
 from torpor.worker import restore
 from torpor.worker.faults import Fault, reach
 from torpor.worker.house import House
 from torpor.worker.output import Output
 from torpor.worker.process import RunProcess
+from torpor.worker.router import NoNetwork
 
 SLEEPING = ("wait", "named")
 """Kinds of checkpoints in which the process sleeps until it is woken."""
@@ -56,7 +58,10 @@ async def begin(house: House, assignment: http.Assignment) -> Born:
         raise NotHere(f"version {assignment.version} is not loaded here")
     payload = await _large_payload(house, assignment) if assignment.payload_is_large else assignment.payload
     await reach(Fault.BEFORE_FORK)
-    process = await version.runner()
+    try:
+        process = await version.runner(version.network_of(assignment.task_id))
+    except NoNetwork as error:
+        raise NotHere(str(error)) from None
     process.fit(assignment.preset)
     process.say(runner.Begin(assignment.context, payload, env_all=version.environment, hook=assignment.hook))
     version.make_ahead()
@@ -65,6 +70,7 @@ async def begin(house: House, assignment: http.Assignment) -> Born:
         pid=process.pid,
         start_ms=_ms_since(began),
         trust=process.trust.value,
+        network=process.network_kind,
         isolation=house.isolation.level,
         missing=_missing(house),
     )
@@ -109,6 +115,7 @@ async def thaw(house: House, assignment: http.Assignment) -> Born:
         process = restore.process_of(prepared, stored.base)
         try:
             process.limit(house.cgroups, assignment.preset, holds_bytes=prepared.inherited_bytes)
+            await _join_network(house, assignment, process, prepared.network)
             await process.listen()
             if prepared.later:
                 process.wait_for_memory(prepared.later)
@@ -145,11 +152,26 @@ async def thaw(house: House, assignment: http.Assignment) -> Born:
         restore_ms=restore_ms,
         since_due_ms=_ms_since_instant(assignment.due_at),
         trust=process.trust.value,
+        network=process.network_kind,
         isolation=house.isolation.level,
         missing=_missing(house),
     )
     await reach(Fault.RESUMED)
     return Born(process, output, report, open_waits, lost, is_at_work=stored.kind not in SLEEPING)
+
+
+async def _join_network(house: House, assignment: http.Assignment, process: RunProcess, had: str | None) -> None:
+    """At least as strict a network as the run had when it was frozen.
+
+    Raises:
+        Unfit: there is none for it on this machine.
+    """
+    version = house.version(assignment.version)
+    asked = version.network_of(assignment.task_id) if version is not None else None
+    try:
+        await process.join_network(house.networks, strictest(house.network, had, asked))
+    except NoNetwork as error:
+        raise restore.Unfit(str(error)) from None
 
 
 async def _wake(process: RunProcess) -> runner.Resumed:

@@ -24,12 +24,15 @@ from torpor.images import Later
 from torpor.sdk.canceling import INTERRUPT
 from torpor.wire import http, runner
 from torpor.wire.framing import MAX_MESSAGE_BYTES, FramingError, Unframer, frame
+from torpor.wire.networks import HOST
 from torpor.wire.presets import Preset
 from torpor.worker import criu, files, namespaces, usage
 from torpor.worker.cgroups import Cgroup, Cgroups
 from torpor.worker.inbox import Inbox
 from torpor.worker.lazy import LazyMemory
+from torpor.worker.network import Network, Networks, resolv_conf
 from torpor.worker.room import Room, Rooms
+from torpor.worker.router import NoNetwork
 from torpor.worker.runner import LOST_SUPERVISOR
 from torpor.worker.trust import Trust
 
@@ -166,7 +169,7 @@ class RunProcess:
         self.room: Room | None = None
         self.cgroup: Cgroup | None = None
         self.inherited_bytes = 0
-        self.network: Any = None
+        self.network: Network | None = None
         self.on_root: list[Callable[[int], object]] = []
         self.on_buried: list[Callable[[], object]] = []
         self._home = home or directory
@@ -197,6 +200,27 @@ class RunProcess:
         return self.pid is not None and not self.exited.done()
 
     @property
+    def network_kind(self) -> str:
+        """What it reaches: `host`, `private` or `none`."""
+        return HOST if self.network is None else self.network.kind
+
+    async def join_network(self, networks: Networks, kind: str) -> None:
+        """Get the network that it is to live in, when it has its room. It gives it back when it is buried.
+
+        Raises:
+            NoNetwork: there is none of this kind for it here, so it can't be.
+        """
+        if kind != HOST and self.room is None:
+            raise NoNetwork(
+                f"its network is to be {kind!r}, which takes a room of its own, and this worker gives it none (TORPOR_ISOLATION)"
+            )
+        self.network = await networks.take(kind)
+        if self.network is not None:
+            self.on_buried.append(self.network.release)
+        if self.room is not None:
+            (self.room.own / "etc" / "resolv.conf").write_text(resolv_conf(kind))
+
+    @property
     def real_uid(self) -> tuple[int, int] | None:
         """User and group, if it isn't root."""
         return None if self.room is None else (self.room.uid, self.room.gid)
@@ -210,7 +234,7 @@ class RunProcess:
 
     def facts(self) -> dict[str, Any]:
         """For its image: where it is to be restored, and as whom."""
-        told: dict[str, Any] = {"directory": self.directory.name}
+        told: dict[str, Any] = {"directory": self.directory.name, "network": self.network_kind}
         return told if self.room is None else told | {"room": self.room.facts()}
 
     @property
@@ -263,7 +287,11 @@ class RunProcess:
         """For the runner that is forked to be this process: what it is to enter."""
         if self.room is None:
             return None
-        return msgspec.structs.replace(self.room.order(), cgroups=self.cgroup.files if self.cgroup is not None else [])
+        return msgspec.structs.replace(
+            self.room.order(),
+            cgroups=self.cgroup.files if self.cgroup is not None else [],
+            network=self.network.path if self.network is not None else None,
+        )
 
     @contextmanager
     def room_for_criu(self) -> Iterator[None]:

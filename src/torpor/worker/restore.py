@@ -31,6 +31,7 @@ from torpor.images import Draft, Images, Laid, Later
 from torpor.wire.http import StoredCheckpoint
 from torpor.worker import criu, files, fitness, namespaces, process
 from torpor.worker.faults import Fault, reach
+from torpor.worker.network import Network
 from torpor.worker.process import Origin, RunProcess
 from torpor.worker.room import Room, Rooms
 from torpor.worker.trust import Trust
@@ -61,6 +62,8 @@ class Prepared:
     """how much of its output was told"""
     inherited_bytes: int = 0
     """how much of its memory is as its version's import has left it"""
+    network: str | None = None
+    """what it reached"""
 
 
 @asynccontextmanager
@@ -139,6 +142,7 @@ def lay(
         Trust(facts.get("trust", Trust.OWN)),
         facts.get("output_told_bytes", 0),
         facts.get("inherited_bytes", 0),
+        facts.get("network"),
     )
 
 
@@ -169,7 +173,7 @@ async def revive(tool: criu.Criu, prepared: Prepared, revived: RunProcess) -> tu
         tool,
         images=prepared.criu_images,
         scratch=prepared.directory,
-        enter=lambda: go_apart(prepared),
+        enter=lambda: go_apart(prepared, revived.network),
         memory=memory,
         real_uid=revived.real_uid,
         on_root=revived.stands_in_its_namespaces,
@@ -191,8 +195,10 @@ async def revive(tool: criu.Criu, prepared: Prepared, revived: RunProcess) -> tu
     return pid, took_ms
 
 
-def go_apart(prepared: Prepared) -> None:
-    """In a thread of its own: leave our mounts for a copy, and change it to what the tree is to see."""
+def go_apart(prepared: Prepared, network: Network | None) -> None:
+    """In a thread of its own: enter the tree's network, and leave our mounts for a copy, changed to what it is to see."""
+    if network is not None:
+        network.enter()
     if prepared.room is not None:
         prepared.room.go_apart(prepared.home, prepared.run_root)
         return

@@ -45,6 +45,7 @@ from torpor.worker.pressure import INTERVAL_S as PRESSURE_INTERVAL_S
 from torpor.worker.pressure import Pressure
 from torpor.worker.process import watched
 from torpor.worker.room import Rooms
+from torpor.worker.router import NoNetwork
 from torpor.worker.serve import DRAINED, worker_id
 from torpor.worker.trust import Trust, stricter, why_refused
 from torpor.worker.version import Version
@@ -268,6 +269,7 @@ class Supervisor:
                 version = self._new_version(project)
                 is_thawed = await self._replace_versions(version)
             else:
+                version.network = self._house.network
                 await self._report(version, project.machine)
             version.make_ahead()
             self._house.vacancy.set()
@@ -285,7 +287,7 @@ class Supervisor:
             log.error("%s; importing again in %.0f s", error, self._import_retry_s)
             asyncio.get_running_loop().call_later(self._import_retry_s, self._reload)
             self._import_retry_s = min(self._import_retry_s * 2, LONGEST_IMPORT_RETRY_S)
-        except (ConfigError, ApiError) as error:
+        except (ConfigError, ApiError, NoNetwork) as error:
             log.error("%s", error)
 
     async def _replace_versions(self, version: Version) -> bool:
@@ -333,6 +335,7 @@ class Supervisor:
                     secret=self._settings.worker_token,
                     rooms=house.rooms,
                     cgroups=house.cgroups,
+                    networks=house.networks,
                 ),
                 project,
                 environment,
@@ -347,6 +350,8 @@ class Supervisor:
             on_changed=self._reload,
             warm=warm,
             rooms=house.rooms if house.isolation.level != "off" else None,
+            networks=house.networks,
+            network=house.network,
             import_timeout_s=self._settings.import_timeout_s,
             cgroups=house.cgroups,
         )

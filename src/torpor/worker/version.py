@@ -28,12 +28,15 @@ from pathlib import Path
 from torpor import ids
 from torpor.wire import runner as wire
 from torpor.wire.framing import MAX_MESSAGE_BYTES
+from torpor.wire.networks import HOST, strictest
 from torpor.worker import discovery, first_runner, usage
 from torpor.worker.cgroups import Cgroups
 from torpor.worker.discovery import Project
 from torpor.worker.forking import ImportFailed, Zygote, ZygoteDied
+from torpor.worker.network import Networks
 from torpor.worker.process import Origin, RunProcess
 from torpor.worker.room import Rooms
+from torpor.worker.router import NoNetwork
 from torpor.worker.trust import Trust
 from torpor.worker.warm import Warm
 from torpor.worker.warming import Warming
@@ -65,11 +68,14 @@ class Version:
         trust: how far it is trusted.
         warm: where its warm images are; None where nothing can be frozen.
         rooms: in which runners are; None: in none.
+        networks: where theirs come from.
+        network: what they reach, unless a run wants less.
         import_timeout_s: how long its import may take.
         cgroups: where runners get their limits; None: they have none.
 
     Attributes:
         tasks, queues, import_ms: what is in it, once that is known.
+        network: as above; it may change.
     """
 
     def __init__(
@@ -83,6 +89,8 @@ class Version:
         on_changed: Callable[[], object] = lambda: None,
         warm: Warm | None = None,
         rooms: Rooms | None = None,
+        networks: Networks | None = None,
+        network: str = HOST,
         import_timeout_s: float = IMPORT_TIMEOUT_S,
         cgroups: Cgroups | None = None,
     ) -> None:
@@ -94,6 +102,8 @@ class Version:
         self._isolated = isolated
         self._on_changed = on_changed
         self._rooms = rooms
+        self._networks = networks or Networks()
+        self.network = network
         self._import_timeout_s = import_timeout_s
         self._cgroups = cgroups
         self._imported: wire.Imported | None = None
@@ -183,7 +193,7 @@ class Version:
 
     async def _ask_first_runner(self) -> None:
         """Foreign code: a runner imports it and tells what tasks there are. Then it is frozen, or performs a run."""
-        process = await self._forked(parked=self._warming.is_possible, tells=True)
+        process = await self._forked(self.network, parked=self._warming.is_possible, tells=True)
         assert self._imported is not None
         if self._warming.is_possible:
             self._warming.make(process, self._imported, to_thaw=True)
@@ -192,21 +202,28 @@ class Version:
 
     # -- runners ------------------------------------------------------------------------------------------------------
 
-    async def runner(self) -> RunProcess:
-        """A process that waits to be told its run; the one made ahead, if it lives.
+    def network_of(self, task_id: str) -> str:
+        """What a run of that task reaches."""
+        return strictest(self.network, *(task.network for task in self.tasks if task.id == task_id))
+
+    async def runner(self, network: str = HOST) -> RunProcess:
+        """A process that waits to be told its run; the one made ahead, if it lives, and reaches neither more nor less.
 
         Raises:
             ZygoteDied: none could be made, even after a fresh start.
             ImportFailed: it had to be imported first, and could not be.
+            NoNetwork: there is no such network for it here.
         """
         self._warming.is_noisy()
+        if network != self.network:
+            return await self._make_runner(network)
         if self._making_ahead is not None:
             await asyncio.wait([self._making_ahead])
         spare, self._spare = self._spare, None
-        if spare is not None and not spare.is_connected:
+        if spare is not None and not (spare.is_connected and spare.network_kind == network):
             await spare.bury()
             spare = None
-        return spare or await self._make_runner()
+        return spare or await self._make_runner(network)
 
     def make_ahead(self) -> None:
         """Make the spare runner in the background, unless there is one. Call it when a run has begun."""
@@ -214,23 +231,26 @@ class Version:
             self._making_ahead = asyncio.create_task(self._make_spare())
 
     async def _make_spare(self) -> None:
-        with contextlib.suppress(ZygoteDied, ImportFailed, OSError):  # then the next run finds out, and its story tells
-            self._spare = await self._make_runner()
+        # Whatever fails, the next run finds out, and its story tells.
+        with contextlib.suppress(ZygoteDied, ImportFailed, NoNetwork, OSError):
+            self._spare = await self._make_runner(self.network)
 
-    async def _make_runner(self) -> RunProcess:
+    async def _make_runner(self, network: str) -> RunProcess:
         if self.way is Way.IMPORTED:
             await self._warming.settled()  # it is being imported to be thawed: to do so beside would take as long
-        return await self._warming.thaw() or await self._forked()
+        return await self._warming.thaw(network) or await self._forked(network)
 
     async def _parked(self) -> RunProcess:
-        return await self._forked(parked=True)
+        # Nothing of a network gets into its image.
+        return await self._forked(self.network if self._rooms else HOST, parked=True)
 
-    async def _forked(self, *, parked: bool = False, tells: bool = False) -> RunProcess:
+    async def _forked(self, network: str, *, parked: bool = False, tells: bool = False) -> RunProcess:
         process = RunProcess(self._run_root / ids.new("runner"))
         process.trust = self.trust
         try:
             process.limit(self._cgroups)
             await asyncio.to_thread(process.furnish, self._rooms, self.project.root)
+            await process.join_network(self._networks, network)
             await process.listen()
             process.watch(await self._fork(process, parked=parked, tells=tells))
             if self._may_fork:  # what it imports itself it shares with nobody

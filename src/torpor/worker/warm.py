@@ -17,7 +17,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,12 @@ from torpor.errors import ApiError, CriuError, ImageDamaged
 from torpor.images import Draft, Images, Laid, Published
 from torpor.objects import ObjectsDown
 from torpor.wire import http, runner
+from torpor.wire.networks import HOST
 from torpor.worker import checkpoint, criu, fitness, namespaces, restore, usage
 from torpor.worker.cgroups import Cgroups
 from torpor.worker.discovery import Project
 from torpor.worker.link import Link
+from torpor.worker.network import Networks
 from torpor.worker.process import Closed, RunProcess
 from torpor.worker.room import Rooms
 from torpor.worker.trust import Trust
@@ -67,6 +69,7 @@ class Place:
     """what the servers' workers have in common: the environment is digested under it"""
     rooms: Rooms | None = None
     cgroups: Cgroups | None = None
+    networks: Networks = field(default_factory=Networks)
 
 
 @dataclass(frozen=True)
@@ -232,10 +235,11 @@ class Warm:
             log.info("there is a warm image of %s, but not of our %s", self._project.version, " and ".join(differing))
         return bool(differing)
 
-    async def thaw(self, image: WarmImage) -> RunProcess:
+    async def thaw(self, image: WarmImage, network: str = HOST) -> RunProcess:
         """A runner that waits for its run.
 
         Raises:
+            NoNetwork: there is no such network for it here.
             CriuError: it could not be restored.
             OSError: the disk is full or broken.
         """
@@ -244,13 +248,14 @@ class Warm:
         process = restore.process_of(prepared, image.image_id)
         try:
             process.limit(self._place.cgroups, holds_bytes=prepared.inherited_bytes)
+            await process.join_network(place.networks, network)
             await process.listen()
             with process.room_for_criu():
                 pid = await criu.restore(
                     self._place.criu,
                     images=prepared.criu_images,
                     scratch=prepared.directory,
-                    enter=lambda: restore.go_apart(prepared),
+                    enter=lambda: restore.go_apart(prepared, process.network),
                     real_uid=process.real_uid,
                     on_root=process.stands_in_its_namespaces,
                 )

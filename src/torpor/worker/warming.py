@@ -10,6 +10,7 @@ from torpor.errors import CriuError, ImageDamaged
 from torpor.wire import runner as wire
 from torpor.worker.forking import ImportFailed, ZygoteDied
 from torpor.worker.process import RunProcess
+from torpor.worker.router import NoNetwork
 from torpor.worker.warm import Warm, WarmImage, parked
 
 log = logging.getLogger(__name__)
@@ -52,14 +53,18 @@ class Warming:
             self.image = await self._warm.find()
         return self.image is not None
 
-    async def thaw(self) -> RunProcess | None:
-        """A runner from the image at hand; None: there is none (any more)."""
+    async def thaw(self, network: str) -> RunProcess | None:
+        """A runner from the image at hand; None: there is none (any more).
+
+        Raises:
+            NoNetwork: there is no such network for it here.
+        """
         image = self.image
         if self._warm is None or image is None:
             return None
         self._in_use[image.image_id] += 1
         try:
-            return await self._warm.thaw(image)
+            return await self._warm.thaw(image, network)
         except OSError as error:
             log.warning("the warm image of %s can't be thawed now: %s", self._name, error)
         except CriuError as error:
@@ -132,7 +137,7 @@ class Warming:
             process, image = await self._freeze(warm, source, imported)
             if to_thaw:
                 self.image = image
-        except (CriuError, ZygoteDied, ImportFailed, OSError) as error:
+        except (CriuError, ZygoteDied, ImportFailed, NoNetwork, OSError) as error:
             log.warning("version %s has no warm image: %s", self._name, error)
             return
         finally:
