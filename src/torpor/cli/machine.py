@@ -25,10 +25,10 @@ State = Literal["ok", "note", "missing"]
 _CAPABILITIES = (
     ("CAP_SYS_ADMIN", 21, True, "makes namespaces and mounts"),
     ("CAP_SYS_PTRACE", 19, True, "reads the memory of a run"),
-    ("CAP_CHECKPOINT_RESTORE", 40, False, "restores process ids"),
-    ("CAP_NET_ADMIN", 12, False, "restores sockets with special options"),
-    ("CAP_SETPCAP", 8, False, "restores the capabilities of a run"),
-    ("CAP_SYS_RESOURCE", 24, False, "not needed now, only for runs under users of their own"),
+    ("CAP_NET_ADMIN", 12, True, "restores sockets, and brings up networks of runs"),
+    ("CAP_SYS_TIME", 25, True, "lets monotonic clocks stand still while a run is frozen"),
+    ("CAP_SETPCAP", 8, False, "gives up the capabilities of a run, without which there are no rooms"),
+    ("CAP_CHECKPOINT_RESTORE", 40, False, "not needed beside CAP_SYS_ADMIN"),
 )
 # What must exist, what it is called, and what it is for.
 _KERNEL = (

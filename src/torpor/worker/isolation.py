@@ -304,6 +304,35 @@ def _user(uid: int, gid: int) -> None:
     raise OSError(errno.EPERM, "a process that became another user can become root again")
 
 
+def _files(uid: int, gid: int) -> None:
+    """Files that are its own, and that we can pack and lay all the same."""
+    own = _scratch() / "own"
+    own.mkdir(mode=0o700)
+    with _doing("files can't be given to another user"):
+        os.chown(own, uid, gid)
+    with _doing("another user's files can't be read, written or changed"):
+        (own / "file").write_text("text")
+        os.chown(own / "file", uid, gid)
+        os.chmod(own / "file", 0o400)
+        (own / "file").read_text()
+        os.utime(own / "file", (0, 0))
+
+
+def _end(uid: int, gid: int) -> None:
+    """A process that is another user's can be killed."""
+    child = os.fork()
+    if child == 0:
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+        time.sleep(PATIENCE_S)
+        os._exit(0)
+    time.sleep(0.001)
+    while Path(f"/proc/{child}").stat().st_uid != uid and os.waitpid(child, os.WNOHANG) == (0, 0):
+        time.sleep(0.001)
+    with _doing("another user's process can't be killed"):
+        os.kill(child, signal.SIGKILL)
+
+
 def _capabilities(uid: int, gid: int) -> None:
     with _doing("capabilities can't be given up"):
         privileges.become(uid, gid)
@@ -399,6 +428,12 @@ def probes(settings: Settings) -> tuple[Probe, ...]:
             partial(_user, uid, gid),
             "give the container SETUID and SETGID, and in a user namespace a range of users that holds TORPOR_RUN_UIDS",
         ),
+        Probe(
+            "files of its own",
+            partial(_files, uid, gid),
+            "give the container CHOWN, DAC_OVERRIDE and FOWNER; " + _MOUNTS,
+        ),
+        Probe("being ended by its worker", partial(_end, uid, gid), "give the container KILL"),
         Probe(
             "being without capabilities",
             partial(_capabilities, uid, gid),
