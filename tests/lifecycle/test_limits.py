@@ -96,7 +96,7 @@ def test_whoever_starts_too_many_processes_gets_an_error_and_the_story_says_why(
 
 def test_a_disk_that_is_full_says_so(stack: Stack) -> None:
     """Half of its memory is its disk, so it is that which is full first."""
-    told, megabytes = stack.output(stack.trigger("fills_its_disk"))
+    told, megabytes = stack.output(stack.trigger("fills_all_of_its_disk"))
     assert told == "No space left on device"
     assert 0.9 * USUAL.disk_bytes / MB < megabytes <= USUAL.disk_bytes / MB
 

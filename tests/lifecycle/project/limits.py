@@ -48,7 +48,7 @@ async def starts_processes_without_end() -> str:
 
 
 @task
-async def fills_its_disk() -> tuple[str, int]:
+async def fills_all_of_its_disk() -> tuple[str, int]:
     written = 0
     with open("large", "wb") as file:
         try:
