@@ -120,6 +120,16 @@ def test_output_without_end_fills_neither_disk_nor_database(stack: Stack) -> Non
     assert "TORPOR_OUTPUT_BYTES" in told[-1]["message"]
 
 
+@pytest.mark.criu
+def test_what_a_run_has_used_adds_up_over_its_lives(stack: Stack) -> None:
+    run_id = stack.trigger("works", {"seconds": 0.5, "megabytes": 60})
+    assert stack.output(run_id) == 60
+    assert "run.resumed" in stack.kinds(run_id)
+    used = stack.run(run_id)["usage"]
+    assert 950 < used["cpuMs"] < 5000
+    assert 60 * MB < used["peakMemoryBytes"] < 120 * MB
+
+
 def test_what_is_left_of_a_dead_supervisor_is_removed_by_who_outlives_it(stack: Stack) -> None:
     run_id = stack.trigger("works", {"seconds": 60, "megabytes": 1})
     eventually(lambda: stack.process_of(run_id), what="it runs")

@@ -143,7 +143,7 @@ time.sleep(60)
 def test_a_limit_is_not_lowered_below_what_is_used_until_it_is_free_again(group: Cgroup, start: Start) -> None:
     large = Preset("large", 1, 256 * MB, 1, 100)
     group.resize(large)
-    process = start(group, "kept = bytearray(b'x') * (128 << 20); print(1, flush=True); sys.stdin.read()")
+    process = start(group, "kept = bytearray(b'x') * (128 << 20); print(1, flush=True); time.sleep(60)")
     says(process)
     group.resize(SMALL)
     assert process.poll() is None
