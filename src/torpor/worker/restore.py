@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from torpor import ids
-from torpor.errors import TorporError
+from torpor.errors import CriuError, TorporError
 from torpor.images import Draft, Images, Laid, Later
 from torpor.wire.http import StoredCheckpoint
 from torpor.worker import criu, files, fitness, namespaces, process
@@ -122,6 +122,8 @@ def lay(
         if "room" not in facts:
             files.unpack(image.files, directory)
         elif rooms is not None:
+            if disk_bytes is not None:  # it may have come from a larger machine
+                disk_bytes = max(disk_bytes, image.files.stat().st_size)
             room = rooms.prepare(directory, image.files, facts["room"], disk_bytes=disk_bytes)
         else:
             raise Unfit("it was made in a room of its own, and there are none here")
@@ -189,6 +191,12 @@ async def revive(tool: criu.Criu, prepared: Prepared, revived: RunProcess) -> tu
     except asyncio.CancelledError:
         if memory is not None and memory.failure:
             raise memory.failure from None
+        raise
+    except CriuError as error:
+        if revived.cgroup is not None and revived.cgroup.oom_kills():
+            preset = revived.cgroup.preset
+            told = f"its image needs more memory than {preset.name} allows ({preset.memory_bytes >> 20} MB)"
+            raise CriuError(told, error.log) from None
         raise
     took_ms = (time.perf_counter() - began) * 1000
     await reach(Fault.RESTORED)
