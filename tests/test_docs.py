@@ -23,6 +23,7 @@ import torpor
 from torpor.cli.main import app as command_line
 from torpor.config import Settings
 from torpor.engine.states import ENDS
+from torpor.server.access import ROUTES
 from torpor.server.app import create_app
 from torpor.store.embedded import EmbeddedPostgres
 from torpor.wire.presets import BUILT_IN, GB
@@ -141,6 +142,16 @@ def test_every_route_is_told() -> None:
     assert len(real) > 15
     assert set(told) == real
     assert len(told) == len(real)
+
+
+def test_who_may_call_what_is_told() -> None:
+    rows = table_rows(sections(page("api.md"))["Who may call what"])[2:]
+    wanted = [
+        [f"`{name}`", ", ".join(line.takes), ", ".join(f"`{scope}`" for scope in line.scopes)]
+        for name, line in ROUTES.items()
+        if "/worker/" not in name
+    ]
+    assert rows == [*wanted, ["all of `/worker/v1/…`", "worker token", ""]]
 
 
 def test_every_event_of_a_story_is_told() -> None:

@@ -89,7 +89,8 @@ async def empty(database: Database) -> None:
         # Quicker than truncate for a handful of rows; without foreign keys the order doesn't matter.
         await tx.execute("set local session_replication_role = replica")
         await tx.execute(
-            """delete from environments; delete from api_keys; delete from workers; delete from tasks; delete from runs;
+            """delete from environments; delete from api_keys; delete from used_tokens;
+               delete from workers; delete from tasks; delete from runs;
                delete from idempotency_keys; delete from attempts; delete from waitpoints; delete from waits;
                delete from checkpoints; delete from images; delete from packs; delete from image_packs;
                delete from let_go; delete from refusals; delete from warm_images; delete from data_keys;

@@ -120,7 +120,7 @@ async def test_workers_get_the_keys_and_are_told_of_a_new_one(shared: FakeWorker
     assert [key.id for key in first.keys] == [first.current]
     assert len(base64.b64decode(first.keys[0].key)) == 32
     assert (await shared.heartbeat()).current_key == first.current
-    rotated = await client.rotate_key()
+    rotated = await client.rotate_data_key()
     assert (await shared.heartbeat()).current_key == rotated["id"]
     both = await shared.say("keys", asked, wire.KeysReply)
     assert {key.id: key.key for key in both.keys}[first.current] == first.keys[0].key

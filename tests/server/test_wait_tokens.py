@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_a_token_shows_what_it_was_made_with_and_then_its_value(client: AsyncClient) -> None:
     made = await client.create_token("1h", tags=["doc"], title="Publish?", context={"id": 1})
-    assert (set(made), made["isCached"]) == ({"id", "url", "isCached"}, False)
+    assert (set(made), made["isCached"]) == ({"id", "url", "isCached", "publicAccessToken"}, False)
     token = await client.token(made["id"])
     assert (token["status"], token["tags"], token["title"], token["context"]) == (
         "WAITING",

@@ -18,6 +18,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 BEFORE = """
 insert into environments (id, slug, current_version, created_at) values ('env_1', 'dev', 'v1', $now);
+insert into api_keys (key_hash, environment_id, created_at) values ('\x01', 'env_1', $now);
 insert into workers (id, environment_id, instance_id, host, slots, can_freeze, facts, version, hello_at, seen_at, expires_at)
     values ('w1', 'env_1', 'i1', 'here', 10, true, '{}', 'v1', $now, $now, $now);
 insert into tasks (environment_id, version, id, file, line, is_async, parameters, payload_schema, retry, reported_at)
@@ -52,6 +53,13 @@ async def test_runs_of_the_first_release_are_handed_out_after_the_upgrade(postgr
     assert await migrate.upgrade(url) == [f"{each.number:04}_{each.name}" for each in later]
 
     database = await Database.connect(url)
+    async with database.transaction() as tx:
+        # What its server's setting named is that still, and is sealed when the server starts.
+        [key] = await engine.api_keys(tx, "env_1")
+        assert (key.name, key.scopes, key.sealed, key.is_configured) == ("TORPOR_SECRET_KEY", None, None, True)
+        new = engine.NewApiKey("apikey_1", b"\x01", "TORPOR_SECRET_KEY", sealed=b"sealed", master="m")
+        configured = await engine.configure_key(tx, "env_1", new, now=NOW)
+        assert (configured.id, configured.sealed) == (key.id, b"sealed")
     async with database.transaction() as tx:
         given = await engine.dequeue(tx, "w1", "i1", free=5, versions=["v1"], can_restore=True, lease_s=30.0, now=NOW)
     assert [(each.run_id, each.context.queue) for each in given] == [

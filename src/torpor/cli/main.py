@@ -12,6 +12,7 @@ import typer
 from torpor.cli import (
     approve,
     checkpoints,
+    data_keys,
     db,
     dev,
     doctor,
@@ -53,6 +54,7 @@ app.command(rich_help_panel=KEEP)(queues.environment)
 app.add_typer(workers.app, name="workers", rich_help_panel=KEEP)
 app.command(rich_help_panel=KEEP)(doctor.doctor)
 app.add_typer(keys.app, name="keys", rich_help_panel=KEEP)
+app.add_typer(data_keys.app, name="data-keys", rich_help_panel=KEEP)
 app.add_typer(db.app, name="db", rich_help_panel=KEEP)
 
 

@@ -2,6 +2,8 @@
 
      1. states.py       the states, the drawing, who may move a run along which edge, the public names
      2. deploy.py       ensure_environment, register_worker, register_version: who may come, what they bring
+        api_keys.py     configure_key, create_key, rotate_key, revoke_key: with which keys the API is asked
+        one_time.py     use_token: public tokens that are good for one use
         versions.py     match_versions: which queued runs a version can start
      3. trigger.py      trigger, trigger_all: requests become runs, queued or delayed (draft.py and payload.py: can
                         they? idempotency.py, debounce.py: is it a run that is there already? room.py: is there room?)
@@ -24,7 +26,7 @@
                         forget_deleted, notice: what may be deleted of it, and why nothing live is
         fork.py         fork: another run goes on from a checkpoint
         warm.py         warm, find_warm, refuse_warm, prune_warm: frozen processes that wait for a run
-        data_keys.py    data_keys, make_key, rotate_key, rewrap, drop_keys: what images are sealed with
+        data_keys.py    data_keys, make_key, rotate_data_key, rewrap, drop_keys: what images are sealed with
      9. resume.py       wake, resume: a frozen run is queued again, a living process is told
         grant.py        grant: a slot for a run that waits in memory and has its answer
     10. refuse.py       refuse: a worker can't do what its assignment asks
@@ -50,14 +52,33 @@ lease, checks the state, writes everything that belongs together, and answers wi
 refuse).
 A message with another number is Stale and changes nothing, however late or doubled. Ends are final.
 
-**Lock order**: the worker's row; schedules by id; the environment's turn; runs by id; waitpoints by id; batches by id;
-images by id; packs by id (locks.py says how a completion finds the runs it must lock before). A run's row also guards its
-waits, attempts and checkpoints. Who locks runs or schedules with SKIP LOCKED (dequeue, grant, the release of delayed runs,
-fire_schedules) waits for nobody and so may take them in any order. A deadlock is left only where runs wait for each other
-in a circle through a shared idempotency key: Postgres ends one transaction, and the message is repeated.
+**Lock order**: the keys of an environment, all, by id; the worker's row; schedules by id; the environment's turn; runs by
+id; waitpoints by id; batches by id; images by id; packs by id (locks.py says how a completion finds the runs it must lock
+before). A run's row also guards its waits, attempts and checkpoints. Who locks runs or schedules with SKIP LOCKED (dequeue,
+grant, the release of delayed runs, fire_schedules) waits for nobody and so may take them in any order. A deadlock is left
+only where runs wait for each other in a circle through a shared idempotency key: Postgres ends one transaction, and the
+message is repeated.
 """
 
 from torpor.engine import queues, read, read_batch
+from torpor.engine.api_keys import (
+    KeyIsOver,
+    KeyMade,
+    KeyRevoked,
+    LastKey,
+    NewApiKey,
+    api_keys,
+    api_keys_to_reseal,
+    configure_key,
+    create_key,
+    forget_keys,
+    is_valid,
+    key_by_hash,
+    reseal,
+    revoke_key,
+    rotate_key,
+    touch_key,
+)
 from torpor.engine.attempt import heartbeat, holds, start
 from torpor.engine.batch import (
     BatchClosed,
@@ -91,7 +112,7 @@ from torpor.engine.data_keys import (
     keys_to_rewrap,
     make_key,
     rewrap,
-    rotate_key,
+    rotate_data_key,
 )
 from torpor.engine.debounce import Debounce
 from torpor.engine.deploy import ensure_environment, register_version, register_worker
@@ -116,6 +137,7 @@ from torpor.engine.idempotency import KeyReset, reset_key
 from torpor.engine.images import Gone
 from torpor.engine.logs import append
 from torpor.engine.move import move
+from torpor.engine.one_time import forget_tokens, token_use, use_token
 from torpor.engine.outcomes import Awake, Blocked, ImageRejected, Lease, Ok, Stale, Suspended, Unknown
 from torpor.engine.payload import PayloadMisfit
 from torpor.engine.prune import (
@@ -192,11 +214,16 @@ __all__ = [
     "Gone",
     "ImageRejected",
     "ItemsAdded",
+    "KeyIsOver",
+    "KeyMade",
     "KeyReset",
+    "KeyRevoked",
+    "LastKey",
     "Lease",
     "Listing",
     "Matched",
     "Misplaced",
+    "NewApiKey",
     "NewItem",
     "NewKey",
     "NoCheckpoint",
@@ -231,6 +258,8 @@ __all__ = [
     "abort_batches",
     "activate_schedule",
     "add_items",
+    "api_keys",
+    "api_keys_to_reseal",
     "append",
     "block",
     "cancel",
@@ -239,8 +268,10 @@ __all__ = [
     "complete_waitpoint",
     "condemn",
     "condemned",
+    "configure_key",
     "confirm_deleted",
     "create_batch",
+    "create_key",
     "create_schedule",
     "create_token",
     "current_key",
@@ -261,13 +292,17 @@ __all__ = [
     "fire_due",
     "fire_schedules",
     "forget_deleted",
+    "forget_keys",
+    "forget_tokens",
     "fork",
     "give_up",
     "grant",
     "heartbeat",
     "holds",
     "is_short",
+    "is_valid",
     "keep",
+    "key_by_hash",
     "keys_to_rewrap",
     "make_key",
     "match_versions",
@@ -296,10 +331,13 @@ __all__ = [
     "replay",
     "reschedule",
     "rescue",
+    "reseal",
     "reset_key",
     "resume",
     "retry_delay_s",
+    "revoke_key",
     "rewrap",
+    "rotate_data_key",
     "rotate_key",
     "save",
     "start",
@@ -307,10 +345,13 @@ __all__ = [
     "take_back_lost",
     "tell",
     "tell_stranded",
+    "token_use",
+    "touch_key",
     "trigger",
     "trigger_all",
     "unused_objects",
     "update_schedule",
+    "use_token",
     "wake",
     "warm",
 ]

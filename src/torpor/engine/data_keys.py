@@ -1,5 +1,5 @@
 """The keys that images are sealed with: one to seal with per environment, older ones for reading as long as something is
-sealed with them. Here they are wrapped; only servers have the master key that opens them (server/keys.py).
+sealed with them. Here they are wrapped; only servers have the master key that opens them (server/master_keys.py).
 """
 
 from dataclasses import dataclass
@@ -51,8 +51,8 @@ async def make_key(tx: Transaction, environment_id: str, key: NewKey, *, now: da
     return bool(made)
 
 
-async def rotate_key(tx: Transaction, environment_id: str, key: NewKey, *, now: datetime) -> None:
-    """From now on workers seal with this key; what is sealed with the one before stays readable. For `torpor keys rotate`.
+async def rotate_data_key(tx: Transaction, environment_id: str, key: NewKey, *, now: datetime) -> None:
+    """From now on workers seal with this key; what is sealed with the one before stays readable. For `torpor data-keys rotate`.
 
     Heartbeats name the new one, so every worker has it within seconds.
     """

@@ -7,6 +7,7 @@ import msgspec
 
 from torpor import ids
 from torpor.engine import queues
+from torpor.engine.api_keys import NewApiKey, configure_key
 from torpor.engine.checkpoints import own_store
 from torpor.engine.draft import UnknownPreset
 from torpor.engine.instants import after
@@ -29,10 +30,10 @@ async def ensure_environment(
     default_preset: str = DEFAULT_PRESET,
     now: datetime,
 ) -> Environment:
-    """The environment of that name, made if it is missing, with this key (its sha256) and no other. For server start-up.
+    """The environment of that name, made if it is missing; with `key_hash`, that is its configured key. For server start-up.
 
-    Whoever starts the server with a new key wants the old one to be worth nothing. `checkpoint_retention_s` is for runs
-    that end from now on; `presets` are those that runs can be triggered with from now on.
+    `checkpoint_retention_s` is for runs that end from now on; `presets` are those that runs can be triggered with from now
+    on.
     """
     row = await tx.fetchrow(
         # The update makes `returning` give the row in either case, also to the slower of two.
@@ -47,14 +48,7 @@ async def ensure_environment(
     await tx.execute("insert into turns (environment_id) values ($1) on conflict do nothing", environment.id)
     await _offer(tx, environment.id, presets, default_preset)
     if key_hash is not None:
-        await tx.execute("delete from api_keys where environment_id = $1 and key_hash <> $2", environment.id, key_hash)
-        await tx.execute(
-            """insert into api_keys (key_hash, environment_id, created_at) values ($1, $2, $3)
-               on conflict (key_hash) do nothing""",
-            key_hash,
-            environment.id,
-            now,
-        )
+        await configure_key(tx, environment.id, NewApiKey(ids.new("apikey"), key_hash), now=now)
     return environment
 
 

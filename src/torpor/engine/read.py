@@ -35,8 +35,8 @@ __all__ = [
     "checkpoints",
     "children",
     "environment",
-    "environment_by_key",
     "environment_by_slug",
+    "environment_or_none",
     "environments_in_line",
     "logs",
     "next_due",
@@ -47,6 +47,7 @@ __all__ = [
     "runs",
     "schedule",
     "schedules",
+    "scopes_of_run",
     "story",
     "task",
     "tasks",
@@ -147,19 +148,15 @@ class QueueView:
     running: int
 
 
-async def environment_by_key(tx: Transaction, key_hash: bytes) -> Environment | None:
-    """Whom a secret key (its sha256) opens the door for."""
-    row = await tx.fetchrow(
-        """select environments.* from environments join api_keys on api_keys.environment_id = environments.id
-           where api_keys.key_hash = $1""",
-        key_hash,
-    )
-    return Environment.of(row) if row else None
-
-
 async def environment_by_slug(tx: Transaction, slug: str) -> Environment | None:
     """The environment of that name."""
     row = await tx.fetchrow("select * from environments where slug = $1", slug)
+    return Environment.of(row) if row else None
+
+
+async def environment_or_none(tx: Transaction, environment_id: str) -> Environment | None:
+    """The environment with this id, which somebody has named."""
+    row = await tx.fetchrow("select * from environments where id = $1", environment_id)
     return Environment.of(row) if row else None
 
 
@@ -222,6 +219,17 @@ async def run(tx: Transaction, environment_id: str, run_id: str) -> Run | None:
     """One run."""
     row = await tx.fetchrow("select * from runs where id = $1 and environment_id = $2", run_id, environment_id)
     return Run.of(row) if row else None
+
+
+async def scopes_of_run(tx: Transaction, environment_id: str, run_id: str) -> dict[str, list[str]] | None:
+    """By what else than its id a scope may mean this run: its task, its tags, and the batches that it is an item of."""
+    row = await tx.fetchrow(
+        """select task_id, tags, array(select batch_id from batch_items where run_id = runs.id) as batches
+           from runs where id = $1 and environment_id = $2""",
+        run_id,
+        environment_id,
+    )
+    return {"task": [row["task_id"]], "tag": row["tags"], "batch": row["batches"]} if row else None
 
 
 async def runs(

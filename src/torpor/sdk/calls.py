@@ -233,6 +233,26 @@ def queue(queue: str, what: str | None = None, **body: Any) -> Call:
     return get(path, {}) if what is None else post(f"{path}/{what}", body)
 
 
+def create_key(name: str, scopes: list[str] | None, expires: Any) -> Call:
+    body = {"name": name, "scopes": scopes, "expires": _until(expires)}
+    return post("/api/v1/keys", {name: value for name, value in body.items() if value is not None})
+
+
+def rotate_key(key_id: str, overlap: Any) -> Call:
+    return post(f"/api/v1/keys/{segment(key_id)}/rotate", {} if overlap is None else {"overlap": _duration(overlap)})
+
+
+def create_public_token(scopes: list[str], expires: Any, one_time: bool) -> Call:
+    body: Json = {"scopes": scopes}
+    if expires is not None:
+        body["expirationTime"] = expires.timestamp() if isinstance(expires, datetime) else _duration(expires)
+    return post("/api/v1/auth/public-tokens", body | ({"oneTimeUse": True} if one_time else {}))
+
+
+def _until(value: Any) -> Any:
+    return None if value is None else _text(_duration(value))
+
+
 _ENVIRONMENT = {
     "concurrency_limit": "concurrencyLimit",
     "burst_factor": "burstFactor",

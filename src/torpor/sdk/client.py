@@ -170,13 +170,53 @@ class Client:
         """
         return self._do(calls.fork(run_id, checkpoint, answer, wait_id))
 
-    def rotate_key(self) -> Json:
+    def rotate_data_key(self) -> Json:
         """Have workers seal checkpoints with a new data key from now on: `{"id", "data": […]}`."""
-        return self._do(calls.post("/api/v1/keys/rotate"))
+        return self._do(calls.post("/api/v1/data-keys/rotate"))
 
     def data_keys(self) -> list[Json]:
         """The data keys that checkpoints are sealed with: which, not what they are."""
+        return self._do(calls.get("/api/v1/data-keys"))["data"]
+
+    def api_keys(self) -> list[Json]:
+        """The environment's secret and scoped keys, also those that were over within a month: which, not what they are."""
         return self._do(calls.get("/api/v1/keys"))["data"]
+
+    def create_key(
+        self, name: str, *, scopes: list[str] | None = None, expires: str | float | timedelta | datetime | None = None
+    ) -> Json:
+        """One more key; its text is in the reply's `key`, this once.
+
+        Args:
+            name: what it is for.
+            scopes: all that it may do, such as `["trigger:tasks:report", "read:runs"]`; without them it is a secret key.
+            expires: after how long, or when; default: never.
+        """
+        return self._do(calls.create_key(name, scopes, expires))
+
+    def rotate_key(self, key_id: str, overlap: str | float | timedelta | None = None) -> Json:
+        """Another key like this one, its text in the reply's `key`; this one holds beside it for a day, or `overlap`."""
+        return self._do(calls.rotate_key(key_id, overlap))
+
+    def revoke_key(self, key_id: str) -> Json:
+        """This key, and all public tokens that were made with it, are worth nothing from now on."""
+        return self._do(calls.post(f"/api/v1/keys/{calls.segment(key_id)}/revoke"))
+
+    def create_public_token(
+        self,
+        scopes: list[str],
+        *,
+        expires: str | float | timedelta | datetime | None = None,
+        one_time: bool = False,
+    ) -> str:
+        """A token that may leave the back end, such as for a browser: it may do what its scopes say, and nothing else.
+
+        Args:
+            scopes: such as `["read:runs:run_1", "write:waitpoints:waitpoint_1"]`.
+            expires: after how long, or when; default: 15 minutes. At most 30 days.
+            one_time: good for one trigger, or one batch.
+        """
+        return self._do(calls.create_public_token(scopes, expires, one_time))["token"]
 
     def batch_trigger(
         self,
@@ -461,13 +501,41 @@ class AsyncClient:
         """As `Client.fork`."""
         return await self._do(calls.fork(run_id, checkpoint, answer, wait_id))
 
-    async def rotate_key(self) -> Json:
-        """As `Client.rotate_key`."""
-        return await self._do(calls.post("/api/v1/keys/rotate"))
+    async def rotate_data_key(self) -> Json:
+        """As `Client.rotate_data_key`."""
+        return await self._do(calls.post("/api/v1/data-keys/rotate"))
 
     async def data_keys(self) -> list[Json]:
         """As `Client.data_keys`."""
+        return (await self._do(calls.get("/api/v1/data-keys")))["data"]
+
+    async def api_keys(self) -> list[Json]:
+        """As `Client.api_keys`."""
         return (await self._do(calls.get("/api/v1/keys")))["data"]
+
+    async def create_key(
+        self, name: str, *, scopes: list[str] | None = None, expires: str | float | timedelta | datetime | None = None
+    ) -> Json:
+        """As `Client.create_key`."""
+        return await self._do(calls.create_key(name, scopes, expires))
+
+    async def rotate_key(self, key_id: str, overlap: str | float | timedelta | None = None) -> Json:
+        """As `Client.rotate_key`."""
+        return await self._do(calls.rotate_key(key_id, overlap))
+
+    async def revoke_key(self, key_id: str) -> Json:
+        """As `Client.revoke_key`."""
+        return await self._do(calls.post(f"/api/v1/keys/{calls.segment(key_id)}/revoke"))
+
+    async def create_public_token(
+        self,
+        scopes: list[str],
+        *,
+        expires: str | float | timedelta | datetime | None = None,
+        one_time: bool = False,
+    ) -> str:
+        """As `Client.create_public_token`."""
+        return (await self._do(calls.create_public_token(scopes, expires, one_time)))["token"]
 
     async def batch_trigger(
         self,

@@ -1,11 +1,25 @@
 """Routes and what they share; nothing else. `serve.py` runs it."""
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.routing import Route
 
 from torpor.clock import Clock, SystemClock
 from torpor.config import Settings
-from torpor.server import batches, checkpoints, errors, inventory, queues, runs, schedules, waitpoints, workers
+from torpor.server import (
+    access,
+    batches,
+    checkpoints,
+    errors,
+    inventory,
+    keys,
+    queues,
+    runs,
+    schedules,
+    signing,
+    waitpoints,
+    workers,
+)
+from torpor.server.cors import Cors
 from torpor.server.hub import Hub
 from torpor.store.database import Database
 
@@ -15,9 +29,12 @@ def create_app(settings: Settings, database: Database, clock: Clock | None = Non
     app = FastAPI(title="Torpor", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     app.state.hub = Hub(settings, database, clock or SystemClock())
     errors.install(app)
+    app.add_middleware(Cors)
     # Hot: plain routes. A task's id may hold slashes, and the path is decoded before it is routed.
-    app.router.routes.append(Route("/api/v1/tasks/{task_id:path}/trigger", runs.trigger, methods=["POST"]))
-    app.router.routes.extend([*batches.routes, *workers.routes])
-    for resource in (runs, checkpoints, batches, waitpoints, queues, schedules, inventory):
-        app.include_router(resource.router)
+    trigger = Route("/api/v1/tasks/{task_id:path}/trigger", runs.trigger, methods=["POST"])
+    app.router.routes.extend(access.guard(route) for route in (trigger, *batches.routes, *workers.routes))
+    for resource in (runs, checkpoints, batches, waitpoints, queues, schedules, inventory, keys, signing):
+        for route in resource.router.routes:
+            access.declared(route)
+        app.include_router(resource.router, dependencies=[Depends(access.admit)])
     return app

@@ -1,63 +1,221 @@
-"""Who may ask. Two kinds of bearer: an environment's secret key, and the token that workers and server share.
+"""Who asks: by a secret key, a scoped key, a public token, or the token that workers and server share.
 
-Each route states which it takes: `environment` or `worker_environment`, as a FastAPI dependency or called as the first
-thing. Both answer with the environment that the request is about. Secrets are compared as hashes or in constant time,
-kept nowhere, and never logged.
+What each route takes is declared in `access.py`, and looked at before its handler runs; handlers ask here on whose behalf
+they work. Secrets are looked up by hash or compared in constant time; nothing secret is logged or said in an error.
 """
 
 import hashlib
 import hmac
 import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated
 
 from fastapi import Depends
 from starlette.requests import Request
 
+from torpor import engine
 from torpor.engine import read
+from torpor.errors import ConfigError
+from torpor.server import public_tokens, scopes
 from torpor.server.errors import Refused
-from torpor.server.hub import KEY_MEMORY_S, Hub, hub
-from torpor.store.records import Environment
+from torpor.server.hub import ENVIRONMENT, KEY_MEMORY_S, Hub, KeyRing, hub
+from torpor.server.public_tokens import PublicToken
+from torpor.store.records import ApiKey, Environment
+
+NOT_OURS = "the key is not one of this server's, or it is not valid any more"
 
 
-async def environment(request: Request) -> Environment:
-    """The environment whose secret key the request carries; 401 without one."""
-    found = await environment_of_key(hub(request), _bearer(request))
-    if found is None:
-        raise Refused(401, "the secret key is not one of this server's")
-    return found
+class Kind(StrEnum):
+    """What a request can carry. The names are those of the documentation."""
+
+    SECRET = "secret key"
+    SCOPED = "scoped key"
+    PUBLIC = "public token"
+    ONE_TIME = "one-time token"
+    WORKER = "worker token"
+    HASH = "hash in the URL"
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """On whose behalf a request is handled."""
+
+    environment: Environment
+    kind: Kind
+    key_id: str = ""  # the key, or the one that its token was made with
+    scopes: tuple[str, ...] | None = None  # None: everything
+    token: PublicToken | None = None
+
+    @property
+    def repeats(self) -> tuple[str, ...]:
+        """What tells this caller's repeated requests from others': strangers with tokens share an environment."""
+        return () if self.token is None else (self.token.identity.hex(),)
+
+    def may(self, *wanted: str) -> bool:
+        """Whether one of these scopes is granted."""
+        return self.scopes is None or scopes.grants_any(self.scopes, wanted)
+
+    def require(self, *wanted: str) -> None:
+        """403 unless one of these scopes is granted."""
+        if not self.may(*wanted):
+            raise forbidden(self, wanted)
+
+
+def forbidden(caller: Caller, wanted: Iterable[str]) -> Refused:
+    """In the shape that the official client knows."""
+    needed = " or ".join(wanted)
+    return Refused(
+        403,
+        f"this {caller.kind} may not do that: it lacks the scope {needed}",
+        code="unauthorized",
+        param="access_token",
+        type="authorization",
+    )
+
+
+# -- for handlers -----------------------------------------------------------------------------------------------------
+
+
+def caller(request: Request) -> Caller:
+    """Whom `access.admit` has let in."""
+    return request.scope["caller"]
+
+
+def environment(request: Request) -> Environment:
+    """The environment that the request is about."""
+    return caller(request).environment
 
 
 async def worker_environment(request: Request) -> Environment:
-    """The environment that this server's workers serve; 401 unless the request carries the worker token."""
+    """The environment that this server's workers serve."""
+    assert caller(request).kind is Kind.WORKER
+    return caller(request).environment
+
+
+Keyed = Annotated[Environment, Depends(environment)]
+"""A parameter of a route that is asked on behalf of an environment."""
+
+
+# -- for access.py ----------------------------------------------------------------------------------------------------
+
+
+async def identified(request: Request) -> Caller:
+    """Whose key or token the request carries; 401 without one that is valid."""
+    here, text = hub(request), _bearer(request)
+    found = await (_of_token(here, text) if public_tokens.looks_like(text) else _of_key(here, text))
+    if found is None:
+        raise Refused(401, NOT_OURS)
+    return found
+
+
+async def identified_worker(request: Request) -> Caller:
+    """A worker; 401 unless the request carries the worker token."""
     here = hub(request)
     token = _bearer(request)
     if not here.settings.worker_token or not hmac.compare_digest(token.encode(), here.settings.worker_token.encode()):
         raise Refused(401, "the worker token is not this server's")
-    found = await environment_of_key(here, here.settings.secret_key or "")
+    found = await _environment_of_workers(here)
     if found is None:
-        raise Refused(401, "this server has no environment for workers: it was started without a secret key")
-    return found
+        raise Refused(401, "this server has no environment for workers")
+    return Caller(found, Kind.WORKER)
 
 
-Keyed = Annotated[Environment, Depends(environment)]
-"""A parameter of a route that takes a secret key."""
-
-
-async def environment_of_key(here: Hub, key: str) -> Environment | None:
-    """Looked up by hash; remembered for a few seconds, so that a hot path costs no query. Misses aren't remembered."""
-    if not key:
-        return None
-    key_hash = hashlib.sha256(key.encode()).digest()
-    remembered = here.keys.get(key_hash)
+async def _environment_of_workers(here: Hub) -> Environment | None:
+    remembered = here.for_workers
     if remembered and time.monotonic() - remembered[0] < KEY_MEMORY_S:
         return remembered[1]
     async with here.database.transaction() as tx:
-        found = await read.environment_by_key(tx, key_hash)
-    if found is None:
-        here.keys.pop(key_hash, None)
-    else:
-        here.keys[key_hash] = (time.monotonic(), found)
+        found = await read.environment_by_slug(tx, ENVIRONMENT)
+    here.for_workers = (time.monotonic(), found) if found else None
     return found
+
+
+async def _of_key(here: Hub, text: str) -> Caller | None:
+    """Looked up by hash; remembered for a few seconds, so that a hot path costs no query. Misses aren't remembered."""
+    key_hash, now = hashlib.sha256(text.encode()).digest(), here.clock.now()
+    remembered = here.keys.get(key_hash)
+    if remembered and time.monotonic() - remembered[0] < KEY_MEMORY_S:
+        _, key, environment = remembered
+    else:
+        here.keys.pop(key_hash, None)
+        changed = here.keys_changed
+        async with here.database.transaction() as tx:
+            found = await engine.key_by_hash(tx, key_hash)
+            if found is None:
+                return None
+            key, environment = found
+            if engine.is_valid(key, now):
+                await engine.touch_key(tx, key, now=now)
+        if changed == here.keys_changed:
+            here.keys[key_hash] = (time.monotonic(), key, environment)
+    if not engine.is_valid(key, now):
+        return None
+    if key.scopes is None:
+        return Caller(environment, Kind.SECRET, key.id)
+    return Caller(environment, Kind.SCOPED, key.id, tuple(key.scopes))
+
+
+async def _of_token(here: Hub, text: str) -> Caller | None:
+    """By the key that the token says it was made with, or else by one of those that a client can sign with."""
+    claimed, now = public_tokens.claimed(text), here.clock.now()
+    if claimed is None:
+        return None
+    ring = await _ring(here, claimed.environment_id)
+    if ring is None:
+        return None
+    for key, secret in ring.keys:
+        if not engine.is_valid(key, now) or claimed.key_id not in (None, key.id):
+            continue
+        if claimed.key_id is None:
+            secrets: Collection[bytes] = (secret,) if secret else ()
+        else:
+            secrets = here.master_keys.derive(signing(key.id))
+        token = public_tokens.verified(text, secrets, now)
+        if token is None:
+            continue
+        if not ring.touched.issuperset({key.id}):
+            ring.touched.add(key.id)
+            async with here.database.transaction() as tx:
+                await engine.touch_key(tx, key, now=now)
+        kind = Kind.ONE_TIME if token.is_one_time else Kind.PUBLIC
+        return Caller(ring.environment, kind, key.id, token.scopes, token)
+    return None
+
+
+async def _ring(here: Hub, environment_id: str) -> KeyRing | None:
+    """The keys of an environment, with what clients sign with; remembered like a key."""
+    ring = here.rings.get(environment_id)
+    if ring and time.monotonic() - ring.looked_at < KEY_MEMORY_S:
+        return ring
+    here.rings.pop(environment_id, None)
+    changed = here.keys_changed
+    async with here.database.transaction() as tx:
+        environment = await read.environment_or_none(tx, environment_id)
+        if environment is None:
+            return None
+        found = await engine.api_keys(tx, environment_id)
+    now = here.clock.now()
+    keys = [(key, _opened(here, key)) for key in found if engine.is_valid(key, now)]
+    ring = KeyRing(time.monotonic(), environment, keys)
+    if changed == here.keys_changed:
+        here.rings[environment_id] = ring
+    return ring
+
+
+def _opened(here: Hub, key: ApiKey) -> bytes:
+    """What clients sign with; nothing where they don't, or where the master key is lost (start-up has said so)."""
+    try:
+        return here.master_keys.open(key).encode() if key.sealed else b""
+    except ConfigError:
+        return b""
+
+
+def signing(key_id: str) -> str:
+    """For what the secret is derived with which a server signs tokens on behalf of this key's holders."""
+    return f"public tokens of {key_id}"
 
 
 def _bearer(request: Request) -> str:
@@ -71,3 +229,7 @@ def callback_hash(here: Hub, token_id: str) -> str:
     """What makes the callback URL of a wait token unguessable: only this server's key can make it."""
     key = (here.settings.secret_key or "").encode()
     return hmac.new(key, b"waitpoint callback " + token_id.encode(), hashlib.sha256).hexdigest()
+
+
+def matches_callback(here: Hub, token_id: str, given_hash: str) -> bool:
+    return hmac.compare_digest(given_hash.encode(), callback_hash(here, token_id).encode())

@@ -5,7 +5,7 @@ nor locks grow with the batch; a stream that breaks off is simply sent again.
 """
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Any
 
@@ -20,8 +20,8 @@ from torpor.durations import parse_duration
 from torpor.engine import read_batch
 from torpor.engine.batch import MAX_ANNOUNCED
 from torpor.engine.states import STATUS, RunState
-from torpor.server import auth, offload, render
-from torpor.server.auth import Keyed
+from torpor.server import auth, offload, render, signing
+from torpor.server.auth import Caller, Keyed, Kind
 from torpor.server.bodies import PUBLIC_LIMIT, decode, read_body, reply
 from torpor.server.errors import Refused, not_found, stale
 from torpor.server.hub import Hub, hub
@@ -57,16 +57,20 @@ _batch_body = msgspec.json.Decoder(BatchBody)
 @router.post("/api/v3/batches")
 async def create(request: Request, environment: Keyed) -> Response:
     """202, or 200 when the idempotency key was known. Without `runCount` the batch is sealed by its last items."""
-    here, body = hub(request), decode(await read_body(request), _batch_body)
+    here, caller = hub(request), auth.caller(request)
+    body = decode(await read_body(request), _batch_body)
+    _check_tasks(caller, body.taskIdentifiers)
     if body.parentRunId:
         raise Refused(422, "parentRunId is not supported: a batch gets its parent when the task itself triggers it")
     asked = engine.BatchRequest(
-        batch_id=id_for(request, "batch", environment.id),
+        batch_id=id_for(request, "batch", environment.id, *caller.repeats),
         run_count=checked_count(body.runCount),
         idempotency_key=read_key("idempotencyKey", body.idempotencyKey),
         idempotency_key_ttl_s=_ttl_s(body.idempotencyKeyTTL),
     )
+    assert asked.batch_id is not None
     async with here.database.transaction() as tx:
+        await signing.use_once(tx, caller, asked.batch_id)
         made = await engine.create_batch(tx, environment.id, asked, now=here.clock.now())
     assert isinstance(made, engine.BatchCreated)
     # As with triggers, a repeated call that meets its own batch was not cached. Nor is one that lacks items: they are
@@ -75,7 +79,26 @@ async def create(request: Request, environment: Keyed) -> Response:
     told: dict[str, Any] = {"id": made.batch_id, "runCount": made.run_count, "isCached": is_cached}
     if body.idempotencyKey:
         told["idempotencyKey"] = body.idempotencyKey
-    return reply(told, 200 if is_cached else 202)
+    return reply(told, 200 if is_cached else 202, _headers(request, caller, made.batch_id, body.taskIdentifiers))
+
+
+_ANY_TASK = ("batchTrigger:tasks", "batchTrigger:batch")
+
+
+def _check_tasks(caller: Caller, task_ids: list[str] | None) -> None:
+    """All that are listed, or all there are, must be the caller's to trigger. (Its items are looked at again.)"""
+    if not caller.may(*_ANY_TASK):
+        for task_id in task_ids or [""]:
+            caller.require(f"batchTrigger:tasks:{task_id}" if task_id else "batchTrigger:tasks", "batchTrigger:batch")
+
+
+def _headers(request: Request, caller: Caller, batch_id: str, task_ids: list[str] | None) -> dict[str, str]:
+    """A token to look at the batch; in a browser also to send its items, but only of the tasks that were the caller's."""
+    granted, tasks = [f"read:batch:{batch_id}"], None
+    if request.headers.get("x-trigger-client") == "browser":
+        granted.append(f"write:batch:{batch_id}")
+        tasks = None if caller.may(*_ANY_TASK) else task_ids
+    return signing.headers(hub(request), caller, granted, lifetime_s=signing.OF_A_BATCH_S, tasks=tasks)
 
 
 def checked_count(run_count: int | None) -> int | None:
@@ -115,8 +138,9 @@ async def items(request: Request) -> Response:
 
     `?seal=true`: these are the last. `?runs=true`: the reply says what became of each item.
     """
-    environment = await auth.environment(request)
-    here, batch_id = hub(request), request.path_params["batch_id"]
+    here, caller, batch_id = hub(request), auth.caller(request), request.path_params["batch_id"]
+    environment = caller.environment
+    check = _item_check(caller, batch_id)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/x-ndjson":
         raise Refused(415, f"items are sent as application/x-ndjson, not {kind or 'without a content type'}")
@@ -125,15 +149,45 @@ async def items(request: Request) -> Response:
     told: list[dict[str, Any]] = []
     added: engine.ItemsAdded | None = None
     async for chunk in _chunks(_lines(request), here):
+        for item in chunk:
+            check(item.task_id)
+        if added is None:
+            await _check_use(here, caller, batch_id)
         added = await _add(here, environment.id, batch_id, chunk)
         accepted, sent = accepted + added.accepted, sent + len(chunk)
         if tells_runs:
             told += [_told_item(item) for item in added.items]
     if added is None or seal:
+        check(None)
+        await _check_use(here, caller, batch_id)
         added = await _add(here, environment.id, batch_id, [], seal=seal)
     counts = {"itemsAccepted": accepted, "itemsDeduplicated": sent - accepted, "sealed": added.is_sealed}
     expected = {"runCount": added.run_count, "enqueuedCount": added.item_count, "expectedCount": added.run_count}
     return reply({"id": batch_id, **counts, **expected} | ({"items": told} if tells_runs else {}))
+
+
+async def _check_use(here: Hub, caller: Caller, batch_id: str) -> None:
+    """With a one-time token only that batch gets items which the token has opened."""
+    if caller.kind is Kind.ONE_TIME:
+        assert caller.token is not None
+        async with here.database.transaction() as tx:
+            if await engine.token_use(tx, caller.token.identity) != batch_id:
+                raise Refused(422, "this token is good for one batch, and this is not that one")
+
+
+def _item_check(caller: Caller, batch_id: str) -> Callable[[str | None], None]:
+    """What refuses an item of a task that is not the caller's to trigger; None: what changes the batch, but is no item."""
+    write = f"write:batch:{batch_id}"
+    only = caller.token.tasks if caller.token else None
+    if caller.may(*_ANY_TASK) or (only is None and caller.may(write)):
+        return lambda task_id: None
+
+    def check(task_id: str | None) -> None:
+        if caller.may(write) and (task_id is None or task_id in (only or ())):
+            return
+        caller.require(write if task_id is None else f"batchTrigger:tasks:{task_id}")
+
+    return check
 
 
 async def _add(

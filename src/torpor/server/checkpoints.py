@@ -1,6 +1,4 @@
-"""Checkpoints: look, and go on from one in another run. Data keys: look, and take another one from now on."""
-
-from typing import Any
+"""Checkpoints: look, and go on from one in another run."""
 
 import msgspec
 from fastapi import APIRouter
@@ -88,23 +86,3 @@ def _which(waits: list[tuple[str, str]], asked: str | None) -> str:
     if asked is not None:
         return f"waitId: that process is in no wait {asked}; it is in {named}"
     return f"that process is in several waits: say with waitId which one is answered: {named}"
-
-
-@router.get("/api/v1/keys")
-async def keys(request: Request, environment: Keyed) -> Response:
-    """The data keys that checkpoints are sealed with; never what they are."""
-    async with hub(request).database.transaction() as tx:
-        found = await engine.data_keys(tx, environment.id)
-    return reply({"data": [render.data_key(key) for key in found]})
-
-
-@router.post("/api/v1/keys/rotate")
-async def rotate_key(request: Request, environment: Keyed) -> Response:
-    """Workers seal with a new key from their next heartbeat on; what is sealed already stays as it is, and readable."""
-    here = hub(request)
-    made = here.master_keys.make()
-    async with here.database.transaction() as tx:
-        await engine.rotate_key(tx, environment.id, made, now=here.clock.now())
-        found = await engine.data_keys(tx, environment.id)
-    shown: list[dict[str, Any]] = [render.data_key(key) for key in found]
-    return reply({"id": made.id, "data": shown})

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from typing import Any
 
 from starlette.requests import Request
 
@@ -12,10 +13,23 @@ from torpor.objects import Objects, open_objects
 from torpor.server.master_keys import MasterKeys
 from torpor.server.wakeups import Wakeups
 from torpor.store.database import Database
-from torpor.store.records import Environment
+from torpor.store.records import ApiKey, Environment
 
+ENVIRONMENT = "dev"
+"""The one environment that a server has for now."""
 KEY_MEMORY_S = 5.0
-"""How long a key is believed without asking the database again; a key that was withdrawn works that much longer."""
+"""How long a key is believed without asking the database again. A change is announced to all servers; a key that was
+revoked works that much longer only where the announcement was lost."""
+
+
+@dataclass
+class KeyRing:
+    """The keys of an environment by which its public tokens are verified."""
+
+    looked_at: float
+    environment: Environment
+    keys: list[tuple[ApiKey, bytes]] = field(repr=False)  # what clients sign with; empty: they don't with this one
+    touched: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -24,8 +38,14 @@ class Hub:
     database: Database
     clock: Clock
     wakeups: Wakeups = field(default_factory=Wakeups)
-    keys: dict[bytes, tuple[float, Environment]] = field(default_factory=dict)
-    """sha256 of a secret key -> when (monotonic) it was looked up, and whose it is. Never the key itself."""
+    keys: dict[bytes, tuple[float, ApiKey, Environment]] = field(default_factory=dict)
+    """sha256 of a key -> when (monotonic) it was looked up, and whose it is."""
+    keys_changed: int = 0
+    """How often a change was announced: what was asked before it is not to be remembered after it."""
+    rings: dict[str, KeyRing] = field(default_factory=dict, repr=False)
+    """Environment -> the keys that its public tokens are verified with."""
+    for_workers: tuple[float, Environment] | None = None
+    """The environment of this server's workers, and when it was looked up."""
 
     swept_at: datetime | None = None
     """When this server last looked for objects that no row names."""
@@ -37,6 +57,13 @@ class Hub:
     @cached_property
     def master_keys(self) -> MasterKeys:
         return MasterKeys.of(self.settings)
+
+    def hear(self, kind: str, data: dict[str, Any]) -> None:
+        """The database's callback: what is remembered of keys is forgotten when one has changed."""
+        if kind in ("keys", "reconnected"):
+            self.keys_changed += 1
+            self.keys.clear()
+            self.rings.clear()
 
     @property
     def public_url(self) -> str:

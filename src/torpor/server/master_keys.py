@@ -1,17 +1,20 @@
-"""The server's master keys, and what they are for: to wrap the data keys that images are sealed with.
+"""The server's master keys, and what they are for: to wrap the data keys that images are sealed with, to seal the secret
+keys that clients sign public tokens with, and to sign such tokens ourselves.
 
     TORPOR_ENCRYPTION_KEYS      the first wraps, the others only unwrap: a new one goes in front, and at the next start all
-                                data keys are wrapped anew
+                                keys are wrapped anew
     <data directory>/server.key otherwise: made at first use, for its owner only
 
 A data key leaves the database only unwrapped, for workers that bring the worker token; they keep it in memory. Whoever has
-the database, or the object store, or both, can read no image without a master key.
+the database, or the object store, or both, can read no image and ask the API for nothing without a master key.
 """
 
 import base64
 import binascii
 import contextlib
 import hashlib
+import hmac
+import logging
 import os
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,7 +28,9 @@ from torpor.config import Settings
 from torpor.engine import NewKey
 from torpor.errors import ConfigError
 from torpor.store.database import Database, Transaction
-from torpor.store.records import DataKey
+from torpor.store.records import ApiKey, DataKey
+
+log = logging.getLogger("torpor.server")
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
@@ -80,24 +85,54 @@ class MasterKeys:
         Raises:
             ConfigError: none of ours wraps it.
         """
+        return self._opened(f"data key {key.id}", key.id, key.wrapped, key.master, "no checkpoint can be read")
+
+    def open(self, key: ApiKey) -> str:
+        """A secret key itself, which a client may have signed with.
+
+        Raises:
+            ConfigError: none of ours seals it.
+        """
+        assert key.sealed is not None
+        assert key.master is not None
+        cost = "no public token that a client has signed with it is accepted"
+        return self._opened(f"secret key {key.id}", _bound(key.key_hash), key.sealed, key.master, cost).decode()
+
+    def seal(self, key_hash: bytes, text: str) -> NewKey:
+        """A secret key, to be kept beside its hash."""
+        return self.wrap(_bound(key_hash), text.encode())
+
+    def _opened(self, what: str, bound_to: str, wrapped: bytes, by: str, cost: str) -> bytes:
         for master in self._keys:
-            if master.fingerprint == key.master:
+            if master.fingerprint == by:
                 with contextlib.suppress(InvalidTag):
-                    nonce, sealed = key.wrapped[:NONCE_BYTES], key.wrapped[NONCE_BYTES:]
-                    return AESGCM(master.secret).decrypt(nonce, sealed, key.id.encode())
+                    nonce, sealed = wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:]
+                    return AESGCM(master.secret).decrypt(nonce, sealed, bound_to.encode())
         raise ConfigError(
-            f"the data key {key.id} is wrapped by a master key ({key.master}) that this server doesn't have: "
-            "add it to TORPOR_ENCRYPTION_KEYS, behind the one to use from now on. Without it no checkpoint can be read."
+            f"the {what} is wrapped by a master key ({by}) that this server doesn't have: "
+            f"add it to TORPOR_ENCRYPTION_KEYS, behind the one to use from now on. Without it {cost}."
         )
+
+    def derive(self, purpose: str) -> list[bytes]:
+        """Secrets for this purpose: the first to sign with, all to verify with. Nothing is stored: servers that share
+        master keys derive the same."""
+        return [hmac.new(master.secret, purpose.encode(), hashlib.sha256).digest() for master in self._keys]
 
 
 async def ready(database: Database, masters: MasterKeys, environment_id: str, *, now: datetime) -> None:
-    """The environment has a data key, and all are wrapped by the first master key. For server start-up.
+    """The environment has a data key, and all keys are wrapped by the first master key. For server start-up.
 
     Raises:
         ConfigError: a data key is wrapped by a master key that isn't here.
     """
     async with database.transaction() as tx:
+        for key in await engine.api_keys_to_reseal(tx, masters.first.fingerprint):
+            try:
+                new = masters.seal(key.key_hash, masters.open(key))
+            except ConfigError as error:
+                log.warning("%s", error)  # all else that it is good for needs only its hash
+                continue
+            await engine.reseal(tx, key.id, new.wrapped, new.master)
         for key in await engine.keys_to_rewrap(tx, masters.first.fingerprint):
             await engine.rewrap(tx, masters.wrap(key.id, masters.unwrap(key)))
         await ensure_key(tx, masters, environment_id, now=now)
@@ -106,6 +141,10 @@ async def ready(database: Database, masters: MasterKeys, environment_id: str, *,
 async def ensure_key(tx: Transaction, masters: MasterKeys, environment_id: str, *, now: datetime) -> None:
     if await engine.current_key(tx, environment_id) is None:
         await engine.make_key(tx, environment_id, masters.make(), now=now)
+
+
+def _bound(key_hash: bytes) -> str:
+    return f"secret key {key_hash.hex()}"
 
 
 def _decoded(text: str, where: str) -> bytes:

@@ -13,12 +13,14 @@ import msgspec
 from torpor.cron import Pattern
 from torpor.durations import write_duration
 from torpor.engine import usage
+from torpor.engine.api_keys import is_valid
 from torpor.engine.read import TokenView, WaitView
 from torpor.engine.read_batch import ItemResult
 from torpor.engine.states import ENDS, STATUS, RunState
 from torpor.server.auth import callback_hash
 from torpor.server.hub import Hub
 from torpor.store.records import (
+    ApiKey,
     Batch,
     BatchItem,
     Checkpoint,
@@ -283,6 +285,25 @@ def wait(wait: WaitView) -> Json:
             "runId": wait.awaited_run_id,
             "dueAt": wait.due_at,
             "canBeAnswered": wait.can_be_answered,
+        }
+    )
+
+
+def api_key(key: ApiKey, yours: str, now: datetime) -> Json:
+    """Not the key: which it is, and what it may do. `yours` is the id of the one that this is asked with."""
+    return _present(
+        {
+            "id": key.id,
+            "name": key.name,
+            "hint": key.hint,
+            "scopes": key.scopes,
+            "isValid": is_valid(key, now),
+            "isConfigured": key.is_configured,
+            "isYours": key.id == yours,
+            "createdAt": key.created_at,
+            "lastUsedAt": key.last_used_at,
+            "expiresAt": key.expires_at,
+            "revokedAt": key.revoked_at,
         }
     )
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from torpor import engine
 from torpor.engine import read
 from torpor.engine.states import ENDS, STATUS, RunState
-from torpor.server import auth, offload, paging, render
+from torpor.server import auth, offload, paging, render, signing
 from torpor.server.auth import Keyed
 from torpor.server.bodies import decode, read_body, reply
 from torpor.server.errors import Refused, not_found, stale
@@ -44,9 +44,9 @@ _trigger_body = msgspec.json.Decoder(TriggerBody)
 
 
 async def trigger(request: Request) -> Response:
-    """`POST /api/v1/tasks/{task_id}/trigger`, with a secret key."""
-    environment = await auth.environment(request)
-    here = hub(request)
+    """`POST /api/v1/tasks/{task_id}/trigger`."""
+    here, caller = hub(request), auth.caller(request)
+    environment = caller.environment
     task_id: str = request.path_params["task_id"]
     body = decode(await read_body(request), _trigger_body)
     given = body.options or {}
@@ -59,15 +59,21 @@ async def trigger(request: Request) -> Response:
         task_id,
         payload_text(body.payload, given.get("payloadType")),
         read_options(task_id, given, now=now),
-        run_id=id_for(request, "run", environment.id, task_id),
+        run_id=id_for(request, "run", environment.id, task_id, *caller.repeats),
     )
     asked = await offload.stow_payload(here, environment.id, asked)
+    assert asked.run_id is not None
     async with here.database.transaction() as tx:
-        outcome = await engine.trigger(tx, environment.id, asked, now=now)
-    done = triggered(task_id, outcome)
+        await signing.use_once(tx, caller, asked.run_id)
+        # What is refused rolls back, so that a one-time token isn't used up by it.
+        done = triggered(task_id, await engine.trigger(tx, environment.id, asked, now=now))
     # A repeated call meets the run that it made itself: nothing was cached then, an answer had been lost.
     is_cached = done.is_cached and done.run_id != asked.run_id
-    return reply({"id": done.run_id, "isCached": True} if is_cached else {"id": done.run_id})
+    granted = (f"read:runs:{done.run_id}", f"write:inputStreams:{done.run_id}")
+    return reply(
+        {"id": done.run_id, "isCached": True} if is_cached else {"id": done.run_id},
+        headers=signing.headers(here, caller, granted, lifetime_s=signing.OF_A_RUN_S),
+    )
 
 
 def trigger_request(
@@ -184,6 +190,7 @@ _LIST_FILTERS = frozenset(
 async def listing(request: Request, environment: Keyed) -> Response:
     here = hub(request)
     query, now = request.query_params, here.clock.now()
+    _check_listing(auth.caller(request), paging.several(query, "filter[taskIdentifier]"))
     paging.refuse_filters(query, _LIST_FILTERS)
     since, until = paging.created_between(query, now)
     wanted = read.RunFilter(
@@ -201,6 +208,13 @@ async def listing(request: Request, environment: Keyed) -> Response:
     async with here.database.transaction() as tx:
         found = await read.runs(tx, environment.id, wanted, paging.read_page(query))
     return reply(paging.page_reply([render.run_in_list(run, environment, now) for run in found.items], found))
+
+
+def _check_listing(caller: auth.Caller, task_ids: list[str] | None) -> None:
+    """All runs, or those of tasks that the caller may read, each of them."""
+    if not caller.may("read:runs", "read:tasks"):
+        for task_id in task_ids or [""]:
+            caller.require("read:runs", f"read:tasks:{task_id}" if task_id else "read:tasks")
 
 
 # -- cancel -----------------------------------------------------------------------------------------------------------

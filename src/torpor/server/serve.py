@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import hashlib
+import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,14 +15,15 @@ from torpor import engine
 from torpor.clock import Clock, SystemClock
 from torpor.config import Settings
 from torpor.errors import ConfigError
-from torpor.server import loops, machines, master_keys
+from torpor.server import keys, loops, machines, master_keys
 from torpor.server.app import create_app
-from torpor.server.hub import Hub
+from torpor.server.hub import ENVIRONMENT, Hub
 from torpor.server.master_keys import MasterKeys
 from torpor.store import migrate
 from torpor.store.database import Database
 
-ENVIRONMENT = "dev"
+log = logging.getLogger("torpor.server")
+
 DRAIN_S = 10
 """How long requests under way may take to end after a stop; held ones end at once."""
 
@@ -72,18 +73,26 @@ def run_server(settings: Settings, database_url: str, *, ready: Callable[[str], 
 
 
 async def _ensure_environment(database: Database, settings: Settings, clock: Clock) -> None:
+    masters, now = MasterKeys.of(settings), clock.now()
     presets, default_preset = machines.presets(settings)
     async with database.transaction() as tx:
         environment = await engine.ensure_environment(
             tx,
             ENVIRONMENT,
-            key_hash=hashlib.sha256((settings.secret_key or "").encode()).digest(),
+            key_hash=None,
             checkpoint_retention_s=settings.checkpoint_retention_s,
             presets=presets,
             default_preset=default_preset,
-            now=clock.now(),
+            now=now,
         )
-    await master_keys.ready(database, MasterKeys.of(settings), environment.id, now=clock.now())
+        key = await engine.configure_key(
+            tx, environment.id, keys.configured(masters, settings.secret_key or ""), now=now
+        )
+    if not engine.is_valid(key, now):
+        log.warning(
+            "TORPOR_SECRET_KEY is a key that was revoked or has run out: it is refused. Start with another one."
+        )
+    await master_keys.ready(database, masters, environment.id, now=now)
 
 
 async def _run(
@@ -104,6 +113,7 @@ async def _run(
     )
     server = _Uvicorn(config, lambda: ready(f"http://{here.settings.host}:{here.settings.port}"))
     await here.database.listen(here.wakeups.hear)
+    await here.database.listen(here.hear)
     duties = asyncio.create_task(loops.run_all(here), name="duties")
     serving = asyncio.create_task(server.serve([listener]), name="uvicorn")
     stopped = asyncio.create_task(stopping.wait(), name="stop")

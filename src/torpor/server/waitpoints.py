@@ -1,9 +1,9 @@
-"""Wait tokens: made, listed, looked at, and completed, by a key holder or by whoever has the callback URL.
+"""Wait tokens: made, listed, looked at, and completed: with a key, with the public token that each comes with, or by whoever
+has the callback URL.
 
 An approval is a token with a title and a context; its answer is the token's value, `{"approved": …, "by"?, "comment"?}`.
 """
 
-import hmac
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +15,8 @@ from starlette.responses import Response
 from torpor import engine
 from torpor.durations import parse_duration, parse_when
 from torpor.engine import read
-from torpor.server import offload, paging, render
-from torpor.server.auth import Keyed, callback_hash
+from torpor.server import auth, offload, paging, render, signing
+from torpor.server.auth import Keyed
 from torpor.server.bodies import decode, read_body, reply
 from torpor.server.errors import Refused, not_found
 from torpor.server.hub import Hub, hub
@@ -68,7 +68,10 @@ async def create(request: Request, environment: Keyed) -> Response:
     assert isinstance(made, engine.TokenCreated)  # stale is for those who ask with a lease
     token_id = made.waitpoint_id
     is_cached = made.is_cached and token_id != asked.waitpoint_id  # else it is this very call, said twice
-    return reply({"id": token_id, "isCached": is_cached, "url": render.token_url(here, token_id)})
+    granted = (f"write:waitpoints:{token_id}",)
+    headers = signing.headers(here, auth.caller(request), granted, lifetime_s=signing.OF_A_WAIT_TOKEN_S)
+    told = {"id": token_id, "isCached": is_cached, "url": render.token_url(here, token_id)}
+    return reply(told | {"publicAccessToken": headers["x-trigger-jwt"]}, headers=headers)
 
 
 _LIST_FILTERS = frozenset(
@@ -123,8 +126,6 @@ async def complete(request: Request, token_id: str, environment: Keyed) -> Respo
 async def callback(request: Request, token_id: str, given_hash: str) -> Response:
     """For webhooks: the URL is the permission. A body that isn't JSON counts as `{}`."""
     here = hub(request)
-    if not hmac.compare_digest(given_hash.encode(), callback_hash(here, token_id).encode()):
-        raise Refused(401, "this callback URL is not one of this server's")
     body = await read_body(request)
     try:
         _anything.decode(body)

@@ -34,6 +34,23 @@ class Environment(Row):
 
 
 @dataclass(frozen=True, slots=True)
+class ApiKey(Row):
+    key_hash: bytes
+    environment_id: str
+    created_at: datetime
+    id: str
+    name: str
+    hint: str
+    scopes: list[str] | None
+    sealed: bytes | None
+    master: str | None
+    is_configured: bool
+    last_used_at: datetime | None
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Queue(Row):
     id: str
     environment_id: str

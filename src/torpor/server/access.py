@@ -1,0 +1,263 @@
+"""Who may call what: one line for every route, and nothing else decides it.
+
+A route without a line doesn't start (`guard`), and docs/api.md has the same table; tests compare them, and try every route
+with every kind of key and token.
+
+    SECRET      a secret key may do everything
+    SCOPED      a scoped key needs one of the scopes
+    PUBLIC      so does a public token
+    ONE_TIME    and one that is good for one use
+    WORKER      the token that workers and server share
+    HASH        who knows the URL may ask
+    NOTHING     everybody may
+
+In a scope `{name}` is of the path; `{task}`, `{tag}` and `{batch}` are those of the run that the path names, `{each task}`
+those that the request names: of these all are needed.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from functools import wraps
+from string import Formatter
+from typing import Any
+
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from torpor.engine import read
+from torpor.server import auth
+from torpor.server.auth import Caller, Kind
+from torpor.server.errors import Refused
+from torpor.server.hub import hub
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a route takes, and the scopes of which a scoped key or a token needs one."""
+
+    takes: tuple[Kind, ...]
+    scopes: tuple[str, ...] = ()
+
+
+def secret() -> Access:
+    return Access((Kind.SECRET,))
+
+
+def keyed(*scopes: str) -> Access:
+    return Access((Kind.SECRET, Kind.SCOPED), scopes)
+
+
+def public(*scopes: str) -> Access:
+    return Access((Kind.SECRET, Kind.SCOPED, Kind.PUBLIC), scopes)
+
+
+def once(*scopes: str) -> Access:
+    return Access((Kind.SECRET, Kind.SCOPED, Kind.PUBLIC, Kind.ONE_TIME), scopes)
+
+
+WORKER = Access((Kind.WORKER,))
+HASH = Access((Kind.HASH,))
+NOTHING = Access((Kind.NOTHING,))
+
+READ_RUN = ("read:runs:{run_id}", "read:tasks:{task}", "read:tags:{tag}", "read:batch:{batch}")
+WRITE_RUN = ("write:runs:{run_id}", "write:tasks:{task}")
+READ_BATCH = ("read:batch:{batch_id}", "read:runs")
+
+ROUTES: dict[str, Access] = {
+    # runs
+    "POST /api/v1/tasks/{task_id}/trigger": once("trigger:tasks:{task_id}"),
+    "GET /api/v1/runs": public("read:runs", "read:tasks:{each task}"),
+    "GET /api/v3/runs/{run_id}": public(*READ_RUN),
+    "GET /api/v1/runs/{run_id}/result": keyed(*READ_RUN),
+    "POST /api/v2/runs/{run_id}/cancel": public(*WRITE_RUN),
+    "POST /api/v1/runs/{run_id}/reschedule": keyed(*WRITE_RUN),
+    "POST /api/v1/runs/{run_id}/replay": keyed(*WRITE_RUN),
+    "POST /api/v1/idempotencyKeys/{key}/reset": public("write:runs"),
+    "GET /api/v1/runs/{run_id}/story": keyed(*READ_RUN),
+    "GET /api/v1/runs/{run_id}/logs": keyed(*READ_RUN),
+    "GET /api/v1/runs/{run_id}/checkpoints": keyed(*READ_RUN),
+    "POST /api/v1/runs/{run_id}/fork": keyed(*WRITE_RUN),
+    "GET /api/v1/checkpoints": keyed("read:runs"),
+    "GET /api/v1/checkpoints/{checkpoint_id}": keyed("read:runs"),
+    # batches
+    "POST /api/v3/batches": once("batchTrigger:tasks:{each task}", "batchTrigger:batch"),
+    "POST /api/v3/batches/{batch_id}/items": once("write:batch:{batch_id}", "batchTrigger:tasks:{each task}"),
+    "GET /api/v1/batches/{batch_id}": public(*READ_BATCH),
+    "GET /api/v2/batches/{batch_id}": public(*READ_BATCH),
+    "GET /api/v1/batches/{batch_id}/results": keyed(*READ_BATCH),
+    # wait tokens
+    "POST /api/v1/waitpoints/tokens": keyed("write:waitpoints"),
+    "GET /api/v1/waitpoints/tokens": keyed("read:waitpoints"),
+    "GET /api/v1/waitpoints/tokens/{token_id}": keyed("read:waitpoints:{token_id}"),
+    "POST /api/v1/waitpoints/tokens/{token_id}/complete": public("write:waitpoints:{token_id}"),
+    "POST /api/v1/waitpoints/tokens/{token_id}/callback/{given_hash}": HASH,
+    # schedules
+    "POST /api/v1/schedules": keyed("write:schedules"),
+    "GET /api/v1/schedules": keyed("read:schedules"),
+    "GET /api/v1/schedules/{schedule_id}": keyed("read:schedules:{schedule_id}"),
+    "PUT /api/v1/schedules/{schedule_id}": keyed("write:schedules:{schedule_id}"),
+    "DELETE /api/v1/schedules/{schedule_id}": keyed("write:schedules:{schedule_id}"),
+    "POST /api/v1/schedules/{schedule_id}/activate": keyed("write:schedules:{schedule_id}"),
+    "POST /api/v1/schedules/{schedule_id}/deactivate": keyed("write:schedules:{schedule_id}"),
+    "GET /api/v1/timezones": NOTHING,
+    # queues and the environment
+    "GET /api/v1/queues": keyed("read:queues"),
+    "GET /api/v1/queues/{name}": keyed("read:queues"),
+    "POST /api/v1/queues/{name}/pause": keyed("write:queues"),
+    "POST /api/v1/queues/{name}/concurrency/override": keyed("write:queues"),
+    "POST /api/v1/queues/{name}/concurrency/reset": keyed("write:queues"),
+    "GET /api/v1/environment": keyed("read:environment"),
+    "POST /api/v1/environment": keyed("write:environment"),
+    # what there is
+    "GET /api/v1/tasks": keyed("read:tasks"),
+    "GET /api/v1/workers": keyed("read:workers"),
+    "GET /api/v1/workers/{worker_id}": keyed("read:workers:{worker_id}"),
+    "GET /healthz": NOTHING,
+    "GET /api/openapi.json": NOTHING,
+    # keys and tokens
+    "GET /api/v1/keys": secret(),
+    "POST /api/v1/keys": secret(),
+    "POST /api/v1/keys/{key_id}/rotate": secret(),
+    "POST /api/v1/keys/{key_id}/revoke": secret(),
+    "GET /api/v1/data-keys": secret(),
+    "POST /api/v1/data-keys/rotate": secret(),
+    "POST /api/v1/auth/jwt/claims": secret(),
+    "POST /api/v1/auth/jwt": keyed(),
+    "POST /api/v1/auth/public-tokens": keyed(),
+    # what workers call
+    "POST /worker/v1/hello": WORKER,
+    "POST /worker/v1/versions": WORKER,
+    "POST /worker/v1/dequeue": WORKER,
+    "GET /worker/v1/news": WORKER,
+    "POST /worker/v1/heartbeat": WORKER,
+    "POST /worker/v1/keys": WORKER,
+    "POST /worker/v1/checkpoints": WORKER,
+    "POST /worker/v1/garbage": WORKER,
+    "POST /worker/v1/images": WORKER,
+    "POST /worker/v1/warm": WORKER,
+    "POST /worker/v1/warm/find": WORKER,
+    "POST /worker/v1/warm/refuse": WORKER,
+    "POST /worker/v1/runs/{run_id}/payload": WORKER,
+    "POST /worker/v1/runs/{run_id}/start": WORKER,
+    "POST /worker/v1/runs/{run_id}/block": WORKER,
+    "POST /worker/v1/runs/{run_id}/collect": WORKER,
+    "POST /worker/v1/runs/{run_id}/suspend": WORKER,
+    "POST /worker/v1/runs/{run_id}/save": WORKER,
+    "POST /worker/v1/runs/{run_id}/move": WORKER,
+    "POST /worker/v1/runs/{run_id}/refuse": WORKER,
+    "POST /worker/v1/runs/{run_id}/finish": WORKER,
+    "POST /worker/v1/runs/{run_id}/events": WORKER,
+    "POST /worker/v1/runs/{run_id}/logs": WORKER,
+    "POST /worker/v1/runs/{run_id}/trigger": WORKER,
+    "POST /worker/v1/runs/{run_id}/batches": WORKER,
+    "POST /worker/v1/runs/{run_id}/batches/items": WORKER,
+    "POST /worker/v1/runs/{run_id}/batches/results": WORKER,
+    "POST /worker/v1/runs/{run_id}/tokens": WORKER,
+    "POST /worker/v1/runs/{run_id}/tokens/complete": WORKER,
+}
+
+EACH_TASK = "{each task}"
+"""The handler asks for these scopes by itself, since only it reads the body; here they let a request through to it."""
+
+# -- letting in -------------------------------------------------------------------------------------------------------
+
+
+async def admit(request: Request) -> None:
+    """A FastAPI dependency of every router: let the request in, or refuse it, before its handler sees it."""
+    await _admit(request, request.scope["route"].path)
+
+
+def guard(route: Route) -> Route:
+    """The same for a plain route, which must have a line."""
+    declared(route)
+    handler: Callable[[Request], Awaitable[Response]] = route.endpoint
+
+    @wraps(handler)
+    async def guarded(request: Request) -> Response:
+        await _admit(request, route.path)
+        return await handler(request)
+
+    return Route(route.path, guarded, methods=[*(route.methods or ())], include_in_schema=route.include_in_schema)
+
+
+def declared(route: BaseRoute) -> Iterable[str]:
+    """The names of this route's lines.
+
+    Raises:
+        LookupError: it has none. Who adds a route says who may call it.
+    """
+    assert isinstance(route, Route | APIRoute)
+    names = [name(method, route.path) for method in sorted(route.methods or ()) if method != "HEAD"]
+    if missing := [each for each in names if each not in ROUTES]:
+        raise LookupError(f"{missing[0]} has no line in server/access.py: nobody has said who may call it")
+    return names
+
+
+def name(method: str, path: str) -> str:
+    return f"{'GET' if method == 'HEAD' else method} {path.replace(':path}', '}')}"
+
+
+async def _admit(request: Request, path: str) -> None:
+    access = ROUTES[name(request.method, path)]
+    if Kind.NOTHING in access.takes:
+        return
+    if Kind.HASH in access.takes:
+        parts = request.path_params
+        if not auth.matches_callback(hub(request), parts["token_id"], parts["given_hash"]):
+            raise Refused(401, "this callback URL is not one of this server's")
+        return
+    if Kind.WORKER in access.takes:
+        request.scope["caller"] = await auth.identified_worker(request)
+        return
+    caller = await auth.identified(request)
+    if caller.kind not in access.takes:
+        *most, last = access.takes
+        wanted = f"{', '.join(most)} or {last}" if most else last
+        raise Refused(401, f"this takes a {wanted}, not a {caller.kind}")
+    if caller.scopes is not None and access.scopes:
+        await _check_scopes(request, caller, access.scopes)
+    request.scope["caller"] = caller
+
+
+async def _check_scopes(request: Request, caller: Caller, scopes: tuple[str, ...]) -> None:
+    """403 unless one of them is granted. What the path says is enough for most; only then is a run's row asked.
+
+    A run that isn't there and one that is another's are refused alike.
+    """
+    if any(EACH_TASK in scope for scope in scopes):
+        return
+    parts = {each: str(value) for each, value in request.path_params.items()}
+    if caller.may(*_filled(scopes, {each: [value] for each, value in parts.items()})):
+        return
+    if "run_id" in parts and any(each in _RUN_FIELDS for scope in scopes for each in _fields(scope)):
+        here = hub(request)
+        async with here.database.transaction() as tx:
+            values = await read.scopes_of_run(tx, caller.environment.id, parts["run_id"])
+        if values is not None and caller.may(*_filled(scopes, values)):
+            return
+    raise auth.forbidden(caller, [scope.format_map(_Known(parts)) for scope in scopes])
+
+
+_RUN_FIELDS = ("task", "tag", "batch")
+
+
+class _Known(dict[str, Any]):
+    """For the message: what is not known stays as it is written."""
+
+    def __missing__(self, key: str) -> str:
+        return "{" + key + "}"
+
+
+def _fields(scope: str) -> list[str]:
+    return [field for _, field, _, _ in Formatter().parse(scope) if field]
+
+
+def _filled(scopes: Iterable[str], values: dict[str, list[str]]) -> list[str]:
+    """Those scopes whose one field has values, with each of them; and those without a field."""
+    filled: list[str] = []
+    for scope in scopes:
+        fields = _fields(scope)
+        filled += [scope] if not fields else [scope.format(**{fields[0]: value}) for value in values.get(fields[0], ())]
+    return filled

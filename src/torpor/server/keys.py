@@ -1,0 +1,203 @@
+"""Keys: list, make, rotate, revoke. And the data keys that checkpoints are sealed with: list, rotate.
+
+The text of a key is in the reply that makes it, and nowhere else.
+"""
+
+import hashlib
+import secrets
+import string
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from torpor import engine, ids
+from torpor.durations import parse_duration, parse_when
+from torpor.server import auth, render, scopes
+from torpor.server.auth import Keyed
+from torpor.server.bodies import decode, read_body, reply
+from torpor.server.errors import Refused, not_found
+from torpor.server.hub import hub
+from torpor.server.master_keys import MasterKeys
+from torpor.store.records import ApiKey
+
+OVERLAP_S = 24 * 3600.0
+LONGEST_OVERLAP_S = 30 * 24 * 3600.0
+MAX_NAME = 128
+_LETTERS = string.ascii_letters + string.digits
+
+router = APIRouter()
+
+
+class KeyBody(msgspec.Struct, rename="camel"):
+    name: str
+    scopes: list[str] | None = None
+    expires: Any = None
+
+
+class RotateBody(msgspec.Struct):
+    overlap: Any = None
+
+
+_key_body = msgspec.json.Decoder(KeyBody)
+_rotate_body = msgspec.json.Decoder(RotateBody)
+
+
+@router.get("/api/v1/keys")
+async def listing(request: Request, environment: Keyed) -> Response:
+    """All keys of the environment, also those that were over within a month; never what they are."""
+    here = hub(request)
+    async with here.database.transaction() as tx:
+        found = await engine.api_keys(tx, environment.id)
+    now, yours = here.clock.now(), auth.caller(request).key_id
+    return reply({"data": [render.api_key(key, yours, now) for key in found]})
+
+
+@router.post("/api/v1/keys")
+async def create(request: Request, environment: Keyed) -> Response:
+    """A key, with `key`, its text, this once. With scopes it is a scoped key."""
+    here, body = hub(request), decode(await read_body(request), _key_body)
+    now = here.clock.now()
+    if not 0 < len(body.name) <= MAX_NAME or "\0" in body.name:
+        raise Refused(422, f"name: a text of 1 to {MAX_NAME} characters is needed")
+    allowed = None if body.scopes is None else scopes.check("scopes", body.scopes)
+    expires_at = _end(body.expires, now)
+    text, new = made(here.master_keys, environment.slug, body.name, allowed, expires_at)
+    async with here.database.transaction() as tx:
+        done = await engine.create_key(tx, environment.id, new, now=now)
+    return reply({**render.api_key(done.key, "", now), "key": text})
+
+
+@router.post("/api/v1/keys/{key_id}/rotate")
+async def rotate(request: Request, key_id: str, environment: Keyed) -> Response:
+    """Another key like this one, with its text this once; this one holds beside it for the overlap."""
+    here, body = hub(request), decode(await read_body(request), _rotate_body)
+    now, yours = here.clock.now(), auth.caller(request).key_id
+    overlap_s = _overlap_s(body.overlap)
+    text = ""
+
+    def make(old: ApiKey) -> engine.NewApiKey:
+        nonlocal text
+        name = _ROTATED if old.is_configured else old.name
+        text, new = made(here.master_keys, environment.slug, name, old.scopes, old.expires_at)
+        return new
+
+    async with here.database.transaction() as tx:
+        done = await engine.rotate_key(tx, environment.id, key_id, make, overlap_s=overlap_s, now=now)
+    match done:
+        case engine.KeyMade(key=key, replaced=replaced):
+            assert replaced is not None
+            told = {**render.api_key(key, yours, now), "key": text}
+            return reply({**told, "replaces": render.api_key(replaced, yours, now)})
+        case engine.KeyIsOver():
+            raise Refused(422, "this key is over: make another one")
+        case engine.Unknown():
+            raise not_found()
+
+
+@router.post("/api/v1/keys/{key_id}/revoke")
+async def revoke(request: Request, key_id: str, environment: Keyed) -> Response:
+    """The key is worth nothing from now on."""
+    here = hub(request)
+    now, yours = here.clock.now(), auth.caller(request).key_id
+    async with here.database.transaction() as tx:
+        done = await engine.revoke_key(tx, environment.id, key_id, now=now)
+    match done:
+        case engine.KeyRevoked(key=key):
+            here.hear("keys", {})  # this server needn't wait for the announcement
+            return reply(render.api_key(key, yours, now))
+        case engine.LastKey():
+            raise Refused(
+                422,
+                "this is the only secret key that is valid: without it nobody could make another. "
+                "Rotate it without an overlap instead",
+            )
+        case engine.Unknown():
+            raise not_found()
+
+
+_ROTATED = "instead of TORPOR_SECRET_KEY"
+
+
+def made(
+    masters: MasterKeys, slug: str, name: str, allowed: list[str] | None, expires_at: datetime | None
+) -> tuple[str, engine.NewApiKey]:
+    """A fresh key: its text, and what is kept of it. Of a scoped one only the hash, since nobody signs with it."""
+    random = "".join(secrets.choice(_LETTERS) for _ in range(24))
+    text = f"tr_{slug}_{random}" if allowed is None else f"tr_{slug}_sk_{random}"
+    key_id = ids.new("apikey")
+    sealed = masters.seal(_hash(text), text) if allowed is None else None
+    return text, engine.NewApiKey(
+        key_id,
+        _hash(text),
+        name,
+        f"{text[:-24]}…{text[-4:]}",
+        allowed,
+        sealed.wrapped if sealed else None,
+        sealed.master if sealed else None,
+        expires_at,
+    )
+
+
+def configured(masters: MasterKeys, text: str) -> engine.NewApiKey:
+    """What is kept of the key that the server's setting names."""
+    sealed = masters.seal(_hash(text), text)
+    # Of one that somebody has made up by hand four letters may be a good part.
+    hint = f"…{text[-4:]}" if len(text) >= 24 else ""
+    return engine.NewApiKey(
+        ids.new("apikey"), _hash(text), "TORPOR_SECRET_KEY", hint, sealed=sealed.wrapped, master=sealed.master
+    )
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _end(value: Any, now: datetime) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        end = parse_when(value, now=now)
+    except (ValueError, TypeError) as error:
+        raise Refused(422, f"expires: {error}") from None
+    if end <= now:
+        raise Refused(422, "expires: it is over already")
+    return end
+
+
+def _overlap_s(value: Any) -> float:
+    if value is None:
+        return OVERLAP_S
+    try:
+        overlap = parse_duration(value)
+    except (ValueError, TypeError) as error:
+        raise Refused(422, f"overlap: {error}") from None
+    if overlap > timedelta(seconds=LONGEST_OVERLAP_S):
+        raise Refused(422, f"overlap: at most 30 days, not {value!r}")
+    return overlap.total_seconds()
+
+
+# -- data keys --------------------------------------------------------------------------------------------------------
+
+
+@router.get("/api/v1/data-keys")
+async def data_keys(request: Request, environment: Keyed) -> Response:
+    """The data keys that checkpoints are sealed with; never what they are."""
+    async with hub(request).database.transaction() as tx:
+        found = await engine.data_keys(tx, environment.id)
+    return reply({"data": [render.data_key(key) for key in found]})
+
+
+@router.post("/api/v1/data-keys/rotate")
+async def rotate_data_key(request: Request, environment: Keyed) -> Response:
+    """Workers seal with a new key from their next heartbeat on; what is sealed already stays as it is, and readable."""
+    here = hub(request)
+    new = here.master_keys.make()
+    async with here.database.transaction() as tx:
+        await engine.rotate_data_key(tx, environment.id, new, now=here.clock.now())
+        found = await engine.data_keys(tx, environment.id)
+    shown: list[dict[str, Any]] = [render.data_key(key) for key in found]
+    return reply({"id": new.id, "data": shown})

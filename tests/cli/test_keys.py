@@ -1,0 +1,87 @@
+"""`torpor keys`, against a real server: what it prints where, and that it can be used."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from torpor.cli.main import app
+from torpor.config import Settings
+from torpor.sdk.client import Client
+from torpor.server.serve import serve
+from torpor.store.embedded import EmbeddedPostgres
+
+KEY = "tr_dev_" + "k" * 24
+
+
+@pytest.fixture
+def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server, which commands find by the environment."""
+    told: list[str] = []
+    is_up, stop = threading.Event(), asyncio.Event()
+
+    async def run() -> None:
+        postgres = EmbeddedPostgres(tmp_path / "postgres")
+        settings = Settings(port=0, secret_key=KEY, worker_token="w", data_dir=tmp_path / "data")
+        try:
+            await serve(settings, await postgres.start(), stop=stop, ready=lambda at: (told.append(at), is_up.set()))
+        finally:
+            is_up.set()
+            await postgres.destroy()
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
+    thread.start()
+    assert is_up.wait(60)
+    monkeypatch.setenv("TORPOR_API_URL", told[0])
+    monkeypatch.setenv("TORPOR_SECRET_KEY", KEY)
+    yield told[0]
+    loop.call_soon_threadsafe(stop.set)
+    thread.join()
+    loop.close()
+
+
+def torpor(*arguments: str) -> tuple[str, str]:
+    """What a command prints, and what it says beside."""
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout, done.stderr
+
+
+def test_a_key_is_made_listed_rotated_and_revoked(url: str) -> None:
+    printed, told = torpor("keys", "create", "the web shop")
+    made = printed.strip()
+    assert made.startswith("tr_dev_"), "the key alone, so that it can be taken from there"
+    assert "not shown again" in told
+    key_id = told.split()[0]
+    listed, _ = torpor("keys", "list")
+    assert "TORPOR_SECRET_KEY (yours)" in listed
+    assert key_id in listed
+    assert made not in listed
+    rotated, told = torpor("keys", "rotate", key_id, "--overlap", "1h")
+    assert "the web shop holds until" in told
+    with Client(url, rotated.strip()) as client:
+        assert client.tasks() == []
+    torpor("keys", "revoke", key_id)
+    assert key_id not in torpor("keys", "list")[0]
+    assert "revoked" in torpor("keys", "list", "--all")[0]
+
+
+def test_a_command_rotates_its_own_key_and_says_what_to_do_with_the_new_one(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed, told = torpor("keys", "rotate", "--overlap", "0s")
+    assert "start the server with the new one as TORPOR_SECRET_KEY" in told
+    monkeypatch.setenv("TORPOR_SECRET_KEY", printed.strip())
+    scoped = torpor("keys", "create", "ci", "--scope", "read:runs", "--scope", "read:tasks", "--expires", "1h")[
+        0
+    ].strip()
+    token = torpor("keys", "token", "--scope", "read:tasks", "--expires", "1h")[0].strip()
+    with Client(url, scoped) as client:
+        assert client.tasks() == []
+    assert token.count(".") == 2
+    assert "read:runs" in torpor("keys", "list")[0]
+    assert "in use" in torpor("data-keys", "list")[0]
