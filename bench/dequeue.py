@@ -2,6 +2,8 @@
 
     python bench/dequeue.py                            1,000,000 ended runs, 100,000 queued in one tenant's line
     python bench/dequeue.py --ended 0 --queued 1000    something smaller
+    python bench/dequeue.py --machine large-2x         the queued ones are too large for the worker
+    python bench/dequeue.py --machine large-1x         they would fit, but for a run that works all the time
 
 The verbs are called as the server calls them, each in its transaction, on an embedded Postgres of its own with its
 ordinary settings. Then each statement that they send is explained with the values it was sent with: a sequential scan of
@@ -28,6 +30,7 @@ from torpor.store.database import Database, Transaction
 from torpor.store.embedded import EmbeddedPostgres
 from torpor.store.migrate import upgrade
 from torpor.wire import http
+from torpor.wire.presets import DEFAULT_PRESET, GB
 from torpor.wire.runner import NewWait, RetryPolicy, TaskManifest
 
 CYCLES = 200
@@ -50,7 +53,7 @@ class World:
     async def set_up(self) -> None:
         environment = await self.do(engine.ensure_environment, "bench", key_hash=b"k")
         self.environment_id = environment.id
-        intro = http.Introduction("w1", "i1", "here", 10, True, {})
+        intro = http.Introduction("w1", "i1", "here", 10, True, {}, cpu=64, memory_bytes=8 * GB)
         await self.do(engine.register_worker, self.environment_id, intro, lease_s=30)
         tasks = [TaskManifest("hello", "jobs.py", 1, True, "one", {}, RetryPolicy())]
         await self.do(engine.register_version, self.environment_id, http.VersionReport("w1", "v1", tasks))
@@ -93,7 +96,7 @@ async def cycles(world: World, *, key: str) -> tuple[list[float], list[float], l
     return triggered, handed_out, finished
 
 
-async def fill(world: World, ended: int, queued: int) -> None:
+async def fill(world: World, ended: int, queued: int, machine: str) -> None:
     """A history, with what belongs to it, and one tenant's long line."""
     now = datetime.now(UTC)
     columns = "id, environment_id, task_id, queue, concurrency_key, max_attempts, created_at, updated_at, available_at"
@@ -136,12 +139,14 @@ async def fill(world: World, ended: int, queued: int) -> None:
             now,
         )
         await tx.execute(
-            f"""insert into runs ({columns}, state) select 'run_queued' || n, {values}, 'queued'
+            f"""insert into runs ({columns}, state, preset) select 'run_queued' || n, {values}, 'queued', $5
                 from generate_series(1, $1) n""",
             queued,
             world.environment_id,
-            now - timedelta(hours=1),
+            # Not for so long that somebody saves up for them.
+            now - timedelta(hours=1) if machine == DEFAULT_PRESET else now,
             "crowd",
+            machine,
         )
     async with world.database.transaction() as tx:
         await tx.execute("analyze")
@@ -240,6 +245,7 @@ async def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ended", type=int, default=1_000_000)
     parser.add_argument("--queued", type=int, default=100_000)
+    parser.add_argument("--machine", default=DEFAULT_PRESET)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="torpor-bench-") as directory:
         postgres = EmbeddedPostgres(Path(directory, "postgres"))
@@ -252,7 +258,11 @@ async def main() -> int:
             await cycles(world, key="")  # warm
             empty = await cycles(world, key="")
             began = time.perf_counter()
-            await fill(world, chosen.ended, chosen.queued)
+            if chosen.machine != DEFAULT_PRESET:
+                await world.trigger()
+                (works,) = await world.dequeue()
+                await world.start(works)
+            await fill(world, chosen.ended, chosen.queued, chosen.machine)
             print(f"filled in {time.perf_counter() - began:.0f} s")
             await cycles(world, key="tenant")
             full = await cycles(world, key="tenant")
