@@ -15,6 +15,8 @@ import pytest
 from stack import Stack, StackMaker, eventually
 from test_rough import small_disk
 
+from torpor.worker import router
+
 __all__ = ["small_disk"]
 
 pytestmark = pytest.mark.criu
@@ -85,6 +87,24 @@ def test_a_worker_that_is_stopped_leaves_nothing(stack: Stack) -> None:
     stack.client.cancel(busy, at_once=True)
 
 
+@pytest.mark.skipif(bool(router.missing_tools()), reason="private networks need tools that are not here")
+def test_a_killed_supervisor_leaves_no_network_of_its_runs(make_stack: StackMaker) -> None:
+    def devices() -> set[str]:
+        return set(os.listdir("/sys/class/net"))
+
+    before = devices()
+    stack = make_stack(TORPOR_ISOLATION="auto", TORPOR_NETWORK="private")
+    stack.start()
+    run_id = stack.trigger("busy", str(stack.journal()))
+    eventually(lambda: stack.lines() == ["busy 1"], what="it works")
+    ways_out = eventually(lambda: [pid for pid in stack.worker_pids() if "pasta" in command_of(pid)], what="a way out")
+    stack.kill_supervisor()
+    stack.assert_dead_worker_left_nothing()
+    assert not any(stack.alive(pid) for pid in ways_out)
+    eventually(lambda: not devices() - before, what="no device is left")
+    stack.client.cancel(run_id, at_once=True)
+
+
 @pytest.mark.parametrize("after_ms", [0, 5, 15])
 def test_a_restore_that_is_killed_half_way_leaves_nothing(stack: Stack, after_ms: int) -> None:
     """CRIU dies while it builds the tree; the run is handed out again, and comes back once."""
@@ -120,6 +140,13 @@ def test_a_disk_that_becomes_full_in_the_middle_of_a_freeze_keeps_nothing_of_it(
     stack.client.complete_token(token, None)
     stack.output(run_id)
     assert not list(images.iterdir())
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
 
 
 def fill(file: Path) -> None:

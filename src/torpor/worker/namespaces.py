@@ -104,8 +104,11 @@ def be_really(uid: int, gid: int) -> None:
 
 
 def own_mounts() -> None:
-    """A mount namespace for this thread alone, and what it starts; it begins as a copy of the one that we are in."""
+    """A mount namespace for this thread alone, and what it starts; it begins as a copy of the one that we are in. What is
+    mounted there is seen there only: most machines let mounts spread to copies, and back.
+    """
     unshare(CLONE_FS | CLONE_NEWNS)
+    mount(None, "/", None, MS_REC | MS_PRIVATE)
 
 
 def share_host_name(pid: int) -> None:
