@@ -12,7 +12,10 @@ WORKER = {
         "level": "partial",
         "missing": [{"what": "a limit on its memory", "why": "Read-only file system", "fix": "mount it read-write"}],
     },
+    "capacity": {"cpu": 16.0, "memoryBytes": 8 << 30},
     "labels": {"gpu": "a100"},
+    "trust": "own",
+    "networks": ["host", "none"],
     "canFreeze": False,
     "noFreezeReason": "CRIU is not installed",
     "isAlive": True,
@@ -33,6 +36,8 @@ def test_it_tells_what_is_missing_and_what_to_do() -> None:
     assert "→ mount it read-write" in shown
     assert "freezes no: CRIU is not installed" in shown
     assert "gpu a100" in shown
+    assert "16 CPUs and 8.0 GiB of memory to hand out" in shown
+    assert "networks host, none" in shown
 
 
 def test_an_older_worker_says_less() -> None:

@@ -31,6 +31,8 @@ def test_a_machine_that_has_it_all_isolates_fully_and_the_story_says_so(make_sta
     stack = make_stack(TORPOR_ISOLATION="full")
     stack.start()
     assert level_of(stack) == {"level": "full", "missing": []}
+    (worker,) = stack.client.workers()
+    assert (worker["trust"], worker["networks"][0], worker["networks"][-1]) == ("own", "host", "none")
     started = perform(stack)
     assert started["isolation"] == "full"
     assert "missing" not in started

@@ -286,6 +286,22 @@ def test_the_strictest_of_worker_project_and_task_wins(make_stack: StackMaker, w
         assert stack.events(run_id, "run.started")[0]["network"] == kind
 
 
+def test_foreign_code_never_has_the_worker_s_own_network(
+    make_stack: StackMaker, world: Internet, tmp_path: Path
+) -> None:
+    """Its runs are thawed, each into a network of its own."""
+    stack = make_stack(
+        project(tmp_path / "project"), TORPOR_TRUST="foreign", TORPOR_ISOLATION="auto", TORPOR_NETWORK="host"
+    )
+    stack.start()
+    before, after, run_id = seen(stack, world, "looks_as_it_may", "nobody")
+    for looked in (before, after):
+        assert looked["devices"] == ["eth0", "lo"]
+        assert looked["tcp"][world.world].startswith("hello")
+        assert looked["tcp"]["127.0.0.1"].startswith("refused")
+    assert stack.events(run_id, "run.started")[0]["network"] == "private"
+
+
 def test_a_worker_without_rooms_hands_back_what_asks_for_less(make_stack: StackMaker, tmp_path: Path) -> None:
     stack = make_stack(project(tmp_path / "project"), TORPOR_ISOLATION="off")
     stack.start()

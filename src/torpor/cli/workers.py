@@ -73,7 +73,7 @@ def lines(worker: dict[str, Any]) -> list[tuple[str, Any]]:
     """What `show` prints: a name and what is told under it, in reading order."""
     from rich.markup import escape
 
-    from torpor.cli.figures import ago, instant
+    from torpor.cli.figures import ago, instant, size
 
     seen = ago(instant(worker["seenAt"]))
     told = [
@@ -85,10 +85,12 @@ def lines(worker: dict[str, Any]) -> list[tuple[str, Any]]:
         ("version", worker.get("version") or "none: it has not imported its project yet"),
         ("runs", f"{worker['running']} of {worker['slots']} slots in use, {worker['held']} held in memory"),
     ]
-    if worker.get("capacity"):
-        told.append(("capacity", _pairs(worker["capacity"])))
+    if capacity := worker.get("capacity"):
+        parts = [f"{capacity['cpu']:g} CPUs" if "cpu" in capacity else ""]
+        parts += [f"{size(capacity['memoryBytes'])} of memory" if "memoryBytes" in capacity else ""]
+        told.append(("capacity", " and ".join(part for part in parts if part) + " to hand out"))
     if worker.get("labels"):
-        told.append(("labels", _pairs(worker["labels"])))
+        told.append(("labels", ", ".join(f"{name} {value}" for name, value in worker["labels"].items())))
     if worker["canFreeze"]:
         told.append(("freezes", f"with CRIU {worker.get('criu', '')}".rstrip()))
     else:
@@ -102,7 +104,3 @@ def lines(worker: dict[str, Any]) -> list[tuple[str, Any]]:
     if worker.get("trust"):
         told.append(("trust", worker["trust"]))
     return [(name, escape(text)) for name, text in told]
-
-
-def _pairs(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items())

@@ -27,8 +27,8 @@ from torpor.images import Images, Keyring, Workspace
 from torpor.images.workspace import MEMORY
 from torpor.objects import ObjectsDown, identity, open_objects
 from torpor.wire import http
-from torpor.wire.networks import HOST, PRIVATE, strictest
-from torpor.worker import capacity, criu, discovery, fitness
+from torpor.wire.networks import HOST, KINDS, PRIVATE, strictest
+from torpor.worker import capacity, criu, discovery, fitness, namespaces, router
 from torpor.worker.cgroups import Cgroups
 from torpor.worker.criu_setup import NoCriu, find
 from torpor.worker.drain import Drain
@@ -204,6 +204,16 @@ class Supervisor:
         house.refusal = why_refused(house.trust, house.isolation, self._path)
         return house.trust is not former
 
+    def _kinds_of_networks(self) -> list[str]:
+        """Those that its runs can have, the one that reaches most first."""
+        lacks = {each.what for each in self._house.isolation.missing}
+        kinds = KINDS[KINDS.index(self._house.network) :]
+        if not namespaces.may_unshare() or "a network of its own" in lacks:
+            kinds = tuple(kind for kind in kinds if kind == HOST)
+        if router.missing_tools():
+            kinds = tuple(kind for kind in kinds if kind != PRIVATE)
+        return list(kinds)
+
     def _open_images(self) -> Images:
         settings = self._settings
         objects = watched_objects(open_objects(settings.object_store, self._data / "store"))
@@ -237,6 +247,8 @@ class Supervisor:
                 **self._house.facts,
                 "no_freeze_reason": self._house.no_freeze_reason or None,
                 "isolation": self._house.isolation.facts(),
+                "trust": str(self._house.trust),
+                "networks": self._kinds_of_networks(),
                 "start_patience_s": self._settings.start_patience_s,  # the engine's boot time-out begins after it
             },
             store_id=self._house.store_id,
