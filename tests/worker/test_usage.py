@@ -42,7 +42,10 @@ def test_a_process_is_measured_while_it_lives_and_when_it_has_ended() -> None:
     ended = usage.of_ended(accounts)
     for each in (living, ended):
         assert 280 < each.cpu_ms < 3000, "its own time, and that of its child"
-        assert 50 * MB < each.peak_memory_bytes < 100 * MB
+        assert each.peak_memory_bytes > 50 * MB
+    assert (
+        living.peak_memory_bytes < 100 * MB
+    )  # the accounts of an ended one hold its parent's memory before exec as well
 
 
 def test_nothing_is_known_of_a_process_that_is_gone() -> None:
