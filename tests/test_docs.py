@@ -25,6 +25,7 @@ from torpor.config import Settings
 from torpor.engine.states import ENDS
 from torpor.server.access import ROUTES
 from torpor.server.app import create_app
+from torpor.server.inventory import limits_of
 from torpor.store.embedded import EmbeddedPostgres
 from torpor.wire.presets import BUILT_IN, GB
 
@@ -152,6 +153,15 @@ def test_who_may_call_what_is_told() -> None:
         if "/worker/" not in name
     ]
     assert rows == [*wanted, ["all of `/worker/v1/…`", "worker token", ""]]
+
+
+def test_every_limit_is_told_with_its_default() -> None:
+    rows = [row for row in table_rows(sections(page("api.md"))["Limits"]) if len(row) == 4][2:]
+    assert {row[0].strip("`"): float(row[1]) if row[1] != "null" else None for row in rows} == limits_of(
+        Settings(), None
+    )
+    for setting in re.findall(r"`(TORPOR_\w+)`", " ".join(row[3] for row in rows)):
+        assert setting.removeprefix("TORPOR_").lower() in {field.name for field in fields(Settings)}
 
 
 def test_every_event_of_a_story_is_told() -> None:

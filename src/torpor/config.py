@@ -127,6 +127,16 @@ class Settings:
     """How much of a run's output is kept; a line counts for 64 bytes more than its text."""
     cpu_cap: bool = False
     """A run never gets more CPU than its machine's size says, also when nobody else wants it."""
+    max_request_bytes: int = 3145728
+    """The most bytes that a request of the public API may have, and an item of a batch."""
+    key_requests_per_s: float = 0.0
+    """How often one key may ask the server, lastingly; 0: as often as it likes."""
+    key_requests_burst: int = 750
+    """How many requests of one key are taken at once, after a pause."""
+    token_requests_per_s: float = 10.0
+    """How often one public token may ask the server, lastingly; 0: as often as it likes."""
+    token_requests_burst: int = 100
+    """How many requests with one public token are taken at once, after a pause."""
     freeze: bool = True
     """False holds every waiting run in memory, as on a machine without CRIU."""
 

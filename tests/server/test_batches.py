@@ -10,8 +10,8 @@ import pytest
 from fake_worker import KEY, FakeWorker, Start
 
 from torpor import BatchItem, task
+from torpor.config import Settings
 from torpor.sdk.client import AsyncClient, Client
-from torpor.server import batches
 from torpor.wire import http as wire
 from torpor.wire.runner import NewWait
 
@@ -225,7 +225,7 @@ async def test_other_refusals(http: Http, worker: FakeWorker) -> None:
 async def test_an_item_that_is_too_large_fails_by_itself(http: Http, worker: FakeWorker) -> None:
     """B3: it doesn't fail the upload."""
     batch_id = await http.opened(2)
-    told = (await http.send(batch_id, ndjson(item(0, payload="x" * batches.MAX_ITEM_BYTES), item(1)))).json()
+    told = (await http.send(batch_id, ndjson(item(0, payload="x" * Settings().max_request_bytes), item(1)))).json()
     assert told["sealed"]
     (error,) = (await http.batch(batch_id))["processing"]["errors"]
     assert (error["index"], error["taskIdentifier"]) == (0, "echo")

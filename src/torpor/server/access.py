@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import wraps
 from string import Formatter
+from time import time
 from typing import Any
 
 from fastapi.routing import APIRoute
@@ -31,6 +32,7 @@ from torpor.server import auth
 from torpor.server.auth import Caller, Kind
 from torpor.server.errors import Refused
 from torpor.server.hub import hub
+from torpor.server.rates import refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,7 @@ ROUTES: dict[str, Access] = {
     "GET /api/v1/tasks": keyed("read:tasks"),
     "GET /api/v1/workers": keyed("read:workers"),
     "GET /api/v1/workers/{worker_id}": keyed("read:workers:{worker_id}"),
+    "GET /api/v1/limits": keyed(),
     "GET /healthz": NOTHING,
     "GET /api/openapi.json": NOTHING,
     # keys and tokens
@@ -216,9 +219,20 @@ async def _admit(request: Request, path: str) -> None:
         *most, last = access.takes
         wanted = f"{', '.join(most)} or {last}" if most else last
         raise Refused(401, f"this takes a {wanted}, not a {caller.kind}")
+    _count(request, caller)
     if caller.scopes is not None and access.scopes:
         await _check_scopes(request, caller, access.scopes)
     request.scope["caller"] = caller
+
+
+def _count(request: Request, caller: Caller) -> None:
+    """429 when this key or token asks too often. Before anything that costs a query, and before scopes are looked at."""
+    rates, is_token = hub(request).rates, caller.token is not None
+    taken = rates.take(caller.token.identity if caller.token else caller.key_id, is_token=is_token)
+    if taken is not None:
+        request.scope["rate"].update(taken.headers(time()))
+        if taken.wait_s:
+            raise refused(taken, caller.kind, rates.rate(is_token=is_token).per_s)
 
 
 async def _check_scopes(request: Request, caller: Caller, scopes: tuple[str, ...]) -> None:

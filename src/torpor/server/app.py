@@ -21,6 +21,7 @@ from torpor.server import (
 )
 from torpor.server.cors import Cors
 from torpor.server.hub import Hub
+from torpor.server.rates import RateHeaders
 from torpor.store.database import Database
 
 
@@ -29,6 +30,7 @@ def create_app(settings: Settings, database: Database, clock: Clock | None = Non
     app = FastAPI(title="Torpor", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     app.state.hub = Hub(settings, database, clock or SystemClock())
     errors.install(app)
+    app.add_middleware(RateHeaders)
     app.add_middleware(Cors)
     # Hot: plain routes. A task's id may hold slashes, and the path is decoded before it is routed.
     trigger = Route("/api/v1/tasks/{task_id:path}/trigger", runs.trigger, methods=["POST"])

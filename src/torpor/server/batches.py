@@ -22,7 +22,7 @@ from torpor.engine.batch import MAX_ANNOUNCED
 from torpor.engine.states import STATUS, RunState
 from torpor.server import auth, offload, render, signing
 from torpor.server.auth import Caller, Keyed, Kind
-from torpor.server.bodies import PUBLIC_LIMIT, decode, read_body, reply
+from torpor.server.bodies import decode, read_body, reply
 from torpor.server.errors import Refused, not_found, stale
 from torpor.server.hub import Hub, hub
 from torpor.server.options import read_key, read_options
@@ -33,7 +33,6 @@ from torpor.wire import http as wire
 from torpor.wire.runner import TaskError
 
 CHUNK_BYTES = 1 << 20
-MAX_ITEM_BYTES = PUBLIC_LIMIT
 MAX_ERROR_CHARS = 2000
 
 router = APIRouter()
@@ -106,6 +105,8 @@ def checked_count(run_count: int | None) -> int | None:
         raise Refused(
             422,
             f"runCount: from 0 to {MAX_ANNOUNCED}, not {run_count}; leave it out and seal the batch with ?seal=true",
+            limit=MAX_ANNOUNCED,
+            value=run_count,
         )
     return run_count
 
@@ -148,7 +149,7 @@ async def items(request: Request) -> Response:
     accepted = sent = 0
     told: list[dict[str, Any]] = []
     added: engine.ItemsAdded | None = None
-    async for chunk in _chunks(_lines(request), here):
+    async for chunk in _chunks(_lines(request, here.settings.max_request_bytes), here):
         for item in chunk:
             check(item.task_id)
         if added is None:
@@ -209,7 +210,7 @@ async def _chunks(lines: AsyncIterator[tuple[int, bytes]], here: Hub) -> AsyncIt
     chunk: list[engine.NewItem] = []
     size = 0
     async for number, line in lines:
-        chunk.append(_read_item(number, line, here.clock.now()))
+        chunk.append(_read_item(number, line, here.settings.max_request_bytes, here.clock.now()))
         size += len(line)
         if len(chunk) >= wire.MAX_CHUNK_ITEMS or size >= CHUNK_BYTES:
             yield chunk
@@ -218,28 +219,28 @@ async def _chunks(lines: AsyncIterator[tuple[int, bytes]], here: Hub) -> AsyncIt
         yield chunk
 
 
-async def _lines(request: Request) -> AsyncIterator[tuple[int, bytes]]:
+async def _lines(request: Request, longest: int) -> AsyncIterator[tuple[int, bytes]]:
     """The lines that say something, with their numbers. Of one that is too long, its beginning: enough to name it."""
     line, number = bytearray(), 1
     try:
         async for data in request.stream():
             *whole, rest = data.split(b"\n")
             for part in whole:
-                line += part[: MAX_ITEM_BYTES + 1 - len(line)]
+                line += part[: longest + 1 - len(line)]
                 if line.strip():
                     yield number, bytes(line)
                 line.clear()
                 number += 1
-            line += rest[: MAX_ITEM_BYTES + 1 - len(line)]
+            line += rest[: longest + 1 - len(line)]
     except ClientDisconnect:
         raise Refused(400, "the request ended before its body did; send it again") from None
     if line.strip():
         yield number, bytes(line)
 
 
-def _read_item(number: int, line: bytes, now: datetime) -> engine.NewItem:
-    if len(line) > MAX_ITEM_BYTES:
-        return _too_large(number, line)
+def _read_item(number: int, line: bytes, longest: int, now: datetime) -> engine.NewItem:
+    if len(line) > longest:
+        return _too_large(number, line, longest)
     try:
         item = _item.decode(line)
     except msgspec.ValidationError as error:
@@ -251,13 +252,13 @@ def _read_item(number: int, line: bytes, now: datetime) -> engine.NewItem:
     return new_item(item, parent_lease=None, trigger_function="batchTrigger", now=now)
 
 
-def _too_large(number: int, line: bytes) -> engine.NewItem:
+def _too_large(number: int, line: bytes, longest: int) -> engine.NewItem:
     """It fails by itself, provided that its beginning says which one it is, as the official client's does."""
     begin = line[:4096]
     index, task = re.search(rb'"index"\s*:\s*(\d{1,9})\b', begin), re.search(rb'"task"\s*:\s*"([^"\\]+)"', begin)
     if index is None or task is None:
-        raise Refused(413, f"line {number}: an item has at most {MAX_ITEM_BYTES} bytes")
-    why = f"the item has more than {MAX_ITEM_BYTES} bytes, which are the most that are taken"
+        raise Refused(413, f"line {number}: an item has at most {longest} bytes", limit=longest)
+    why = f"the item has more than {longest} bytes, which are the most that are taken"
     return engine.NewItem(int(index[1]), task[1].decode("utf-8", "replace"), error=why)
 
 

@@ -12,27 +12,31 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from torpor.server.errors import Refused
+from torpor.server.hub import hub
 from torpor.wire.http import MAX_BODY_BYTES
 
-PUBLIC_LIMIT = 3 * 1024 * 1024
-"""Bytes in a public request."""
 WORKER_LIMIT = MAX_BODY_BYTES
 """Bytes in a worker's message: an output is not cut by the border inside the platform."""
 
 T = TypeVar("T")
 
 
-async def read_body(request: Request, limit: int = PUBLIC_LIMIT) -> bytes:
-    """The whole body; 413 as soon as it is known to be too long."""
+async def read_body(request: Request, limit: int | None = None) -> bytes:
+    """The whole body; 413 as soon as it is known to be too long: for public requests, than the setting says."""
+    limit = hub(request).settings.max_request_bytes if limit is None else limit
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit:
-        raise Refused(413, f"the request has {announced} bytes; at most {limit} are taken")
+        raise Refused(
+            413, f"the request has {announced} bytes; at most {limit} are taken", limit=limit, value=int(announced)
+        )
     body = bytearray()
     try:
         async for chunk in request.stream():
             body += chunk
             if len(body) > limit:
-                raise Refused(413, f"the request has more than {limit} bytes, which are the most that are taken")
+                raise Refused(
+                    413, f"the request has more than {limit} bytes, which are the most that are taken", limit=limit
+                )
     except ClientDisconnect:
         raise Refused(400, "the request ended before its body did") from None
     return bytes(body)

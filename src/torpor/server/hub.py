@@ -11,6 +11,7 @@ from torpor.clock import Clock
 from torpor.config import Settings
 from torpor.objects import Objects, open_objects
 from torpor.server.master_keys import MasterKeys
+from torpor.server.rates import Rates
 from torpor.server.wakeups import Wakeups
 from torpor.store.database import Database
 from torpor.store.records import ApiKey, Environment
@@ -53,6 +54,10 @@ class Hub:
     @cached_property
     def objects(self) -> Objects:
         return open_objects(self.settings.object_store, self.settings.data_dir.resolve() / "objects")
+
+    @cached_property
+    def rates(self) -> Rates:
+        return Rates.of(self.settings)
 
     @cached_property
     def master_keys(self) -> MasterKeys:

@@ -1,15 +1,20 @@
-"""What there is: the tasks of the current version, the workers, and whether the database answers."""
+"""What there is: the tasks of the current version, the workers, the limits, and whether the database answers."""
+
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from torpor.config import Settings
 from torpor.engine import read
-from torpor.server import render
+from torpor.engine.batch import MAX_ANNOUNCED
+from torpor.server import options, render, scopes, signing
 from torpor.server.auth import Keyed
 from torpor.server.bodies import reply
 from torpor.server.errors import not_found
 from torpor.server.hub import hub
+from torpor.wire.http import MAX_OUTPUT_BYTES
 
 router = APIRouter()
 
@@ -48,3 +53,30 @@ async def worker(request: Request, worker_id: str, environment: Keyed) -> Respon
             raise not_found()
         loads = await read.worker_loads(tx, [worker_id])
     return reply(render.worker(found, loads.get(worker_id, (0, 0)), here.clock.now()))
+
+
+@router.get("/api/v1/limits")
+async def limits(request: Request, environment: Keyed) -> Response:
+    """What a request is held to; the same numbers stand in refusals."""
+    return reply(limits_of(hub(request).settings, environment.max_queued))
+
+
+def limits_of(settings: Settings, max_queued: int | None) -> dict[str, Any]:
+    return {
+        "requestBytes": settings.max_request_bytes,
+        "batchItemBytes": settings.max_request_bytes,
+        "batchItems": MAX_ANNOUNCED,
+        "outputBytes": MAX_OUTPUT_BYTES,
+        "metadataBytes": options.MAX_METADATA_BYTES,
+        "tags": options.MAX_TAGS,
+        "tagCharacters": options.MAX_TAG_LENGTH,
+        "idempotencyKeyCharacters": options.MAX_KEY_LENGTH,
+        "attempts": options.MAX_ATTEMPTS,
+        "queuedPerQueue": max_queued,
+        "keyRequestsPerSecond": settings.key_requests_per_s or None,
+        "keyRequestsBurst": settings.key_requests_burst if settings.key_requests_per_s else None,
+        "tokenRequestsPerSecond": settings.token_requests_per_s or None,
+        "tokenRequestsBurst": settings.token_requests_burst if settings.token_requests_per_s else None,
+        "publicTokenSeconds": signing.LONGEST_S,
+        "scopes": scopes.MAX_SCOPES,
+    }

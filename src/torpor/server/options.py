@@ -109,10 +109,11 @@ def read_tags(where: str, given: Any) -> list[str]:
         raise Refused(422, f"{where}: tags are a text or a list of texts")
     for tag in tags:
         if len(tag) > MAX_TAG_LENGTH:
-            raise Refused(422, f"{where}: a tag has at most {MAX_TAG_LENGTH} characters; {tag[:40]!r}… has {len(tag)}")
+            told = f"{where}: a tag has at most {MAX_TAG_LENGTH} characters; {tag[:40]!r}… has {len(tag)}"
+            raise Refused(422, told, limit=MAX_TAG_LENGTH, value=len(tag))
     tags = list(dict.fromkeys(tags))
     if len(tags) > MAX_TAGS:
-        raise Refused(422, f"{where}: at most {MAX_TAGS} tags; there are {len(tags)}")
+        raise Refused(422, f"{where}: at most {MAX_TAGS} tags; there are {len(tags)}", limit=MAX_TAGS, value=len(tags))
     return tags
 
 
@@ -229,7 +230,8 @@ def _metadata(given: Any) -> dict[str, Any] | None:
         raise _wrong("metadata", "it must be an object")
     size = len(msgspec.json.encode(given))
     if size > MAX_METADATA_BYTES:
-        raise Refused(413, f"options.metadata has {size} bytes; at most {MAX_METADATA_BYTES} are taken")
+        told = f"options.metadata has {size} bytes; at most {MAX_METADATA_BYTES} are taken"
+        raise Refused(413, told, limit=MAX_METADATA_BYTES, value=size)
     return given
 
 
