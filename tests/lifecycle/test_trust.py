@@ -79,6 +79,14 @@ HOSTILE = {
         "import os\nwhile True:\n    os.write(1, b'x' * 65536)\n",
         r"printed more than 16 MB|signal \d+|File too large",
     ),
+    "takes all memory": (
+        "much = []\nwhile True:\n    much.append(b'x' * (64 << 20))\n",
+        "MemoryError|signal 9.* used up its memory",
+    ),
+    "forks without end": (
+        "import os\nwhile True:\n    os.fork()\n",
+        r"took longer than 5 s|BlockingIOError|temporarily unavailable",
+    ),
     "speaks nonsense": (CONTROL + "say(b'nonsense')" + FOREVER, "ImportTampered: .* can't be understood.*malformed"),
     "announces gigabytes": (
         CONTROL + "control.sendall(b'\\xff' * 4)" + FOREVER,

@@ -60,7 +60,13 @@ def import_version(source: Source) -> float:
 
 
 def import_here(source: Source, environment: Mapping[str, str] | None) -> float:
-    """As `import_version`, in a process of a bare zygote: its packages and variables are those of user code from now on."""
+    """As `import_version`, in a process of a bare zygote: its packages and variables are those of user code from now on.
+
+    Raises:
+        PermissionError: it is foreign code, and this process could do harm. It is in no room, so that is a fault of ours.
+    """
+    if sys.flags.no_site and os.geteuid() == 0:
+        raise PermissionError("foreign code is not imported by root")
     if environment is not None:
         own = {name: value for name, value in os.environ.items() if name == "TMPDIR"}
         os.environ.clear()

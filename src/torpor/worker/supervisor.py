@@ -294,8 +294,9 @@ class Supervisor:
                 self._spawn(self._import_too(version))
         except ImportFailed as failed:
             log.error("the tasks in %s can't be imported\n%s", self._path, failed.error.stack_trace)
-        except ZygoteDied as error:
-            # What killed it (an operator, the OOM killer) may be over; without a version this worker starts nothing.
+        except (ZygoteDied, OSError) as error:
+            # What killed it (an operator, the OOM killer), or kept it from coming up (a full disk), may be over; without a
+            # version this worker starts nothing.
             log.error("%s; importing again in %.0f s", error, self._import_retry_s)
             asyncio.get_running_loop().call_later(self._import_retry_s, self._reload)
             self._import_retry_s = min(self._import_retry_s * 2, LONGEST_IMPORT_RETRY_S)

@@ -236,7 +236,9 @@ class Version:
             self._spare = await self._make_runner(self.network)
 
     async def _make_runner(self, network: str) -> RunProcess:
-        if self.way is Way.IMPORTED:
+        if self.way is Way.IMPORTED and self._imported is not None:
+            if self._zygote.is_up and self._warming.may_try_again:
+                self._warming.make(self._parked, self._imported, to_thaw=True)
             await self._warming.settled()  # it is being imported to be thawed: to do so beside would take as long
         return await self._warming.thaw(network) or await self._forked(network)
 

@@ -19,6 +19,8 @@ QUIET_S = 1.0
 """A warm image that is only for comparing is made when no run has begun for so long: it is in no hurry, and a start is."""
 LONGEST_NOISE_S = 30.0
 """But where it is never quiet it is needed most."""
+AGAIN_S, LONGEST_AGAIN_S = 30.0, 3600.0
+"""After one that could not be made, or did not hold: how long until the next is tried, twice as long each time."""
 
 
 class Warming:
@@ -42,6 +44,8 @@ class Warming:
         self._settled = asyncio.Event()
         self._settled.set()
         self._noisy_at = 0.0
+        self._again_at = 0.0
+        self._again_s = AGAIN_S
 
     @property
     def is_possible(self) -> bool:
@@ -102,6 +106,8 @@ class Warming:
         if self._making is not None:
             self._making.cancel()
         self._noisy_at = time.monotonic()
+        self._again_at = self._noisy_at + self._again_s
+        self._again_s = min(2 * self._again_s, LONGEST_AGAIN_S)
         if isinstance(parked_runner, RunProcess):
             self._given = parked_runner
         self._settled = asyncio.Event()
@@ -112,6 +118,16 @@ class Warming:
     def is_noisy(self) -> None:
         """A run begins."""
         self._noisy_at = time.monotonic()
+
+    @property
+    def may_try_again(self) -> bool:
+        """There is none, none is being made, and the last try is long enough ago."""
+        return (
+            self._warm is not None
+            and self.image is None
+            and self._settled.is_set()
+            and time.monotonic() > self._again_at
+        )
 
     async def settled(self) -> None:
         """Wait until an image to thaw from is at hand, or it is known that there won't be one."""
