@@ -136,7 +136,7 @@ class Body(BaseModel):
 
 def the_task(schema: dict[str, Any], parameters: str = "one") -> Task:
     told = msgspec.to_builtins(manifest("t", payload_schema=schema, parameters=parameters))
-    del told["schedule"]  # kept apart from the task
+    del told["schedule"], told["network"]  # kept apart from the task, and known to workers only
     told["preset"] = told.pop("machine")
     return Task.of({"environment_id": "e", "version": "v", "reported_at": NOW, **told})
 

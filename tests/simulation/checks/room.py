@@ -1,4 +1,5 @@
-"""Room: what a worker is handed fits into what it has to give, together with all that works there; and it has the labels."""
+"""Room: what a worker is handed fits into what it has to give, together with all that works there; and it has the labels. A run
+goes on with a larger machine once."""
 
 TRIGGERS = """
 create or replace function checks.room() returns trigger language plpgsql as $$
@@ -27,4 +28,6 @@ create constraint trigger check_room after update on runs deferrable initially d
 
 QUERIES = (
     "select id || ' is frozen and has ended' from runs where frozen_since is not null and finished_at is not null",
+    """select run_id || ' was given a larger machine again, ' || (data->>'next_machine') from events
+       where kind = 'run.out_of_memory' group by run_id, data->>'next_machine' having count(*) > 1""",
 )
