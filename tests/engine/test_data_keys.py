@@ -31,7 +31,7 @@ async def test_a_retired_key_stays_as_long_as_something_is_sealed_with_it(fleet:
     await fleet.do(engine.make_key, fleet.environment_id, NewKey("key_1", b"sealed", "m"))
     lease = await fleet.begin()
     await fleet.save(lease)
-    await fleet.do(engine.rotate_key, fleet.environment_id, NewKey("key_2", b"sealed", "m"))
+    await fleet.do(engine.rotate_data_key, fleet.environment_id, NewKey("key_2", b"sealed", "m"))
     assert await keys(fleet) == [("key_1", False), ("key_2", True)]
     assert await current(fleet) == "key_2"
     fleet.later(86400)
@@ -46,7 +46,7 @@ async def test_a_retired_key_stays_as_long_as_something_is_sealed_with_it(fleet:
 
 async def test_a_key_that_nothing_was_sealed_with_yet_is_kept_for_reports_on_their_way(fleet: World):
     await fleet.do(engine.make_key, fleet.environment_id, NewKey("key_1", b"sealed", "m"))
-    await fleet.do(engine.rotate_key, fleet.environment_id, NewKey("key_2", b"sealed", "m"))
+    await fleet.do(engine.rotate_data_key, fleet.environment_id, NewKey("key_2", b"sealed", "m"))
     assert await fleet.do(engine.drop_keys) == []
     fleet.later(86400)
     assert await fleet.do(engine.drop_keys) == ["key_1"]
