@@ -37,7 +37,7 @@ def able_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(criu_setup, "effective_capabilities", lambda: (1 << 41) - 1)
     monkeypatch.setattr(criu_setup, "find", found(ABLE))
 
-    async def prove(command: tuple[str, ...]) -> criu_proof.Proof:
+    async def prove(command: tuple[str, ...], *, in_room: bool = False) -> criu_proof.Proof:
         return criu_proof.Proof("4.2.1", 41.6, 12.3)
 
     monkeypatch.setattr(criu_proof, "prove", prove)
@@ -112,6 +112,7 @@ def test_what_isolation_lacks_is_told_with_what_to_do_and_keeps_nothing_from_bei
     monkeypatch.setenv("TORPOR_ISOLATION", "auto")
     code, told = run()
     assert code == 0
+    assert "with a root of its own: 42 ms and 12 ms" in told
     assert "partial: some of it is missing" in told
     assert "No a limit on its memory" in told
     assert "→ mount it read-write" in told

@@ -4,8 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
+from blake3 import blake3
 from stack import Stack, StackMaker
 
 pytestmark = pytest.mark.criu
@@ -17,6 +20,12 @@ NO_ADMIN = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
 def level_of(stack: Stack) -> dict:
     (worker,) = stack.client.workers()
     return worker["isolation"]
+
+
+def place_of_runs(stack: Stack) -> Path:
+    """Where a worker has the directories of its runs that can't mount anything."""
+    name = blake3(str((stack.directory / "data").resolve()).encode()).hexdigest()[:8]
+    return Path(tempfile.gettempdir(), f"torpor-{os.getuid()}-{name}")
 
 
 def perform(stack: Stack) -> dict:
@@ -76,10 +85,11 @@ def test_without_the_right_to_make_namespaces_runs_are_not_isolated_and_not_froz
     stack.within = NO_ADMIN
     stack.start_worker()
     assert level_of(stack)["level"] == "off"
+    assert place_of_runs(stack).exists()
     assert perform(stack)["isolation"] == "off"
     assert "runs are not isolated: processes of its own (" in stack.worker_log()
     stack.stop_worker()
-    assert not [name for name in os.listdir("/tmp") if name.startswith(f"torpor-{os.getuid()}-")]
+    assert not place_of_runs(stack).exists()
 
 
 def test_off_is_a_choice_and_told_as_one(make_stack: StackMaker) -> None:

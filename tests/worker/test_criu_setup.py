@@ -231,3 +231,12 @@ def test_a_criu_that_works_is_proved_and_remembered(tmp_path: Path, criu: Criu) 
     found = asyncio.run(criu_setup.find(Settings(data_dir=tmp_path, criu=Settings.from_environment().criu)))
     assert found == criu
     assert criu.version in json.loads((tmp_path / "criu-proof.json").read_text())[0]
+
+
+@pytest.mark.criu
+def test_what_runs_in_rooms_need_of_it_is_proved_by_itself(tmp_path: Path, criu: Criu) -> None:
+    """Another user's process with a root of its own: an older proof of something else does not count for that."""
+    settings = Settings(data_dir=tmp_path, criu=Settings.from_environment().criu)
+    asyncio.run(criu_setup.find(settings))
+    assert asyncio.run(criu_setup.find(settings, in_room=True)) == criu
+    assert [key.endswith(" room") for key in json.loads((tmp_path / "criu-proof.json").read_text())] == [True, False]

@@ -171,8 +171,25 @@ def _criu(settings: Settings) -> Iterator[Fact]:
     else:
         told = f"a small process was frozen in {proof.dump_ms:.0f} ms and came back in {proof.restore_ms:.0f} ms"
         yield Fact("Round trip", "ok", told)
+        yield from _round_trip_of_a_room(settings, found.command)
     if not settings.freeze:
         yield Fact("TORPOR_FREEZE", "note", "it is off, so runs are held in memory all the same", "unset TORPOR_FREEZE")
+
+
+def _round_trip_of_a_room(settings: Settings, command: tuple[str, ...]) -> Iterator[Fact]:
+    """With a process like a run in a room: only where there are to be any."""
+    from torpor.worker import criu_proof
+
+    if settings.isolation == "off" or isolation(settings).level == "off":
+        return
+    try:
+        proof = asyncio.run(criu_proof.prove(command, in_room=True))
+    except CriuError as error:
+        told = f"a process of another user, with a root of its own, could not be frozen: {error.reason}"
+        yield Fact("Round trip of a room", "missing", told, "set TORPOR_ISOLATION=off to have runs frozen all the same")
+    else:
+        told = f"the same as another user, with a root of its own: {proof.dump_ms:.0f} ms and {proof.restore_ms:.0f} ms"
+        yield Fact("Round trip of a room", "ok", told)
 
 
 def _fitness(settings: Settings) -> Iterator[Fact]:

@@ -26,16 +26,31 @@ from torpor.worker import criu, namespaces
 _STEP_TIMEOUT_S = 20.0
 _PROOF_TIMEOUT_S = 90.0
 
-# The target leaves its namespace for a new one by a child, as a runner does, and tells that child's pid.
+_NOBODY = 65534
+_ROOM = "/run/proof/room"
+
+# The target leaves its namespace for a new one by a child, as a runner does, and tells that child's pid. With a third argument
+# it is what a run in a room is: in a root directory of its own with a /proc of its own, and another user without a capability.
 _TARGET = f"""
-import ctypes, os, socket, time
-if ctypes.CDLL(None).unshare({namespaces.CLONE_NEWPID | namespaces.CLONE_NEWIPC | namespaces.CLONE_NEWUTS}) != 0:
+import ctypes, os, socket, sys, time
+libc = ctypes.CDLL(None)
+if libc.unshare({namespaces.CLONE_NEWPID | namespaces.CLONE_NEWIPC | namespaces.CLONE_NEWUTS}) != 0:
     raise SystemExit("unshare is refused")
 child = os.fork()
 if child:
     print(child, flush=True)
     os._exit(0)
 os.setsid()
+if sys.argv[1:]:
+    room, user = sys.argv[1], int(sys.argv[2])
+    if libc.mount(b"proc", os.fsencode(room + "/proc"), b"proc", 0, None) != 0:
+        raise SystemExit("mount is refused")
+    os.chroot(room)
+    os.chdir("/run/proof")
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+    libc.prctl(4, 1, 0, 0, 0)  # what is about it in /proc is its own
 nowhere = os.open("/dev/null", os.O_RDWR)
 for number in 0, 1, 2:
     os.dup2(nowhere, number)
@@ -59,14 +74,17 @@ class Proof:
     restore_ms: float
 
 
-async def prove(command: tuple[str, ...]) -> Proof:
+async def prove(command: tuple[str, ...], *, in_room: bool = False) -> Proof:
     """Prove the CRIU that `command` starts. Needs root.
+
+    Args:
+        in_room: with a process that is in a root directory of its own, and another user, as runs in rooms are.
 
     Raises:
         CriuError: it failed; the reason is in plain words.
     """
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "torpor.worker.criu_proof", "apart", *command),
+        *(sys.executable, "-m", "torpor.worker.criu_proof", "apart", "room" if in_room else "bare", *command),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -114,37 +132,59 @@ def run_apart(command: list[str]) -> int:
         os._exit(1)
 
 
-def _round_trip(command: tuple[str, ...]) -> Proof:
+def _round_trip(command: tuple[str, ...], *, in_room: bool) -> Proof:
     tool = criu.Criu(command, asyncio.run(criu.version(command)), "on trial")
     work = Path("/run/proof")
     images = work / "images"
     images.mkdir(parents=True)
     beats = work / "beats"
-    target = _start_target(_TARGET, work)
+    arguments: tuple[str, ...] = ()
+    user: tuple[int, int] | None = None
+    if in_room:
+        asyncio.run(criu.warm_up(tool))  # it can't look at the kernel when it is really somebody else
+        os.chown(work, _NOBODY, _NOBODY)
+        Path(_ROOM).mkdir()
+        namespaces.bind("/", _ROOM)
+        arguments, user = (_ROOM, str(_NOBODY)), (_NOBODY, _NOBODY)
+    target = _start_target(_TARGET, work, *arguments)
     _wait_for_beats(beats, 0)
 
     begun = time.perf_counter()
-    asyncio.run(criu.dump(tool, pid=target, images=images, timeout_s=_STEP_TIMEOUT_S))
+    asyncio.run(criu.dump(tool, pid=target, images=images, real_uid=user, timeout_s=_STEP_TIMEOUT_S))
     dump_ms = (time.perf_counter() - begun) * 1000
     os.kill(target, signal.SIGKILL)
     os.waitpid(target, 0)
     frozen_at = beats.stat().st_size
 
     begun = time.perf_counter()
-    asyncio.run(criu.restore(tool, images=images, timeout_s=_STEP_TIMEOUT_S))
+    if in_room:
+        namespaces.unmount(f"{_ROOM}/proc")
+    asyncio.run(
+        criu.restore(
+            tool,
+            images=images,
+            real_uid=user,
+            on_root=_mount_proc if in_room else None,
+            timeout_s=_STEP_TIMEOUT_S,
+        )
+    )
     restore_ms = (time.perf_counter() - begun) * 1000
     _wait_for_beats(beats, frozen_at)
     return Proof(tool.version, round(dump_ms, 1), round(restore_ms, 1))
 
 
-def _start_target(code: str, work: Path) -> int:
+def _mount_proc(pid: int) -> None:
+    namespaces.elsewhere(lambda: namespaces.mount_proc_of(pid, f"{_ROOM}/proc"))
+
+
+def _start_target(code: str, work: Path, *arguments: str) -> int:
     """Start a bare Python on `code` in `work`, and return the pid that it prints as its first line.
 
     Raises:
         CriuError: it could not be started.
     """
     started = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code], cwd=work, capture_output=True, text=True, check=False
+        [sys.executable, "-I", "-S", "-c", code, *arguments], cwd=work, capture_output=True, text=True, check=False
     )
     if started.returncode != 0:
         raise CriuError(f"the small process to freeze could not be started: {started.stderr.strip()}")
@@ -160,11 +200,11 @@ def _wait_for_beats(beats: Path, size: int) -> None:
 
 
 def _main() -> int:
-    where, *command = sys.argv[1:]
+    where, what, *command = sys.argv[1:]
     if where == "apart":
-        return run_apart([sys.executable, "-m", "torpor.worker.criu_proof", "inside", *command])
+        return run_apart([sys.executable, "-m", "torpor.worker.criu_proof", "inside", what, *command])
     try:
-        told = vars(_round_trip(tuple(command)))
+        told = vars(_round_trip(tuple(command), in_room=what == "room"))
     except CriuError as error:
         told = {"reason": error.reason, "log": error.log}
     print(json.dumps(told))

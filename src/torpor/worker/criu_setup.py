@@ -34,12 +34,13 @@ class NoCriu:
     fix: str
 
 
-async def find(settings: Settings, *, fresh: bool = False) -> Criu | NoCriu:
+async def find(settings: Settings, *, fresh: bool = False, in_room: bool = False) -> Criu | NoCriu:
     """The CRIU to use, proved on this machine since it was booted.
 
     Args:
         settings: names the CRIU, if the user has chosen one, and where proofs are remembered.
         fresh: prove again, whatever is remembered.
+        in_room: it is to freeze runs in rooms, which are other users' processes in root directories of their own.
     """
     if in_the_way := obstacle():
         return in_the_way
@@ -48,9 +49,9 @@ async def find(settings: Settings, *, fresh: bool = False) -> Criu | NoCriu:
     for command, source in candidates:
         try:
             found = Criu(command, await criu.version(command), source)
-            if fresh or not _is_proved(settings, found):
-                await prove(found)
-                _remember(settings, found)
+            if fresh or not _is_proved(settings, found, in_room):
+                await prove(found, in_room=in_room)
+                _remember(settings, found, in_room)
         except CriuError as error:
             tried.append(f"{command[-1]} ({source}): {error.reason}")
         else:
@@ -64,13 +65,13 @@ async def find(settings: Settings, *, fresh: bool = False) -> Criu | NoCriu:
     return NoCriu("no CRIU here passes a dump and restore: " + "; ".join(tried), INSTALL_HINT)
 
 
-async def prove(found: Criu) -> None:
-    """Dump, kill and restore a small process with it.
+async def prove(found: Criu, *, in_room: bool = False) -> None:
+    """Dump, kill and restore a small process with it; `in_room`: one like a run in a room.
 
     Raises:
         CriuError: it does not work on this machine; the reason is in plain words.
     """
-    await criu_proof.prove(found.command)
+    await criu_proof.prove(found.command, in_room=in_room)
 
 
 async def install(prefix: Path | None, report: Callable[[str], None]) -> Criu:
@@ -127,9 +128,9 @@ def _candidates(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
 # ---- Proofs are remembered until the machine, its kernel or the CRIU changes -----------------------------------------
 
 
-def _key(found: Criu) -> str:
+def _key(found: Criu, in_room: bool) -> str:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return " ".join([*found.command, found.version, platform.release(), boot])
+    return " ".join([*found.command, found.version, platform.release(), boot, *(["room"] if in_room else [])])
 
 
 def _proofs(settings: Settings) -> list[str]:
@@ -140,14 +141,15 @@ def _proofs(settings: Settings) -> list[str]:
     return known if isinstance(known, list) else []
 
 
-def _is_proved(settings: Settings, found: Criu) -> bool:
-    return _key(found) in _proofs(settings)
+def _is_proved(settings: Settings, found: Criu, in_room: bool) -> bool:
+    return _key(found, in_room) in _proofs(settings)
 
 
-def _remember(settings: Settings, found: Criu) -> None:
+def _remember(settings: Settings, found: Criu, in_room: bool) -> None:
     """Best effort: where it can't be written, the proof is given again at the next start, in half a second."""
     path = settings.data_dir / _PROOFS
-    known = [_key(found), *(key for key in _proofs(settings) if key != _key(found))][:8]
+    proved = _key(found, in_room)
+    known = [proved, *(key for key in _proofs(settings) if key != proved)][:8]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         written = path.with_name(f"{path.name}.{os.getpid()}")
