@@ -17,7 +17,7 @@ from torpor import ids
 from torpor.wire.presets import Preset
 from torpor.worker import cgroups_v2
 from torpor.worker.cgroup_site import Caps, Mount, NoCgroups, Site, distinct, memberships, mounts
-from torpor.worker.cgroups import Cgroup, Cgroups, look
+from torpor.worker.cgroups import SPARE_PIDS, Cgroup, Cgroups, look
 
 MB = 1 << 20
 SMALL = Preset("small", cpu=0.5, memory_bytes=64 * MB, disk_bytes=32 * MB, pids=20)
@@ -190,6 +190,15 @@ def test_a_fork_bomb_meets_its_limit(group: Cgroup, start: Start) -> None:
     assert int(says(process)) == SMALL.pids - 1
     assert len(group.pids()) == SMALL.pids
     eventually(lambda: group.refused_pids() > 0, "the refusal is counted")
+
+
+def test_criu_may_make_some_more_for_a_while(group: Cgroup, worker: Cgroups, start: Start) -> None:
+    group.loosen()
+    assert int(says(start(group, BOMB))) == SMALL.pids + SPARE_PIDS - 1
+    after = worker.create("after", SMALL)
+    after.loosen()
+    after.tighten()
+    assert int(says(start(after, BOMB))) == SMALL.pids - 1
 
 
 def test_all_are_killed_wherever_in_the_tree_they_have_got_to(group: Cgroup, start: Start) -> None:

@@ -42,7 +42,8 @@ log = logging.getLogger(__name__)
 FIX = cgroups_v2.DELEGATE
 TREE = cgroups_v2.OUTSIDE[0]
 SPARE_BYTES = 64 << 20
-"""CRIU needs some memory in a run that it dumps or restores, which is not the run's."""
+SPARE_PIDS = 32
+"""CRIU needs some memory in a run that it dumps or restores, and processes that help to build its tree; they aren't the run's."""
 _REMOVING_PATIENCE_S = 2.0
 
 
@@ -266,12 +267,12 @@ class Cgroup:
 
     def resize(self, preset: Preset) -> None:
         self.preset = preset
-        self._set(SPARE_BYTES if self._is_loosened else 0)
+        self._set()
 
     def loosen(self) -> None:
-        """CRIU is about to work in it, and needs some memory that is not the run's."""
+        """CRIU is about to work in it, and needs something that is not the run's."""
         self._is_loosened = True
-        self._set(SPARE_BYTES)
+        self._set()
 
     def tighten(self) -> None:
         """CRIU is done."""
@@ -281,13 +282,15 @@ class Cgroup:
     def keep_tight(self) -> None:
         """Set the limit that is due, if it could not be set yet since more was in use."""
         if self._is_loose and not self._is_loosened:
-            self._set(0)
+            self._set()
 
-    def _set(self, spare_bytes: int) -> None:
+    def _set(self) -> None:
         caps = Caps.of(self.preset, is_hard=self._is_hard)
-        memory_bytes = caps.memory_bytes + self.inherited_bytes + spare_bytes
-        was_set = self._site.limit(self._groups, Caps(memory_bytes, caps.pids, caps.cpu, caps.is_hard))
-        self._is_loose = spare_bytes > 0 or not was_set
+        memory_bytes, pids = caps.memory_bytes + self.inherited_bytes, caps.pids
+        if self._is_loosened:
+            memory_bytes, pids = memory_bytes + SPARE_BYTES, pids + SPARE_PIDS
+        was_set = self._site.limit(self._groups, Caps(memory_bytes, pids, caps.cpu, caps.is_hard))
+        self._is_loose = self._is_loosened or not was_set
 
     # -- what it has used ---------------------------------------------------------------------------------------------
 
