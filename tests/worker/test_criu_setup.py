@@ -139,7 +139,7 @@ def test_a_system_criu_that_fails_its_proof_makes_way_for_ours(machine: Path, mo
     async def version(command: tuple[str, ...]) -> str:
         return "4.2.1"
 
-    async def prove(found: Criu) -> None:
+    async def prove(found: Criu, *, in_room: bool) -> None:
         proofs.append(found.source)
         if found.command == (str(system),):
             raise CriuError("this CRIU is too old for this kernel")
