@@ -5,7 +5,9 @@ of every generator that lives in the process, and would make the same ids.
 """
 
 import os
+import re
 
+_SHAPE = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _ALPHABET = "0123456789abcdefghijklmnopqrstuv"
 
 
@@ -26,3 +28,12 @@ def made_of(kind: str, digest: bytes) -> str:
     """
     number = int.from_bytes(digest[:15], "big")
     return kind + "_" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(0, 120, 5))
+
+
+def is_one(text: str) -> bool:
+    """Whether this could be an id. What user code's process has made is asked: ids become parts of paths and of objects' names.
+
+    >>> is_one("run_1"), is_one("../run_1")
+    (True, False)
+    """
+    return _SHAPE.fullmatch(text) is not None

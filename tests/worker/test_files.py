@@ -123,6 +123,18 @@ def test_extended_attributes_come_back(before: Path, after: Path) -> None:
     assert os.getxattr(after / "work/file", "user.any") == b"\x00\xff bytes"
 
 
+def test_times_before_1970_come_back(before: Path, after: Path) -> None:
+    for nanoseconds in (-1, -(10**9), -(10**9) - 7, -(10**18) + 1):
+        (before / "work" / str(nanoseconds)).touch()
+        os.utime(before / "work" / str(nanoseconds), ns=(nanoseconds, nanoseconds))
+    if {int(each.name): each.stat().st_mtime_ns for each in (before / "work").iterdir()} != {
+        int(each.name): int(each.name) for each in (before / "work").iterdir()
+    }:
+        pytest.skip("this file system has no such times")
+    travel(before, after)
+    assert all(each.stat().st_mtime_ns == int(each.name) for each in (after / "work").iterdir())
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="extended attributes are asked for as on Linux")
 def test_attributes_and_files_may_be_called_anything(before: Path, after: Path) -> None:
     """What ends a name in a header, what is no text, and what looks like our own way to write it down."""

@@ -50,6 +50,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ObjectMissing, _object_missing)
     app.add_exception_handler(asyncpg.TransactionRollbackError, _collided)
     app.add_exception_handler(asyncpg.DataError, _unstorable)
+    app.add_exception_handler(asyncpg.ProgramLimitExceededError, _unstorable)
     app.add_exception_handler(UnicodeDecodeError, _not_text)
     app.add_exception_handler(Exception, _bug)
 
@@ -113,7 +114,7 @@ async def _collided(request: Request, error: Exception) -> Response:
 
 
 async def _unstorable(request: Request, error: Exception) -> Response:
-    """Text that Postgres can't hold, such as one with a NUL character."""
+    """Text that Postgres can't hold, such as one with a NUL character, or a name that is too long for an index."""
     return _answer(422, f"the request holds a value that can't be stored: {error}")
 
 

@@ -129,7 +129,7 @@ async def callback(request: Request, token_id: str, given_hash: str) -> Response
     body = await read_body(request)
     try:
         _anything.decode(body)
-    except (msgspec.DecodeError, UnicodeError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         body = b"{}"
     return await complete_with(here, token_id, body)
 

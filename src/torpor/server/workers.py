@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from torpor import engine
+from torpor import engine, ids
 from torpor.durations import parse_instant
 from torpor.engine import read
 from torpor.server import auth, batches, offload, render
@@ -266,7 +266,11 @@ async def start(request: Request) -> Response:
 
 
 async def block(request: Request) -> Response:
-    return await _leased(request, _block_report, engine.block)
+    await auth.worker_environment(request)
+    report = await _message(request, _block_report)
+    for wait in report.waits:
+        _id("wait_id", wait.wait_id)
+    return await _leased(request, report, engine.block)
 
 
 async def collect(request: Request) -> Response:
@@ -312,6 +316,8 @@ async def finish(request: Request) -> Response:
         return await engine.finish(tx, lease, report, jitter=random.random, output_object=name, now=now)
 
     report = await _message(request, _finish_report)
+    # A raw member is skipped unread: numbers in it may be too large for any reader.
+    decode(bytes(report.output), _anything)
     name = await offload.stow(here, environment.id, request.path_params["run_id"], "output", bytes(report.output))
     return await _leased(request, report, verb)
 
@@ -336,6 +342,15 @@ async def _leased(
 
 def _lease(request: Request, message: Any) -> engine.Lease:
     return engine.Lease(request.path_params["run_id"], message.lease)
+
+
+def _id(name: str, given: str) -> str:
+    """An id that was made in a run's process. A worker will ask for `runs/<id>/finish`: with another run's name in it, and the
+    same lease number, it would be that run that ends.
+    """
+    if not ids.is_one(given):
+        raise Refused(422, f"{name} is no id: {given[:40]!r}")
+    return given
 
 
 def _told(outcome: object) -> wire.LeaseReply | wire.BlockReply:
@@ -376,7 +391,7 @@ async def trigger(request: Request) -> Response:
         call.task_id,
         bytes(call.payload).decode(),
         read_options(call.task_id, call.options, now=now),
-        run_id=call.run_id,
+        run_id=_id("run_id", call.run_id),
         parent_lease=_lease(request, call),
         trigger_function="triggerAndWait" if waits else "trigger",
     )
@@ -392,7 +407,7 @@ async def create_batch(request: Request) -> Response:
     environment = await auth.worker_environment(request)
     here, call = hub(request), await _message(request, _batch_call)
     asked = engine.BatchRequest(
-        batch_id=call.batch_id,
+        batch_id=_id("batch_id", call.batch_id),
         run_count=batches.checked_count(call.run_count),
         idempotency_key=call.idempotency_key,
         idempotency_key_ttl_s=call.idempotency_key_ttl_s,
@@ -441,7 +456,7 @@ async def tokens(request: Request) -> Response:
     here, call = hub(request), await _message(request, _token_call)
     approval = call.approval or {}
     asked = engine.TokenRequest(
-        waitpoint_id=call.waitpoint_id,
+        waitpoint_id=_id("waitpoint_id", call.waitpoint_id),
         timeout_s=call.timeout_s,
         timeout_at=_instant("timeout_at", call.timeout_at),
         tags=read_tags("tags", call.tags),
@@ -474,6 +489,7 @@ async def complete_token(request: Request) -> Response:
             raise stale()
         if await read.token(tx, environment.id, call.waitpoint_id) is None:
             raise not_found()
+    decode(bytes(call.data), _anything)
     # In a transaction of its own: completing locks the runs that wait, in order, and this run's lock would come first.
     return await complete_with(here, call.waitpoint_id, bytes(call.data))
 
@@ -485,6 +501,7 @@ async def _message(request: Request, decoder: msgspec.json.Decoder[MessageT]) ->
     return decode(await read_body(request, WORKER_LIMIT), decoder)
 
 
+_anything = msgspec.json.Decoder()
 _introduction = msgspec.json.Decoder(wire.Introduction)
 _version_report = msgspec.json.Decoder(wire.VersionReport)
 _dequeue_request = msgspec.json.Decoder(wire.DequeueRequest)

@@ -208,7 +208,8 @@ def _exactly(roots: dict[str, Path]) -> Callable[[tarfile.TarInfo], tarfile.TarI
 
 
 def _seconds(nanoseconds: int) -> str:
-    return f"{nanoseconds // 10**9}.{nanoseconds % 10**9:09d}"
+    whole, rest = divmod(abs(nanoseconds), 10**9)
+    return f"{'-' if nanoseconds < 0 else ''}{whole}.{rest:09d}"
 
 
 def _attributes(path: Path) -> dict[str, str]:
