@@ -131,7 +131,9 @@ def test_nothing_is_left_to_be_fixed(tracked: list[Path]) -> None:
 
 def test_locks_and_settings_name_no_index(tracked: list[Path]) -> None:
     """Everything installs from whichever index the machine has: no lock and no setting says where from."""
-    locks = [file for file in tracked if file.parent.name == "requirements" or file.name.endswith((".lock", "-lock.json"))]
+    locks = [
+        file for file in tracked if file.parent.name == "requirements" or file.name.endswith((".lock", "-lock.json"))
+    ]
     assert locks
     for file, text in texts(locks):
         assert "://" not in text, file

@@ -1,12 +1,14 @@
 """Wait tokens: completed once, by key or by URL, or out of time."""
 
 import asyncio
+import base64
+import hmac
 import time
 
 import httpx2
 import msgspec
 import pytest
-from fake_worker import FakeWorker
+from fake_worker import KEY, FakeWorker, Start
 
 from torpor.errors import NotFound, Unprocessable
 from torpor.sdk.client import AsyncClient
@@ -61,6 +63,25 @@ async def test_the_callback_url_completes_without_a_key_and_only_with_its_hash(c
         await http.post(other["url"], content=b"<xml/>")
     assert msgspec.json.decode((await client.token(made["id"]))["output"]) == {"paid": True}
     assert msgspec.json.decode((await client.token(other["id"]))["output"]) == {}
+
+
+async def test_callback_urls_outlive_a_new_secret_key_and_a_new_master_key(start: Start, database_url: str) -> None:
+    def master(letter: bytes) -> str:
+        return base64.b64encode(letter * 32).decode()
+
+    async with AsyncClient(await start(database_url, encryption_keys=master(b"a")), KEY) as client:
+        made = await client.create_token()
+    another = "tr_dev_" + "n" * 24
+    keys = f"{master(b'b')},{master(b'a')}"
+    url = await start(database_url, secret_key=another, encryption_keys=keys)
+    # As an older server made it, with the secret key alone.
+    old = hmac.new(another.encode(), b"waitpoint callback " + made["id"].encode(), "sha256").hexdigest()
+    async with httpx2.AsyncClient() as http:
+        for given in (made["url"].rpartition("/")[2], old):
+            path = f"/api/v1/waitpoints/tokens/{made['id']}/callback/{given}"
+            assert (await http.post(url + path, json={"by": "a webhook"})).status_code == 200
+    async with AsyncClient(url, another) as client:
+        assert msgspec.json.decode((await client.token(made["id"]))["output"]) == {"by": "a webhook"}
 
 
 async def test_a_token_out_of_time_says_so_and_can_not_be_completed_any_more(client: AsyncClient) -> None:

@@ -24,6 +24,7 @@ from torpor.server.hub import ENVIRONMENT, KEY_MEMORY_S, Hub, KeyRing, hub
 from torpor.server.public_tokens import PublicToken
 from torpor.store.records import ApiKey, Environment
 
+CALLBACKS = "callback URLs of wait tokens"
 NOT_OURS = "the key is not one of this server's, or it is not valid any more"
 
 
@@ -226,10 +227,18 @@ def _bearer(request: Request) -> str:
 
 
 def callback_hash(here: Hub, token_id: str) -> str:
-    """What makes the callback URL of a wait token unguessable: only this server's key can make it."""
-    key = (here.settings.secret_key or "").encode()
-    return hmac.new(key, b"waitpoint callback " + token_id.encode(), hashlib.sha256).hexdigest()
+    """What makes the callback URL of a wait token unguessable: only who has the master key can make it."""
+    return _hash_of(here.master_keys.derive(CALLBACKS)[0], token_id)
 
 
 def matches_callback(here: Hub, token_id: str, given_hash: str) -> bool:
-    return hmac.compare_digest(given_hash.encode(), callback_hash(here, token_id).encode())
+    """Whether a server made this URL: with a master key that we still have, or, as older ones did, with the secret key."""
+    secrets = here.master_keys.derive(CALLBACKS)
+    if here.settings.secret_key:
+        secrets.append(here.settings.secret_key.encode())
+    given = given_hash.encode()
+    return any(hmac.compare_digest(given, _hash_of(secret, token_id).encode()) for secret in secrets)
+
+
+def _hash_of(secret: bytes, token_id: str) -> str:
+    return hmac.new(secret, b"waitpoint callback " + token_id.encode(), hashlib.sha256).hexdigest()
