@@ -208,6 +208,29 @@ async def test_a_run_can_not_speak_in_the_name_of_another(world: Internet, netwo
     assert world.heard == []
 
 
+async def test_a_run_has_no_more_than_so_many_connections_at_once(
+    world: Internet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(router, "MOST_CONNECTIONS", 3)
+    networks = Networks()
+    one, other = await networks.take("private"), await networks.take("private")
+
+    def connect_and_stay() -> socket.socket:
+        return socket.create_connection((world.world, PORT), timeout=0.3)
+
+    held: list[socket.socket] = []
+    try:
+        for _ in range(3):
+            held.append(await inside(one, connect_and_stay))
+        with pytest.raises(TimeoutError):
+            await inside(one, connect_and_stay)
+        held.append(await inside(other, connect_and_stay))
+    finally:
+        for each in held:
+            each.close()
+        await networks.stop()
+
+
 async def test_names_are_asked_of_the_machine_s_resolver(
     world: Internet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -30,7 +30,7 @@ from torpor.worker.router import NoNetwork, Router
 log = logging.getLogger(__name__)
 
 REFRESH_S = 5.0
-AHEAD = 2
+AHEAD = 4
 """So many of each kind that runs have asked for are ready."""
 
 _SIOCSIFFLAGS = 0x8914
@@ -91,6 +91,8 @@ class Networks:
             return None
         ready = self._ready[kind]
         while not ready:
+            if self._is_stopping:
+                raise NoNetwork("the worker is about to end")
             await asyncio.shield(self._make_soon(kind, atleast=1))
         network = ready.popleft()
         if len(ready) < AHEAD:

@@ -59,7 +59,7 @@ _PINNED = Path("/run/netns/torpor")
 _START_TIMEOUT_S = 10.0
 _RETRY_S = 1.0
 _PASTA = (
-    "--foreground --quiet --stderr --ipv4-only --runas 0 --netns-only --no-netns-quit --ns-ifname out"
+    "--foreground --quiet --ipv4-only --runas 0 --netns-only --no-netns-quit --ns-ifname out"
     f" --address {_OUT} --netmask 30 --gateway {RESOLVER} --no-dhcp --no-dhcpv6 --no-ra --no-ndp"
     " --tcp-ports none --udp-ports none --tcp-ns none --udp-ns none"
 ).split()
@@ -112,6 +112,10 @@ class Router:
         except OSError as error:
             raise NoNetwork(f"private networks can't be made here: {error}") from error
         self._watching = asyncio.create_task(self._watch(thread))
+        if _resolver() is None:
+            log.warning(
+                "runs with private networks can't ask for names: /etc/resolv.conf names no resolver that they could reach"
+            )
 
     @property
     def pids(self) -> list[int]:
