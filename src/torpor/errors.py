@@ -14,7 +14,7 @@ Exception
     WaitCycle                    the runs would wait for each other for ever
     BlockingInLoop               a torpor.sync call inside a running event loop: await the other one
     ApiError                     the server said no; `.status`, `.body`
-      Unauthorized (401)  NotFound (404)  Unprocessable (422)  RateLimited (429)  ServerError (5xx)
+      Unauthorized (401)  Forbidden (403)  NotFound (404)  Unprocessable (422)  RateLimited (429)  ServerError (5xx)
     ConnectionFailed             the server could not be reached
     CriuError                    CRIU could not dump or restore; `.reason` is in plain words
     ImageDamaged                 a checkpoint image failed verification; it is never restored
@@ -240,6 +240,10 @@ class ApiError(TorporError):
 
 class Unauthorized(ApiError):
     """401: no key, or one that the server does not know."""
+
+
+class Forbidden(ApiError):
+    """403: the key or token is good, but lacks the scope that the message names."""
 
 
 class NotFound(ApiError):

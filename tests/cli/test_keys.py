@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from torpor.cli.main import app
 from torpor.config import Settings
+from torpor.errors import Forbidden, Unauthorized
 from torpor.sdk.client import Client
 from torpor.server.serve import serve
 from torpor.store.embedded import EmbeddedPostgres
@@ -83,5 +84,11 @@ def test_a_command_rotates_its_own_key_and_says_what_to_do_with_the_new_one(
     with Client(url, scoped) as client:
         assert client.tasks() == []
     assert token.count(".") == 2
+    monkeypatch.setenv("TORPOR_SECRET_KEY", scoped)
+    with pytest.raises(Unauthorized, match="takes a secret key, not a scoped key"):
+        torpor("keys", "list")
+    with pytest.raises(Forbidden, match="lacks the scope read:queues"):
+        torpor("queues", "list")
+    monkeypatch.setenv("TORPOR_SECRET_KEY", printed.strip())
     assert "read:runs" in torpor("keys", "list")[0]
     assert "in use" in torpor("data-keys", "list")[0]

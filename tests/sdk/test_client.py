@@ -17,6 +17,7 @@ from torpor.errors import (
     ApiError,
     ConfigError,
     ConnectionFailed,
+    Forbidden,
     NotFound,
     RunFailed,
     ServerError,
@@ -122,7 +123,8 @@ def test_the_server_may_say_whether_to_try_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(400, ApiError), (401, Unauthorized), (404, NotFound), (422, Unprocessable), (413, ApiError)]
+    ("status", "kind"),
+    [(400, ApiError), (401, Unauthorized), (403, Forbidden), (404, NotFound), (422, Unprocessable), (413, ApiError)],
 )
 def test_a_refusal_is_an_exception_of_its_kind_and_not_tried_again(status: int, kind: type[ApiError]) -> None:
     script = Script(json({"error": "no", "problems": [1]}, status))

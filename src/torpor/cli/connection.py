@@ -97,6 +97,8 @@ def client(about: str = "such thing") -> Iterator["Client"]:
         with Client(target.url, target.secret_key) as connected:
             yield connected
     except Unauthorized as error:
+        if isinstance(error.body, dict) and error.body.get("code") == "wrong_kind":
+            raise  # the key is good, and says what it is
         raise wrong_key(target) from error
     except NotFound as error:
         if error.message == "Not found":

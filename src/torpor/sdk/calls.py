@@ -19,6 +19,7 @@ from torpor.errors import (
     ApiError,
     ConfigError,
     ConnectionFailed,
+    Forbidden,
     NotFound,
     RateLimited,
     RunFailed,
@@ -456,5 +457,5 @@ def _error(response: "httpx2.Response", body: Any) -> ApiError:
         message = response.reason_phrase or "the server said no more"
     if near := isinstance(body, dict) and body.get("near"):
         message += f" (did you mean {', '.join(map(str, near))}?)" if "did you mean" not in message.lower() else ""
-    kinds = {401: Unauthorized, 404: NotFound, 422: Unprocessable, 429: RateLimited}
+    kinds = {401: Unauthorized, 403: Forbidden, 404: NotFound, 422: Unprocessable, 429: RateLimited}
     return kinds.get(status, ServerError if status >= 500 else ApiError)(status, message, body)

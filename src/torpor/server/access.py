@@ -218,7 +218,7 @@ async def _admit(request: Request, path: str) -> None:
     if caller.kind not in access.takes:
         *most, last = access.takes
         wanted = f"{', '.join(most)} or {last}" if most else last
-        raise Refused(401, f"this takes a {wanted}, not a {caller.kind}")
+        raise Refused(401, f"this takes a {wanted}, not a {caller.kind}", code="wrong_kind")
     _count(request, caller)
     if caller.scopes is not None and access.scopes:
         await _check_scopes(request, caller, access.scopes)
