@@ -66,6 +66,15 @@ def test_a_run_says_what_it_reaches_where_that_is_not_everything() -> None:
     assert "network" not in words(event("run.started", network="host")).rest
 
 
+def test_a_start_says_how_far_the_run_is_kept_apart_and_what_it_has_to_do_without() -> None:
+    assert "isolated" in words(event("run.started", isolation="full")).rest
+    assert "not isolated" in words(event("run.started", isolation="off")).rest
+    lacks = event("run.started", isolation="partial", missing=["a limit on its memory", "a network of its own"])
+    assert "partly isolated, without a limit on its memory, a network of its own" in words(lacks).rest
+    assert "without a limit" in words(event("run.resumed", isolation="partial", missing=["a limit on its memory"])).rest
+    assert "isolated" not in words(event("run.resumed", isolation="full")).rest
+
+
 def test_a_run_that_cannot_be_frozen_says_what_stops_it() -> None:
     told = printed(event_line(event("run.held", blockers=["task-3 awaits a socket at app.py:12"])))
     assert "held in memory" in told
