@@ -343,8 +343,13 @@ class Stack:
         """The names of runs, or of processes that wait for one, that have something mounted or limited in our worker's sight."""
         mounts = Path(f"/proc/{self.supervisor()}/mountinfo").read_text().splitlines()
         points = [Path(line.split()[4]).relative_to("/run/torpor").parts for line in mounts if " /run/torpor/" in line]
-        groups = Path("/sys/fs/cgroup").rglob(f"torpor/{self.worker_id}/*/")
-        return {point[0] for point in points} | {group.name for group in groups if group.is_dir()}
+        groups = [Path(group).relative_to("/").parts for group in self._control_groups()]
+        of_runs = {parts[parts.index(self.worker_id) + 1] for parts in groups if parts[-1] != self.worker_id}
+        return {point[0] for point in points} | of_runs
+
+    def _control_groups(self) -> list[str]:
+        """Our worker's, whatever comes and goes while they are looked for."""
+        return [place for place, _, _ in os.walk("/sys/fs/cgroup") if f"/torpor/{self.worker_id}" in place]
 
     def assert_dead_worker_left_nothing(self) -> None:
         """After its end, however it came: of all its runs nothing is left on this machine."""
@@ -352,7 +357,7 @@ class Stack:
         worker = self.directory / "data" / "worker"
         left = [str(path) for place in ("runs", "images") for path in (worker / place).iterdir()]
         left += map(str, Path("/dev/shm").glob("link_remap.*"))
-        left += [str(path) for path in Path("/sys/fs/cgroup").rglob(f"torpor/{self.worker_id}*")]
+        left += self._control_groups()
         left += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(worker) in line]
         assert not left
 
