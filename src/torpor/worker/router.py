@@ -263,6 +263,9 @@ def _new_namespace() -> int:
 def _start_pasta(router: int, options: list[str]) -> subprocess.Popen[bytes]:
     """In a thread made for this. pasta may not open a namespace below /proc; it may at a place of its own mounts."""
     namespaces.own_mounts()
+    namespaces.mount(
+        None, "/", None, namespaces.MS_REC | namespaces.MS_PRIVATE
+    )  # else /run/netns may show it to everybody
     _PINNED.parent.mkdir(exist_ok=True)
     namespaces.mount("tmpfs", str(_PINNED.parent), "tmpfs", namespaces.MS_NOSUID | namespaces.MS_NODEV, "mode=755")
     _PINNED.touch()
