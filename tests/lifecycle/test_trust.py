@@ -47,6 +47,7 @@ async def seen(token_id: str | None = None):
         "is_same": before is AT_IMPORT,
         "threads": threading.active_count(),
         "name": os.environ.get("SHOP_NAME"),
+        "place": [os.environ.get(name) for name in ("HOME", "TMPDIR", "USER")],
     }}
 """
 
@@ -166,6 +167,7 @@ def test_runs_of_foreign_code_are_thawed_from_one_import(make_stack: StackMaker,
     assert first["secret"] is None
     assert first["settings"] == []
     assert first["named"] == first["name"] == "kiosk"
+    assert first["place"] == ["/tmp", "/tmp", "run"]
     assert first["threads"] == (2 if extra else 1)
     others = [stack.output(stack.trigger("seen")) for _ in range(2)]
     assert {each["import"] for each in others} == {first["import"]}

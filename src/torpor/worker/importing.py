@@ -29,7 +29,7 @@ class Source:
 
 
 def get_ready() -> None:
-    """Import what every run needs, so that no run has to."""
+    """Before user code: note how things are, and import what every run needs, so that no run has to."""
     import asyncio
     import random
     import ssl
@@ -37,10 +37,11 @@ def get_ready() -> None:
     from torpor.sdk import session, task
 
     _ = asyncio, random, ssl, session, task
+    refresh.before_user_code()
 
 
 def import_version(source: Source) -> float:
-    """Import its modules, whose `@task` decorators fill the registry; return how many milliseconds that took.
+    """Import its modules, whose `@task` decorators fill the registry; return how many milliseconds that took. We are ready.
 
     Raises:
         BaseException: user code may raise anything, SystemExit included.
@@ -49,8 +50,6 @@ def import_version(source: Source) -> float:
 
     began = time.perf_counter()
     sys.path.insert(0, source.root)
-    refresh.before_user_code()
-    get_ready()
     for module in source.modules:
         importlib.import_module(module)
     for each in task.registry().values():
@@ -59,8 +58,12 @@ def import_version(source: Source) -> float:
     return (time.perf_counter() - began) * 1000
 
 
-def import_here(source: Source, environment: Mapping[str, str] | None) -> float:
+def import_here(source: Source, environment: Mapping[str, str] | None, place: Mapping[str, str]) -> float:
     """As `import_version`, in a process of a bare zygote: its packages and variables are those of user code from now on.
+
+    Args:
+        environment: the variables of user code, if they aren't those of the zygote.
+        place: those that come from where this process is, and stay.
 
     Raises:
         PermissionError: it is foreign code, and this process could do harm. It is in no room, so that is a fault of ours.
@@ -68,9 +71,10 @@ def import_here(source: Source, environment: Mapping[str, str] | None) -> float:
     if sys.flags.no_site and os.geteuid() == 0:
         raise PermissionError("foreign code is not imported by root")
     if environment is not None:
-        own = {name: value for name, value in os.environ.items() if name == "TMPDIR"}
         os.environ.clear()
-        os.environ.update({**environment, **own})
+        os.environ.update(environment)
+        refresh.before_user_code()  # with nothing of our place in it: that isn't the worker's to change
+        os.environ.update(place)
         if hasattr(time, "tzset"):
             time.tzset()
     if sys.flags.no_site:

@@ -104,11 +104,9 @@ def _enter(room: wire.RoomOrder) -> None:
 
 def _import(request: wire.Fork, source: importing.Source) -> bool:
     """Import the version; false: it can't be imported, and whoever asked for it was told."""
-    environment = request.environment
-    if environment is not None and request.room is not None:
-        environment = environment | request.room.environment
+    place = {"TMPDIR": os.environ["TMPDIR"]} if request.room is None else request.room.environment
     try:
-        import_ms = importing.import_here(source, environment)
+        import_ms = importing.import_here(source, request.environment, place)
     except BaseException as error:
         if not request.tells:
             raise

@@ -30,8 +30,8 @@ def main() -> None:
     control = socket.socket(fileno=int(fd))
     control.set_inheritable(False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C at the terminal is the supervisor's business
+    importing.get_ready()
     if is_bare:
-        importing.get_ready()
         _say(control, wire.ZygoteReady())
     else:
         try:
