@@ -113,7 +113,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Its URL, by unix socket."""
     server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
     yield asyncio.run(server.start())
-    asyncio.run(server.stop())
+    asyncio.run(server.destroy())
 
 
 @pytest.fixture(scope="module")
