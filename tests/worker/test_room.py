@@ -86,6 +86,7 @@ def in_mounts_of_its_own(tmp_path: Path, what: str) -> dict[str, object]:
     namespaces.unshare(namespaces.CLONE_NEWNS)
     namespaces.mount(None, "/", None, namespaces.MS_REC | namespaces.MS_PRIVATE)
     run_root, project = Path({str(tmp_path / "runs")!r}), Path({str(tmp_path / "project")!r})
+    namespaces.mount("tmpfs", "/run", "tmpfs")
     namespaces.bind(str(run_root), str(run_root))
     settings = Settings(data_dir=project / "data", writable={str(tmp_path / "shared")!r}, run_uids="300000-300002")
     rooms = room.Rooms(run_root, settings)

@@ -204,7 +204,7 @@ def _tmpfs_over_run() -> None:
     namespaces.mount("tmpfs", "/run", "tmpfs", namespaces.MS_NOSUID | namespaces.MS_NODEV, "mode=755")
     for name in names:
         source, target = Path(f"/proc/self/fd/{old}/{name}"), Path("/run", name)
-        if name == "torpor" or name.startswith("criu.kdat"):
+        if name.startswith(("torpor", "criu.kdat")):
             continue
         if source.is_symlink():
             target.symlink_to(os.readlink(source))
