@@ -10,7 +10,8 @@ import pytest
 from torpor.config import Settings
 from torpor.errors import ConfigError
 from torpor.worker import isolation, namespaces, router
-from torpor.worker.isolation import Isolation, Missing, Probe, attempt, choose, conclude, possible, probes
+from torpor.worker.isolation import Isolation, Missing, choose, conclude, possible
+from torpor.worker.probes import Probe, attempt, probes
 
 needs_root = pytest.mark.skipif(not namespaces.may_unshare(), reason="needs root")
 

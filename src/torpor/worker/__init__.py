@@ -15,7 +15,7 @@
 `warm.py`        the image of a version's warmed process: what runs share pages with, and a way to start without an import
 `network.py`     what a run reaches: its network namespace; `router.py`: the way out of those that are private
 `house.py`       what all runs of a worker share
-`isolation.py`   how far runs can be kept apart on this machine, found out by trying
+`isolation.py`   how far runs can be kept apart on this machine; `probes.py` tries each thing once
 `cgroups.py`     limits of runs, by control groups: `cgroups_v2.py`, `cgroups_v1.py`, and what both are (`cgroup_site.py`)
 `usage.py`       what a run has used; `met.py`: which of its limits it has met
 `birth.py`       how a leased run gets its process: forked, or thawed

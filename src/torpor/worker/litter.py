@@ -14,7 +14,6 @@ process of the worker lives: it would pull the ground from under it.
 import logging
 import os
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,9 +25,6 @@ LONGEST_DUMP_S = 600.0
 """What a dump leaves in /dev/shm is of no dump that is under way, after this time: another worker may be at one."""
 
 PATIENCE_S = 2.0
-
-further: list[Callable[[Path], object]] = []
-"""Called by a sweep with the worker's directory: they remove what else it may have left."""
 
 
 def sweep(worker: Path, *, since: float | None = None) -> None:
@@ -43,9 +39,6 @@ def sweep(worker: Path, *, since: float | None = None) -> None:
     files.sweep_link_remaps(older_than=time.time() - LONGEST_DUMP_S)
     if since is not None:
         files.sweep_unused_link_remaps(since=since)
-    for remove in further:
-        with suppress(OSError):  # the next start tries again, and says so
-            remove(worker)
 
 
 def last_start(lock: Path) -> float | None:
