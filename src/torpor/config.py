@@ -105,7 +105,7 @@ class Settings:
     """The criu to use; else one that passes a real dump and restore is looked for."""
     cpu_baseline: str | None = None
     """What images need of a CPU: x86-64-v2, x86-64-v3 or x86-64-v4. Default: all that the CPU has on which they are made."""
-    isolation: str = "off"
+    isolation: str = "auto"
     """How much of a room of its own each run gets: auto (as much as there is), full (or the worker doesn't start), off."""
     trust: str = "own"
     """Whose code the tasks are: own, or foreign (then nothing of it ever runs as root)."""
