@@ -20,6 +20,7 @@ import warm_programs
 from measured import row
 
 from torpor.config import Settings
+from torpor.wire.networks import HOST
 from torpor.worker import serve
 from torpor.worker.process import RunProcess
 from torpor.worker.room import Rooms
@@ -63,10 +64,10 @@ async def measure(count: int) -> None:
 
 async def once(version: Version) -> dict[str, float]:
     began = time.perf_counter()
-    await (await version._forked()).bury()
+    await (await version._forked(HOST)).bury()
     forked_and_buried = time.perf_counter() - began
     began = time.perf_counter()
-    made = await version._forked()
+    made = await version._forked(HOST)
     forked = time.perf_counter() - began
     await made.bury()
     process = await version._parked()

@@ -17,7 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("count", type=int, nargs="?", default=30)
     parser.add_argument("--trust", default="own")
-    parser.add_argument("--isolation", default="off")
+    parser.add_argument("--isolation", default="auto")
     parser.add_argument("--pause", type=float, default=0.0)
     asked = parser.parse_args()
     with stack(TORPOR_TRUST=asked.trust, TORPOR_ISOLATION=asked.isolation) as (made, _):

@@ -128,6 +128,14 @@ def test_an_error_shows_the_users_traceback_and_its_cause_once() -> None:
     assert "KeyError: 'x'" in told
 
 
+def test_an_error_that_comes_from_the_room_says_what_would_give_more() -> None:
+    error = {"name": "OSError", "message": "[Errno 30] Read-only file system: '/srv/report'"}
+    assert "TORPOR_WRITABLE" in printed(error_lines(error))
+    assert "TORPOR_WRITABLE" not in printed(
+        error_lines({"name": "OSError", "message": "[Errno 28] No space left on device"})
+    )
+
+
 def test_what_user_code_prints_is_never_read_as_markup() -> None:
     line = {"at": START.isoformat(), "level": "warning", "message": "[bold]not bold[/] [/red]", "attributes": {"n": 3}}
     told = printed(log_line(line))

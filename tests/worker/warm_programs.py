@@ -24,6 +24,7 @@ from torpor.wire import http, runner
 from torpor.worker import criu_setup, discovery, fitness, namespaces, serve
 from torpor.worker.criu import Criu
 from torpor.worker.process import RunProcess
+from torpor.worker.room import Rooms
 from torpor.worker.version import Version
 from torpor.worker.warm import Place, Warm
 
@@ -55,18 +56,25 @@ server = FakeServer()
 made: list[Version] = []
 
 
-async def worker(name: str, environment: dict[str, str] | None = None, **of_its_machine: Any) -> Version:
+async def worker(
+    name: str, environment: dict[str, str] | None = None, rooms: Rooms | None = None, **of_its_machine: Any
+) -> Version:
     """The version on a worker that has never seen it."""
     tool = await criu_setup.find(Settings(data_dir=ROOT))
     assert isinstance(tool, Criu)
-    machine = replace(fitness.look(tool.version), **of_its_machine)
+    machine = replace(fitness.look(tool.version, makes_rooms=rooms is not None), **of_its_machine)
     workspace = Workspace(ROOT / name, Path("/run/torpor-images", name))
     images = Images(Directory(ROOT / "store"), Keyring({"key_1": bytes(32)}, "key_1"), workspace)
-    place: Any = Place(name, "store", images, server, tool, machine, machine.facts(), serve.RUN_ROOT, "secret")  # pyright: ignore[reportArgumentType]
+    place: Any = Place(name, "store", images, server, tool, machine, machine.facts(), serve.RUN_ROOT, "secret", rooms)  # pyright: ignore[reportArgumentType]
     variables = {"PATH": os.environ["PATH"], "OPENBLAS_NUM_THREADS": "1", **(environment or {})}
     project = discovery.find(ROOT / "project")
     version = Version(
-        project, serve.RUN_ROOT, isolated=True, environment=variables, warm=Warm(place, project, variables)
+        project,
+        serve.RUN_ROOT,
+        isolated=True,
+        environment=variables,
+        warm=Warm(place, project, variables),
+        rooms=rooms,
     )
     made.append(version)
     return version

@@ -408,6 +408,11 @@ def error_lines(error: dict[str, Any]) -> Text:
         parts = [Text(trace, style="red")]
     for cause in error.get("causes") or []:
         parts += [Text("caused by", style="dim"), error_lines(cause)]
+    if "[Errno 30] Read-only file system" in str(error.get("message")):
+        # Nothing in the error says that this is the room, and no fault of the machine.
+        parts.append(
+            Text("a run writes to its working directory, /tmp and /dev/shm; TORPOR_WRITABLE gives it more", style="dim")
+        )
     return Text("\n").join(parts)
 
 
