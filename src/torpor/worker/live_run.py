@@ -416,7 +416,9 @@ class LiveRun:
 
     def look_at_limits(self) -> None:
         """Now and then: what it uses, and whether it has met a limit, which goes into its story."""
-        if self._limits is not None and self._process is not None and self._process.is_alive:
+        process = self._process
+        # Of one that is dying, its end will be told: a kill must not be taken for that of a child meanwhile.
+        if self._limits is not None and process is not None and process.is_alive and not process.is_dying:
             self._life.in_background(self._tell_met(self._limits.look()))
 
     def _at_the_end(self, status: int) -> tuple[list[Met], http.OutOfMemory | None]:

@@ -43,6 +43,7 @@ STOP_TIMEOUT_S = 2.0
 MAX_UNREAD_BYTES = 256 << 20
 """So much may wait for a process to read it: several answers of the largest size. One that asks and never listens is ended."""
 _STILL = {"T", "t", "X", "Z"}
+_PF_EXITING = 0x4
 
 watched: set[int] = set()
 """Processes whose end is awaited here: whoever collects orphans leaves these alone."""
@@ -241,6 +242,17 @@ class RunProcess:
     def place(self) -> Path:
         """Where its files and its control socket are, as we see it: `work/`, `tmp/`, `ctl.sock`."""
         return self.directory if self.room is None else self.room.own
+
+    @property
+    def is_dying(self) -> bool:
+        """It was killed, and is not gone yet: to give much memory back takes a while where there are other things to do."""
+        try:
+            flags = int(Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[6])
+            status = Path(f"/proc/{self.pid}/status").read_text()
+        except (OSError, IndexError):
+            return True
+        pending = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd:", "ShdPnd:"))]
+        return bool(flags & _PF_EXITING) or any(each & 1 << (signal.SIGKILL - 1) for each in pending)
 
     def furnish(self, rooms: Rooms | None = None, project: Path | None = None) -> None:
         """A directory for a process that is to be forked, with a room in it if there are `rooms`; its name was never used before.
