@@ -89,7 +89,7 @@ HOSTILE = {
     ),
     "forks without end": (
         "import os\nwhile True:\n    os.fork()\n",
-        r"took longer than 8 s|BlockingIOError|temporarily unavailable",
+        r"took longer than 8 s|BlockingIOError|temporarily unavailable|signal 9",
     ),
     "speaks nonsense": (CONTROL + "say(b'nonsense')" + FOREVER, "ImportTampered: .* can't be understood.*malformed"),
     "announces gigabytes": (
@@ -208,7 +208,8 @@ def test_hostile_imports_end_in_a_line_of_the_log_and_the_version_before_goes_on
             lambda told=told, read=read: re.search(told, stack.worker_log()[read:]),
             what=f"it is told that the import {what}",
         )
-        assert "Traceback (most recent call last)" not in stack.worker_log()[read:], what
+        for fault in ("attendant failed", "Task exception", "Fatal error", "supervisor.py"):
+            assert fault not in stack.worker_log()[read:], what
         if what == "raises":
             assert '  File "' + str(root / "tasks.py") + '", line 3, in deep' in stack.worker_log()[read:]
     assert stack.output(stack.trigger("seen"))["import"] == before["import"]
