@@ -118,6 +118,17 @@ def test_a_unix_socket_to_another_process_keeps_the_run_in_memory(stack: Stack, 
         assert "unix socket" in held_for(stack, "waits_with_socket", path=str(path))
 
 
+def occupied(port: int) -> socket.socket | None:
+    """A socket at this port, unless somebody is there."""
+    occupant = socket.socket()
+    try:
+        occupant.bind(("127.0.0.1", port))
+    except OSError:
+        occupant.close()
+        return None
+    return occupant
+
+
 def test_a_restore_that_fails_for_a_while_costs_nothing_but_time(stack: Stack) -> None:
     token = stack.client.create_token()["id"]
     with socket.socket() as probe:
@@ -125,8 +136,7 @@ def test_a_restore_that_fails_for_a_while_costs_nothing_but_time(stack: Stack) -
         port = probe.getsockname()[1]
     run_id = stack.trigger("listens", {"port": port, "token_id": token})
     stack.await_event(run_id, "run.suspended")
-    with socket.socket() as occupant:
-        occupant.bind(("127.0.0.1", port))
+    with eventually(lambda: occupied(port), what="the frozen process has let go of its port") as occupant:
         occupant.listen()
         stack.client.complete_token(token)
         stack.await_event(run_id, "run.start_failed")
