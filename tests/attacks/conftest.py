@@ -15,7 +15,6 @@ from torpor.worker import isolation
 
 KINDS = {
     "own": {"TORPOR_TRUST": "own", "TORPOR_NETWORK": "host"},
-    "own-private": {"TORPOR_TRUST": "own", "TORPOR_NETWORK": "private"},
     "foreign": {"TORPOR_TRUST": "foreign", "TORPOR_NETWORK": "private"},
 }
 SETTINGS = {

@@ -29,7 +29,7 @@ Found = TypeVar("Found")
 
 
 def eventually(
-    look: Callable[[], Found | None], *, what: str, patience_s: float = PATIENCE_S, interval_s: float = 0.02
+    look: Callable[[], Found | None], *, what: str, patience_s: float = PATIENCE_S, interval_s: float = 0.05
 ) -> Found:
     """What `look` finds as soon as it finds something true."""
     end = time.monotonic() + patience_s

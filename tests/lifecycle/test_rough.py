@@ -72,7 +72,7 @@ def test_waits_are_awaited_in_any_form(stack: Stack, form: str, expected: object
 @pytest.mark.parametrize(
     ("what", "expected"),
     [
-        ("odd_files", [7, True]),
+        ("odd_files", [6, True]),
         ("many_files", 500),
         ("pipe_with_bytes", "hey"),
         ("nameless_files", ["abc", 0, "def"]),

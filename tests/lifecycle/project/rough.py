@@ -149,7 +149,6 @@ Holding = Generator[Callable[[], Any], None, None]
 @contextmanager
 def odd_files() -> Holding:
     os.mkfifo("pipe")
-    os.mknod("device", 0o20600, os.makedev(1, 3))
     Path("one").write_text("1")
     os.link("one", "other")
     os.symlink("nowhere", "dangling")
