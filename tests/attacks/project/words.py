@@ -59,7 +59,8 @@ def _finished(output: Any) -> dict[str, Any]:
 
 @loud
 async def talks_garbage(world: World) -> str:
-    os.write(control(), os.urandom(4096).replace(b"\0", b"\xff"))
+    """The first bytes are a length that no message has: a smaller one would be waited for."""
+    os.write(control(), b"\xff\xff\xff\xff" + os.urandom(4092))
     return await _never()
 
 
