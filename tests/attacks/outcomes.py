@@ -227,7 +227,7 @@ LOUD: dict[str, Loud] = {
     "replaces_all_descriptors": LOST,
     "replaces_the_control_socket": Loud(WORDS, "replaced"),
     "keeps_the_control_socket_in_a_child": Loud(STILL, "back"),
-    # freezing.py
+    # standstill.py
     "links_to_what_is_outside": Loud(LINKS, "nothing"),
     "changes_files_into_links_meanwhile": Loud(LINKS, "nothing"),
     "links_to_foreign_files": Loud(LINKS, "nothing"),

@@ -56,7 +56,7 @@ async def fills_all_of_its_disk() -> tuple[str, int]:
                 written += file.write(bytes(MB))
                 file.flush()
         except OSError as error:
-            return error.strerror, written // MB
+            return str(error.strerror), written // MB
 
 
 @task
@@ -66,7 +66,7 @@ async def opens_files_without_end() -> str:
         while True:
             opened.append(os.open("/dev/null", os.O_RDONLY))
     except OSError as error:
-        return error.strerror
+        return str(error.strerror)
 
 
 @task
@@ -74,10 +74,11 @@ async def writes_without_end(megabytes: int) -> str:
     """To its output: without a newline, through the bare descriptor, and by all ways to make a file long."""
     for _ in range(megabytes):
         os.write(1, b"\xff" * MB)
+    told = ""
     try:
         os.posix_fallocate(1, 0, 1 << 50)
     except OSError as error:
-        told = error.strerror
+        told = str(error.strerror)
     os.ftruncate(1, 1 << 40)
     print("at the end", flush=True)
     return told
