@@ -177,7 +177,9 @@ class Stack:
     def supervisor(self) -> int:
         """The process below the worker in which everything is."""
         assert self._worker is not None
-        [pid] = Path(f"/proc/{self._worker.pid}/task/{self._worker.pid}/children").read_text().split()
+        children = Path(f"/proc/{self._worker.pid}/task/{self._worker.pid}/children")
+        # The kernel may miss some while others come or go.
+        [pid] = eventually(lambda: children.read_text().split(), what="the worker has its supervisor")
         return int(pid)
 
     def kill_supervisor(self) -> None:
