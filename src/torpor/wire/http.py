@@ -29,6 +29,9 @@
     POST /worker/v1/runs/{run_id}/batches/results    BatchResultsCall  -> BatchResultsReply
     POST /worker/v1/runs/{run_id}/tokens             TokenCall         -> TokenReply
     POST /worker/v1/runs/{run_id}/tokens/complete    CompleteTokenCall -> {"success": true}
+    POST /worker/v1/runs/{run_id}/metadata           MetadataReport    -> MetadataReply
+    POST /worker/v1/runs/{run_id}/streams            StreamReport      -> StreamReply
+    POST /worker/v1/runs/{run_id}/inputs             InputRead         -> InputReply        (held open up to wait_s)
 
 Every message is idempotent: it carries the lease number, and ids that the sender made. A message with an old lease
 changes nothing and is answered `stale`: the worker kills that process. Errors are `{"error": "…"}` as in the public API.
@@ -546,3 +549,73 @@ class CompleteTokenCall(msgspec.Struct):
     waitpoint_id: str
     data: msgspec.Raw
     lease: int = 0
+
+
+class Op(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One change of a run's metadata, as in the public API. A `key` that starts with `$.` is a path into it."""
+
+    type: Literal["set", "delete", "append", "remove", "increment", "update"]
+    key: str = ""  # update has none
+    value: Any = None  # delete has none; increment: a number; update: an object
+
+
+class MetadataReport(msgspec.Struct):
+    """What a run's code did to its metadata and tags, and to its parent's and its root's metadata, in order.
+
+    Answered 410 when the lease is over; 413, 422 when it can't be done. Then none of it is, and the number is not used up.
+    """
+
+    lease: int
+    number: int  # counts the reports of this lease from 1: one that comes late, or again, changes nothing
+    operations: list[Op] = []
+    parent_operations: list[Op] = []
+    root_operations: list[Op] = []
+    tags: list[str] = []  # to be added
+
+
+class MetadataReply(msgspec.Struct):
+    """The run's own, as they are now."""
+
+    metadata: dict[str, Any]
+    tags: list[str]
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """A part of a stream."""
+
+    id: str  # made by the SDK, unique in its stream: a repeated one adds nothing
+    data: msgspec.Raw
+
+
+class StreamReport(msgspec.Struct):
+    """What a run's code has appended to a stream of its own, or of its parent's or its root's, in order.
+
+    Answered 410 when the lease is over; 413, 422 when it can't be done. Then none of it is.
+    """
+
+    lease: int
+    key: str
+    chunks: list[Chunk]
+    target: Literal["self", "parent", "root"] = "self"
+
+
+class StreamReply(msgspec.Struct):
+    added: int  # of its chunks; the others were there already
+
+
+class InputRead(msgspec.Struct):
+    """What was sent to one of a run's input streams behind `after`: as much as fits into one reply, in order."""
+
+    lease: int
+    key: str
+    after: int = -1
+    wait_s: float = 0.0  # for the first one
+
+
+class InputChunk(msgspec.Struct, frozen=True):
+    seq: int  # from 0, without gaps
+    data: msgspec.Raw
+
+
+class InputReply(msgspec.Struct):
+    chunks: list[InputChunk]
