@@ -16,9 +16,10 @@ from torpor.sdk.client import AsyncClient
 from torpor.server.serve import serve
 from torpor.store.embedded import EmbeddedPostgres
 
-sys.path.insert(0, str(Path(__file__).parent))  # for fake_worker: pytest's importlib mode puts no directory there
+sys.path.insert(0, str(Path(__file__).parent))  # where pytest's importlib mode puts nothing
 
 from fake_worker import KEY, TOKEN, FakeWorker, Start
+from npm_packages import installed
 
 _numbers = itertools.count(1)
 
@@ -93,3 +94,9 @@ async def worker(url: str) -> AsyncIterator[FakeWorker]:
     await worker.come_up()
     yield worker
     await worker.close()
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """The official client in its newest version, with what pages need."""
+    return installed("newest")
