@@ -3,7 +3,7 @@
 A record is what a row was when it was read. Only the engine's verbs write rows, and they write SQL.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
 
@@ -174,6 +174,8 @@ class Run(Row):
     peak_memory_bytes: int
     frozen_ms: float
     frozen_since: datetime | None
+    changed_in: int
+    stream_keys: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +258,7 @@ class BatchItem(Row):
     run_id: str | None
     is_cached: bool
     error: str | None
+    added_in: int = field(default=0, compare=False)  # the database says it
 
 
 @dataclass(frozen=True, slots=True)
