@@ -30,7 +30,7 @@ class Settings:
     port: int = 8787
     """The port that the server listens on; 0 takes any free one."""
     public_url: str | None = None
-    """How the outside reaches the server (callback URLs of wait tokens). Default: http://host:port."""
+    """How the outside reaches the server (callback URLs of wait tokens, presigned URLs). Default: http://host:port."""
     api_url: str | None = None
     """The server, for workers, the command line and clients. TRIGGER_API_URL is read too."""
     secret_key: str | None = None

@@ -32,6 +32,10 @@ PATH = {
     "checkpoint_id": "checkpoint_x",
     "worker_id": "worker_x",
     "given_hash": "0" * 64,
+    "environment_id": "env_x",
+    "filename": "trigger/packet_x/payload.json",
+    "path": "upload_x/payload.json",
+    "field": "payload",
     "each task": "echo",
 }
 BODIES: dict[str, dict[str, Any]] = {

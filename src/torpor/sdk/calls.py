@@ -6,7 +6,7 @@ again, `Pages` and `Story` say what to ask next.
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -64,6 +64,14 @@ def get(path: str, query: Json | None = None, held_s: float = 0.0) -> Call:
 
 def post(path: str, body: Json | None = None) -> Call:
     return Call("POST", path, body=b"" if body is None else msgspec.json.encode(body, enc_hook=_plain))
+
+
+INLINE = {"inline": True}
+"""Large payloads and outputs come with their run: one answer, where others are given URLs."""
+
+
+def run(run_id: str) -> Call:
+    return get(f"/api/v3/runs/{segment(run_id)}", INLINE)
 
 
 def cancel(run_id: str, at_once: bool) -> Call:
@@ -171,7 +179,8 @@ def batch_item(task_id: str, payload: Any, options: Json) -> BatchItem[Any]:
 
 
 def reschedule(run_id: str, delay: Any) -> Call:
-    return post(f"/api/v1/runs/{segment(run_id)}/reschedule", {"delay": _text(_duration(delay))})
+    asked = post(f"/api/v1/runs/{segment(run_id)}/reschedule", {"delay": _text(_duration(delay))})
+    return replace(asked, query=get("", INLINE).query)
 
 
 def replay(run_id: str, changes: Json) -> Call:

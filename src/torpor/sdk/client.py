@@ -81,7 +81,7 @@ class Client:
 
     def run(self, run_id: str) -> Json:
         """One run, with payload, output and error."""
-        return self._do(calls.get(f"/api/v3/runs/{calls.segment(run_id)}"))
+        return self._do(calls.run(run_id))
 
     def runs(self, **filters: Any) -> Iterator[Json]:
         """Runs that fit, newest first: `status`, `task`, `tag`, `version`, `is_test`, `schedule`, `since`, `until`,
@@ -447,7 +447,7 @@ class AsyncClient:
 
     async def run(self, run_id: str) -> Json:
         """As `Client.run`."""
-        return await self._do(calls.get(f"/api/v3/runs/{calls.segment(run_id)}"))
+        return await self._do(calls.run(run_id))
 
     def runs(self, **filters: Any) -> AsyncIterator[Json]:
         """As `Client.runs`."""

@@ -28,7 +28,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from torpor.engine import read
-from torpor.server import auth
+from torpor.server import auth, presigned
 from torpor.server.auth import Caller, Kind
 from torpor.server.errors import Refused
 from torpor.server.hub import hub
@@ -83,6 +83,15 @@ ROUTES: dict[str, Access] = {
     "POST /api/v1/runs/{run_id}/fork": keyed(*WRITE_RUN),
     "GET /api/v1/checkpoints": keyed("read:runs"),
     "GET /api/v1/checkpoints/{checkpoint_id}": keyed("read:runs"),
+    # payloads and outputs that are large
+    "PUT /api/v2/packets/{filename}": keyed(
+        "write:packets", "trigger:tasks", "batchTrigger:tasks", "batchTrigger:batch"
+    ),
+    "GET /api/v1/runs/{run_id}/packets/{field}": public(*READ_RUN),
+    "GET /api/v1/packets/runs/{run_id}/{field}": public(*READ_RUN),
+    "GET /api/v1/packets/{path}": keyed("read:packets"),
+    "PUT /api/v1/objects/{environment_id}/{name}/{given_hash}": HASH,
+    "GET /api/v1/objects/{environment_id}/{name}/{given_hash}": HASH,
     # batches
     "POST /api/v3/batches": once("batchTrigger:tasks:{each task}", "batchTrigger:batch"),
     "POST /api/v3/batches/{batch_id}/items": once("write:batch:{batch_id}", "batchTrigger:tasks:{each task}"),
@@ -207,9 +216,7 @@ async def _admit(request: Request, path: str) -> None:
     if Kind.NOTHING in access.takes:
         return
     if Kind.HASH in access.takes:
-        parts = request.path_params
-        if not auth.matches_callback(hub(request), parts["token_id"], parts["given_hash"]):
-            raise Refused(401, "this callback URL is not one of this server's")
+        _check_hash(request)
         return
     if Kind.WORKER in access.takes:
         request.scope["caller"] = await auth.identified_worker(request)
@@ -223,6 +230,15 @@ async def _admit(request: Request, path: str) -> None:
     if caller.scopes is not None and access.scopes:
         await _check_scopes(request, caller, access.scopes)
     request.scope["caller"] = caller
+
+
+def _check_hash(request: Request) -> None:
+    here, parts = hub(request), request.path_params
+    if "token_id" in parts:
+        if not auth.matches_callback(here, parts["token_id"], parts["given_hash"]):
+            raise Refused(401, "this callback URL is not one of this server's")
+    elif not presigned.admits(request):
+        raise Refused(401, "this URL is not one of this server's, or it has run out")
 
 
 def _count(request: Request, caller: Caller) -> None:

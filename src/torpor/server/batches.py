@@ -20,13 +20,12 @@ from torpor.durations import parse_duration
 from torpor.engine import read_batch
 from torpor.engine.batch import MAX_ANNOUNCED
 from torpor.engine.states import STATUS, RunState
-from torpor.server import auth, offload, render, signing
+from torpor.server import auth, offload, render, signing, uploads
 from torpor.server.auth import Caller, Keyed, Kind
 from torpor.server.bodies import decode, read_body, reply
 from torpor.server.errors import Refused, not_found, stale
 from torpor.server.hub import Hub, hub
 from torpor.server.options import read_key, read_options
-from torpor.server.packets import payload_text
 from torpor.server.repeats import id_for
 from torpor.server.runs import trigger_request, triggered
 from torpor.wire import http as wire
@@ -149,7 +148,7 @@ async def items(request: Request) -> Response:
     accepted = sent = 0
     told: list[dict[str, Any]] = []
     added: engine.ItemsAdded | None = None
-    async for chunk in _chunks(_lines(request, here.settings.max_request_bytes), here):
+    async for chunk in _chunks(_lines(request, here.settings.max_request_bytes), here, environment.id):
         for item in chunk:
             check(item.task_id)
         if added is None:
@@ -206,12 +205,16 @@ def _told_item(item: Any) -> dict[str, Any]:
     return {"index": item.index, "id": item.run_id} | ({"isCached": True} if item.is_cached else {})
 
 
-async def _chunks(lines: AsyncIterator[tuple[int, bytes]], here: Hub) -> AsyncIterator[list[engine.NewItem]]:
+async def _chunks(
+    lines: AsyncIterator[tuple[int, bytes]], here: Hub, environment_id: str
+) -> AsyncIterator[list[engine.NewItem]]:
     chunk: list[engine.NewItem] = []
     size = 0
     async for number, line in lines:
-        chunk.append(_read_item(number, line, here.settings.max_request_bytes, here.clock.now()))
-        size += len(line)
+        item = await _read_item(here, environment_id, number, line)
+        chunk.append(item)
+        # A short line may stand for a large upload.
+        size += max(len(line), len(item.request.payload or "") if item.request else 0)
         if len(chunk) >= wire.MAX_CHUNK_ITEMS or size >= CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0
@@ -238,8 +241,8 @@ async def _lines(request: Request, longest: int) -> AsyncIterator[tuple[int, byt
         yield number, bytes(line)
 
 
-def _read_item(number: int, line: bytes, longest: int, now: datetime) -> engine.NewItem:
-    if len(line) > longest:
+async def _read_item(here: Hub, environment_id: str, number: int, line: bytes) -> engine.NewItem:
+    if len(line) > (longest := here.settings.max_request_bytes):
         return _too_large(number, line, longest)
     try:
         item = _item.decode(line)
@@ -249,7 +252,8 @@ def _read_item(number: int, line: bytes, longest: int, now: datetime) -> engine.
         raise Refused(400, f"line {number}: Invalid JSON: {error}") from None
     if not 0 <= item.index < 2**31:
         raise Refused(422, f"line {number}: index: a whole number from 0, not {item.index}")
-    return new_item(item, parent_lease=None, trigger_function="batchTrigger", now=now)
+    now = here.clock.now()
+    return await new_item(here, environment_id, item, parent_lease=None, trigger_function="batchTrigger", now=now)
 
 
 def _too_large(number: int, line: bytes, longest: int) -> engine.NewItem:
@@ -262,8 +266,14 @@ def _too_large(number: int, line: bytes, longest: int) -> engine.NewItem:
     return engine.NewItem(int(index[1]), task[1].decode("utf-8", "replace"), error=why)
 
 
-def new_item(
-    item: Item | wire.BatchItemCall, *, parent_lease: engine.Lease | None, trigger_function: str, now: datetime
+async def new_item(
+    here: Hub,
+    environment_id: str,
+    item: Item | wire.BatchItemCall,
+    *,
+    parent_lease: engine.Lease | None,
+    trigger_function: str,
+    now: datetime,
 ) -> engine.NewItem:
     """What an item asks for; if it can't be had, an item that fails by itself and says why."""
     if item.error is not None:
@@ -272,7 +282,7 @@ def new_item(
     try:
         asked = trigger_request(
             item.task,
-            payload_text(item.payload, options.get("payloadType")),
+            await uploads.payload_text(here, environment_id, item.payload, options.get("payloadType")),
             read_options(item.task, options, now=now),
             run_id=ids.new("run"),
             parent_lease=parent_lease,

@@ -1,7 +1,7 @@
 """Which pages may ask this server: those of every origin, where a browser has business; nowhere else.
 
-That is where public tokens are taken, and the list of time zones. A token stands in a header that a page has to set,
-so no cookie of a visitor's is ever used, and every origin may be let in. A preflight is answered without a key.
+That is where public tokens are taken, presigned URLs, and the list of time zones. A token stands in a header that a
+page has to set, so no cookie of a visitor's is ever used, and every origin may be let in. A preflight is answered without a key.
 """
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -28,7 +28,11 @@ MAX_AGE_S = 7200
 
 def browsable() -> list[str]:
     """The routes where a browser has business."""
-    return [name for name, access in ROUTES.items() if Kind.PUBLIC in access.takes or name == "GET /api/v1/timezones"]
+    return [
+        name
+        for name, access in ROUTES.items()
+        if Kind.PUBLIC in access.takes or " /api/v1/objects/" in name or name == "GET /api/v1/timezones"
+    ]
 
 
 class Cors:

@@ -8,8 +8,9 @@ payload once it has the run, and collects large answers once the process is back
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Literal
 
 import msgspec
 
@@ -82,6 +83,22 @@ async def whole(here: Hub, run: Run) -> Run:
     except ObjectMissing as error:
         log.warning("run %s is shown without its payload: %s", run.id, error)
     return run
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """A payload or an output as feeds show it: JSON text; or, of what is large, the path to ask for it by."""
+
+    data: str
+    data_type: Literal["application/json", "application/store"]
+
+
+def packet(run: Run, field: Literal["payload", "output"]) -> Packet | None:
+    """None: it has none. A path is answered by `GET /api/v1/packets/{path}`, for whoever may read the run."""
+    text, name = (run.payload, run.payload_object) if field == "payload" else (run.output, run.output_object)
+    if name:
+        return Packet(f"runs/{run.id}/{field}", "application/store")
+    return None if text is None else Packet(text, "application/json")
 
 
 async def whole_token(here: Hub, token: Waitpoint) -> Waitpoint:

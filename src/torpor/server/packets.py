@@ -9,6 +9,9 @@ import msgspec
 
 from torpor.server.errors import Refused
 
+STORED = "application/store"
+"""The type of a payload that was uploaded before: the packet is its path (uploads.py)."""
+
 
 class _SuperJson(msgspec.Struct):
     json: msgspec.Raw
@@ -33,15 +36,40 @@ def payload_text(raw: msgspec.Raw | msgspec.UnsetType | None, data_type: str | N
         case "text/plain":
             return msgspec.json.encode(_packet_data(body, "text/plain")).decode()
         case "application/super+json":
-            text = _packet_data(body, "application/super+json") if body[:1] == b'"' else body.decode()
-            try:
-                return _checked(bytes(_super_json.decode(text).json))
-            except msgspec.DecodeError as error:
-                raise Refused(400, f"payload is not application/super+json: {error}") from None
-        case "application/store":
-            raise Refused(422, "options.payloadType: stored payloads (application/store) are not supported yet")
+            return _plain(_packet_data(body, "application/super+json").encode() if body[:1] == b'"' else body)
         case other:
             raise Refused(400, f"options.payloadType: {other!r} is not a payload type")
+
+
+def uploaded_text(body: bytes, data_type: str) -> str:
+    """An uploaded packet, which is its own text, as JSON text; 400 when it can't be read."""
+    match data_type:
+        case "application/json":
+            return _checked(body)
+        case "text/plain":
+            try:
+                return msgspec.json.encode(body.decode()).decode()
+            except UnicodeDecodeError:
+                raise Refused(400, "the upload is text/plain, and not in UTF-8") from None
+        case "application/super+json":
+            return _plain(body)
+        case other:
+            raise Refused(400, f"content-type: {other!r} is not a payload type")
+
+
+def stored_path(raw: msgspec.Raw | msgspec.UnsetType | None) -> str:
+    """Where a payload was uploaded to."""
+    path = "" if raw is None or raw is msgspec.UNSET else _packet_data(bytes(raw), STORED)
+    if not path:
+        raise Refused(400, f"payload must be the path of an upload when payloadType is {STORED}")
+    return path
+
+
+def _plain(text: bytes) -> str:
+    try:
+        return _checked(bytes(_super_json.decode(text).json))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refused(400, f"payload is not application/super+json: {error}") from None
 
 
 def _checked(body: bytes) -> str:

@@ -13,13 +13,12 @@ from starlette.responses import Response
 from torpor import engine
 from torpor.engine import read
 from torpor.engine.states import ENDS, STATUS, RunState
-from torpor.server import auth, offload, paging, render, signing
+from torpor.server import auth, offload, paging, render, signing, uploads
 from torpor.server.auth import Keyed
 from torpor.server.bodies import decode, read_body, reply
 from torpor.server.errors import Refused, not_found, stale
 from torpor.server.hub import hub
 from torpor.server.options import HARMLESS, TriggerOptions, read_options, read_when
-from torpor.server.packets import payload_text
 from torpor.server.repeats import id_for
 from torpor.store.database import Transaction
 from torpor.store.records import Environment, Event, LogLine, Run
@@ -57,7 +56,7 @@ async def trigger(request: Request) -> Response:
     now = here.clock.now()
     asked = trigger_request(
         task_id,
-        payload_text(body.payload, given.get("payloadType")),
+        await uploads.payload_text(here, environment.id, body.payload, given.get("payloadType")),
         read_options(task_id, given, now=now),
         run_id=id_for(request, "run", environment.id, task_id, *caller.repeats),
     )
@@ -138,16 +137,18 @@ def no_such_machine(unknown: engine.UnknownPreset) -> str:
 
 @router.get("/api/v3/runs/{run_id}")
 async def retrieve(request: Request, run_id: str, environment: Keyed) -> Response:
-    here = hub(request)
+    """A run. Large payloads and outputs are told by URL, or with `?inline=true` whole."""
+    here, is_inline = hub(request), paging.flag(request.query_params, "inline")
     async with here.database.transaction() as tx:
         run = await _known(tx, environment, run_id)
         root = await read.run(tx, environment.id, run.root_run_id) if run.root_run_id else None
         parent = await read.run(tx, environment.id, run.parent_run_id) if run.parent_run_id else None
         children = await read.children(tx, environment.id, run.id)
         schedule = await read.schedule(tx, environment.id, run.schedule_id) if run.schedule_id else None
-    run = await offload.whole(here, run)
+    urls = {} if is_inline else uploads.urls(request, run)
+    run = await offload.whole(here, run) if is_inline else run
     related = {"root": root, "parent": parent, "children": children, "schedule": schedule}
-    return reply(render.run_whole(run, **related, now=here.clock.now()))
+    return reply(render.run_whole(run, **related, now=here.clock.now()) | urls)
 
 
 @router.get("/api/v1/runs/{run_id}/result")
@@ -307,7 +308,7 @@ async def replay(request: Request, run_id: str, environment: Keyed) -> Response:
     changes = {_REPLAYED[name]: getattr(read_as, _REPLAYED[name]) for name in _REPLAYED if asked.get(name) is not None}
     changes["run_id"] = id_for(request, "run", environment.id, "replay", run_id)
     if given.payload is not msgspec.UNSET:
-        text = payload_text(given.payload, given.payloadType)
+        text = await uploads.payload_text(here, environment.id, given.payload, given.payloadType)
         name = await offload.stow(here, environment.id, changes["run_id"], "payload", text.encode()) if text else None
         changes |= {"payload": text, "payload_object": name}
     async with here.database.transaction() as tx:

@@ -427,8 +427,11 @@ async def batch_items(request: Request) -> Response:
         raise Refused(422, f"at most {wire.MAX_CHUNK_ITEMS} items at a time, not {len(call.items)}")
     lease, now = _lease(request, call), here.clock.now()
     function = "batchTriggerAndWait" if call.waits else "batchTrigger"
-    items = [batches.new_item(item, parent_lease=lease, trigger_function=function, now=now) for item in call.items]
-    items = await offload.stow_items(here, environment.id, items)
+    asked = [
+        await batches.new_item(here, environment.id, item, parent_lease=lease, trigger_function=function, now=now)
+        for item in call.items
+    ]
+    items = await offload.stow_items(here, environment.id, asked)
     async with here.database.transaction() as tx:
         outcome = await engine.add_items(
             tx, environment.id, call.batch_id, items, seal=call.seal, lease=lease, why=batches.why, now=now
