@@ -95,7 +95,8 @@ async def empty(database: Database) -> None:
                delete from checkpoints; delete from images; delete from packs; delete from image_packs;
                delete from let_go; delete from refusals; delete from warm_images; delete from data_keys;
                delete from events; delete from logs; delete from turns; delete from queues; delete from presets;
-               delete from cascades; delete from batches; delete from batch_items; delete from schedules"""
+               delete from cascades; delete from batches; delete from batch_items; delete from schedules;
+               delete from stream_chunks; delete from streams"""
         )
 
 

@@ -43,7 +43,9 @@
         schedule.py     create_schedule, update_schedule, delete_schedule, activate_schedule, deactivate_schedule,
                         declare_schedules; fire_schedules (due_schedules, next_tick): the clock triggers a task
     14. events.py       record, tell: the story.  logs.py: append
-    15. read.py         for API and dashboard; writes nothing (read_batch.py: batches and their results)
+        metadata.py     change_metadata, report_metadata: what a run tells of itself.  tags.py: add_tags
+        streams.py      append_parts, report_parts: what it makes, and what is sent to it (family.py: its parent and root)
+    15. read.py         for API and dashboard; writes nothing (read_batch.py: batches and their results; read_streams.py)
 
 Each verb is one function that takes a transaction and `now`, and never reads a clock. It locks the run, compares the
 lease, checks the state, writes everything that belongs together, and answers with a small frozen value.
@@ -53,14 +55,14 @@ refuse).
 A message with another number is Stale and changes nothing, however late or doubled. Ends are final.
 
 **Lock order**: the keys of an environment, all, by id; the worker's row; schedules by id; the environment's turn; runs by
-id; waitpoints by id; batches by id; images by id; packs by id (locks.py says how a completion finds the runs it must lock
-before). A run's row also guards its waits, attempts and checkpoints. Who locks runs or schedules with SKIP LOCKED (dequeue,
-grant, the release of delayed runs, fire_schedules) waits for nobody and so may take them in any order. A deadlock is left
-only where runs wait for each other in a circle through a shared idempotency key: Postgres ends one transaction, and the
-message is repeated.
+id; a stream; waitpoints by id; batches by id; images by id; packs by id (locks.py says how a completion finds the runs it
+must lock before). A run's row also guards its waits, attempts and checkpoints. Who locks runs or schedules with SKIP LOCKED
+(dequeue, grant, the release of delayed runs, fire_schedules) waits for nobody and so may take them in any order. A deadlock
+is left only where runs wait for each other in a circle through a shared idempotency key: Postgres ends one transaction, and
+the message is repeated.
 """
 
-from torpor.engine import queues, read, read_batch
+from torpor.engine import queues, read, read_batch, read_streams
 from torpor.engine.api_keys import (
     KeyIsOver,
     KeyMade,
@@ -136,6 +138,14 @@ from torpor.engine.grant import grant
 from torpor.engine.idempotency import KeyReset, reset_key
 from torpor.engine.images import Gone
 from torpor.engine.logs import append
+from torpor.engine.metadata import (
+    EndedLongAgo,
+    Metadata,
+    MetadataChange,
+    MetadataTooLarge,
+    change_metadata,
+    report_metadata,
+)
 from torpor.engine.move import move
 from torpor.engine.one_time import forget_tokens, token_use, use_token
 from torpor.engine.outcomes import Awake, Blocked, ImageRejected, Lease, Ok, Stale, Suspended, Unknown
@@ -147,6 +157,7 @@ from torpor.engine.prune import (
     prune_keys,
     prune_logs,
     prune_runs,
+    prune_streams,
     prune_tokens,
     prune_versions,
     prune_workers,
@@ -179,7 +190,17 @@ from torpor.engine.schedule import (
 )
 from torpor.engine.states import EDGES, ENDS, LEASED, STATUS, RunState
 from torpor.engine.stranded import tell_stranded
+from torpor.engine.streams import (
+    Appended,
+    Part,
+    RunIsOver,
+    StreamFull,
+    TooManyStreams,
+    append_parts,
+    report_parts,
+)
 from torpor.engine.suspend import suspend
+from torpor.engine.tags import Tagged, TooManyTags, add_tags
 from torpor.engine.token import TokenCreated, TokenRequest, create_token
 from torpor.engine.trigger import Triggered, trigger, trigger_all
 from torpor.engine.versions import Matched, match_versions
@@ -194,6 +215,7 @@ __all__ = [
     "STATUS",
     "AlreadyCompleted",
     "AlreadyEnded",
+    "Appended",
     "Awake",
     "BatchClosed",
     "BatchCreated",
@@ -205,6 +227,7 @@ __all__ = [
     "Condemned",
     "Debounce",
     "DeclaredInCode",
+    "EndedLongAgo",
     "Fault",
     "FaultKind",
     "Finished",
@@ -222,6 +245,9 @@ __all__ = [
     "Lease",
     "Listing",
     "Matched",
+    "Metadata",
+    "MetadataChange",
+    "MetadataTooLarge",
     "Misplaced",
     "NewApiKey",
     "NewItem",
@@ -230,22 +256,28 @@ __all__ = [
     "NotDelayed",
     "Ok",
     "Page",
+    "Part",
     "PayloadMisfit",
     "Place",
     "Pruned",
     "QueueFull",
     "Rescheduled",
     "RunFilter",
+    "RunIsOver",
     "RunState",
     "ScheduleMisfit",
     "ScheduleRequest",
     "Scheduled",
     "Stale",
+    "StreamFull",
     "Suspended",
+    "Tagged",
     "TokenCreated",
     "TokenFilter",
     "TokenRequest",
     "TokenView",
+    "TooManyStreams",
+    "TooManyTags",
     "TriggerRequest",
     "Triggered",
     "Unknown",
@@ -258,12 +290,15 @@ __all__ = [
     "abort_batches",
     "activate_schedule",
     "add_items",
+    "add_tags",
     "api_keys",
     "api_keys_to_reseal",
     "append",
+    "append_parts",
     "block",
     "cancel",
     "cascade",
+    "change_metadata",
     "collect",
     "complete_waitpoint",
     "condemn",
@@ -315,6 +350,7 @@ __all__ = [
     "prune_keys",
     "prune_logs",
     "prune_runs",
+    "prune_streams",
     "prune_tokens",
     "prune_versions",
     "prune_warm",
@@ -322,6 +358,7 @@ __all__ = [
     "queues",
     "read",
     "read_batch",
+    "read_streams",
     "record",
     "refuse",
     "refuse_warm",
@@ -329,6 +366,8 @@ __all__ = [
     "register_worker",
     "repair",
     "replay",
+    "report_metadata",
+    "report_parts",
     "reschedule",
     "rescue",
     "reseal",

@@ -14,10 +14,10 @@ from torpor.engine.outcomes import Lease
 from torpor.engine.payload import PayloadMisfit, fit
 from torpor.engine.queues import own_queue
 from torpor.engine.states import RunState
+from torpor.engine.tags import MAX_TAGS
 from torpor.store.database import Transaction
 from torpor.store.records import Run, Task
 
-MAX_TAGS = 10
 VERSION_TTL_S = 3600.0
 """How long a run waits for the version that it is locked to, when no ttl was given."""
 

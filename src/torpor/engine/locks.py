@@ -12,10 +12,23 @@ Locks are `for no key update`: foreign key checks of other transactions' inserts
 """
 
 from collections.abc import Iterable
+from typing import Protocol, TypeVar
 
 from torpor.engine.outcomes import Lease, Stale
 from torpor.store.database import Transaction
 from torpor.store.records import Run, Waitpoint
+
+
+class Leased(Protocol):
+    """A run's row, or what was read of it."""
+
+    @property
+    def lease(self) -> int: ...
+    @property
+    def worker_id(self) -> str | None: ...
+
+
+LeasedT = TypeVar("LeasedT", bound=Leased)
 
 
 async def lock_runs(tx: Transaction, run_ids: Iterable[str]) -> dict[str, Run]:
@@ -43,7 +56,7 @@ async def lock_leased(tx: Transaction, lease: Lease) -> Run | Stale:
     return fenced(await lock_run(tx, lease.run_id), lease)
 
 
-def fenced(run: Run | None, lease: Lease) -> Run | Stale:
+def fenced(run: LeasedT | None, lease: Lease) -> LeasedT | Stale:
     """The run if this lease is its present one. Expiry alone doesn't end a lease: only taking it back does."""
     if run is None:
         return Stale(None)

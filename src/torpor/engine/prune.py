@@ -58,7 +58,7 @@ _KEPT = """
 async def prune_runs(
     tx: Transaction, *, before: datetime, place: Place | None = None, rows: int = ROWS, now: datetime
 ) -> Pruned:
-    """Runs that ended before that instant, oldest first, with their events, logs, attempts, waits and checkpoints."""
+    """Runs that ended before that instant, oldest first, with all that is theirs: events, logs, streams, attempts, waits, …."""
     start = place or Place(datetime.min.replace(tzinfo=now.tzinfo), "")
     found = await tx.fetch(
         """select id, finished_at from runs where finished_at < $1 and (finished_at, id) > ($2, $3)
@@ -100,6 +100,12 @@ async def prune_runs(
 _THEIRS = [
     f"delete from {table} where ctid = any(array(select ctid from {table} where run_id = any($1::text[]) limit $2))"
     for table in ("logs", "events", "checkpoints", "attempts", "waits", "idempotency_keys")
+]
+_THEIRS += [
+    """delete from stream_chunks where ctid = any(array(
+           select stream_chunks.ctid from stream_chunks join streams on streams.id = stream_id
+           where run_id = any($1::text[]) limit $2))""",
+    "delete from streams where ctid = any(array(select ctid from streams where run_id = any($1::text[]) limit $2))",
 ]
 _THEIR_WAITPOINTS = """
     select id from waitpoints
@@ -144,6 +150,38 @@ async def prune_logs(
     # Lines are as old as they are numbered, but for clocks that were wrong: a whole page of young ones is the end.
     is_last = len(found) < rows or all(row["at"] >= before for row in found)
     return Pruned(len(ids)), None if is_last else found[-1]["id"]
+
+
+async def prune_streams(tx: Transaction, *, before: datetime, rows: int = ROWS, now: datetime) -> Pruned:
+    """Chunks of streams that came before that instant, of the stream with the oldest one. Call again until none are deleted.
+
+    The stream stays, as long as its run: what is appended to it has the next number.
+    """
+    del now
+    stream = await tx.fetchrow(
+        "select id from streams where oldest_at < $1 order by oldest_at limit 1 for no key update skip locked", before
+    )
+    if stream is None:
+        return Pruned()
+    # Its chunks are as old as they are numbered, but for clocks that were wrong: the first young one is where it ends.
+    deleted = await tx.fetch(
+        """with some as (select seq, at, octet_length(body) as size from stream_chunks
+                         where stream_id = $1 order by seq limit $2)
+           delete from stream_chunks using some
+           where stream_id = $1 and stream_chunks.seq = some.seq
+             and some.seq < coalesce((select min(seq) from some where at >= $3), 9223372036854775807)
+           returning some.size""",
+        stream["id"],
+        rows,
+        before,
+    )
+    await tx.execute(
+        """update streams set size_bytes = size_bytes - $2,
+               oldest_at = (select at from stream_chunks where stream_id = $1 order by seq limit 1) where id = $1""",
+        stream["id"],
+        sum(row["size"] for row in deleted),
+    )
+    return Pruned(len(deleted))
 
 
 async def prune_batches(

@@ -18,9 +18,9 @@ async def replay(
 ) -> Outcome | Unknown:
     """A new run like that one, whatever became of it, with these fields of its TriggerRequest changed. For the API.
 
-    It takes over payload, tags, metadata, queue, concurrency key, head start, and whatever else its trigger said where
-    the task has defaults. Not: the idempotency key, debounce, delay, the version it was locked to (the current one
-    performs it), its parent, batch and schedule.
+    It takes over payload, tags, the metadata that it began with, queue, concurrency key, head start, and whatever else its
+    trigger said where the task has defaults. Not: the idempotency key, debounce, delay, the version it was locked to (the
+    current one performs it), its parent, batch and schedule.
     """
     row = await tx.fetchrow("select * from runs where id = $1 and environment_id = $2", run_id, environment_id)
     if row is None:
@@ -38,7 +38,7 @@ def _like(run: Run) -> TriggerRequest:
         payload=run.payload,
         payload_object=run.payload_object,
         tags=run.tags,
-        metadata=run.metadata,
+        metadata=run.metadata if run.given_metadata is None else run.given_metadata,
         is_test=run.is_test,
         queue=asked.get("queue"),
         concurrency_key=run.concurrency_key,

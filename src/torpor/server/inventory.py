@@ -9,6 +9,8 @@ from starlette.responses import Response
 from torpor.config import Settings
 from torpor.engine import read
 from torpor.engine.batch import MAX_ANNOUNCED
+from torpor.engine.metadata import MAX_METADATA_BYTES
+from torpor.engine.tags import MAX_TAGS
 from torpor.server import options, render, scopes, signing
 from torpor.server.auth import Keyed
 from torpor.server.bodies import reply
@@ -67,8 +69,8 @@ def limits_of(settings: Settings, max_queued: int | None) -> dict[str, Any]:
         "batchItemBytes": settings.max_request_bytes,
         "batchItems": MAX_ANNOUNCED,
         "outputBytes": MAX_OUTPUT_BYTES,
-        "metadataBytes": options.MAX_METADATA_BYTES,
-        "tags": options.MAX_TAGS,
+        "metadataBytes": MAX_METADATA_BYTES,
+        "tags": MAX_TAGS,
         "tagCharacters": options.MAX_TAG_LENGTH,
         "idempotencyKeyCharacters": options.MAX_KEY_LENGTH,
         "attempts": options.MAX_ATTEMPTS,

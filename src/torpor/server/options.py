@@ -13,12 +13,12 @@ import msgspec
 
 from torpor.durations import parse_duration, parse_when
 from torpor.engine import Debounce
+from torpor.engine.metadata import MAX_METADATA_BYTES
+from torpor.engine.tags import MAX_TAGS
 from torpor.server.errors import Refused
 
-MAX_TAGS = 10
 MAX_TAG_LENGTH = 128
 MAX_KEY_LENGTH = 2048
-MAX_METADATA_BYTES = 256 * 1024
 MAX_ATTEMPTS = 100
 MAX_PRIORITY_S = 365 * 86_400
 MAX_CONCURRENCY_KEY_LENGTH = 512

@@ -176,6 +176,9 @@ class Run(Row):
     frozen_since: datetime | None
     changed_in: int
     stream_keys: list[str]
+    metadata_lease: int
+    metadata_number: int
+    given_metadata: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
