@@ -29,12 +29,17 @@ Found = TypeVar("Found")
 
 
 def eventually(
-    look: Callable[[], Found | None], *, what: str, patience_s: float = PATIENCE_S, interval_s: float = 0.05
+    look: Callable[[], Found | None],
+    *,
+    what: str,
+    patience_s: float = PATIENCE_S,
+    interval_s: float = 0.05,
+    told: Callable[[], object] = lambda: "",
 ) -> Found:
-    """What `look` finds as soon as it finds something true."""
+    """What `look` finds as soon as it finds something true. `told`: how things stand when it doesn't, for the message."""
     end = time.monotonic() + patience_s
     while not (found := look()):
-        assert time.monotonic() < end, f"{what}: not within {patience_s:.0f} s"
+        assert time.monotonic() < end, f"{what}: not within {patience_s:.0f} s {told()}"
         time.sleep(interval_s)
     return found
 
@@ -315,16 +320,29 @@ class Stack:
         return [event["data"] for event in self.client.story(run_id) if event["kind"] == kind]
 
     def await_event(self, run_id: str, kind: str, count: int = 1) -> None:
-        eventually(lambda: self.kinds(run_id).count(kind) >= count, what=f"{kind} of {run_id}: {self.kinds(run_id)}")
+        eventually(
+            lambda: self.kinds(run_id).count(kind) >= count,
+            what=f"{kind} of {run_id}",
+            told=lambda: self.how_it_stands(run_id),
+        )
 
     def await_end(self, run_id: str) -> dict[str, Any]:
-        eventually(lambda: self.status(run_id) in ENDS, what=f"{run_id} ends: {self.kinds(run_id)}")
+        eventually(lambda: self.status(run_id) in ENDS, what=f"{run_id} ends", told=lambda: self.how_it_stands(run_id))
         return self.run(run_id)
 
     def output(self, run_id: str) -> Any:
         run = self.await_end(run_id)
         assert run["status"] == "COMPLETED", (run.get("error"), self.kinds(run_id))
         return run.get("output")
+
+    def how_it_stands(self, run_id: str) -> str:
+        """The last of a run's story and of the logs, for the message of a test that has waited in vain."""
+        told = [f"{event['kind']} {event['data']}" for event in self.client.story(run_id)]
+        return "\n".join([*told[-12:], *self._last_words()])
+
+    def _last_words(self) -> list[str]:
+        logs = (self.directory / name for name in ("worker.log", "server.log"))
+        return [line for log in logs if log.exists() for line in log.read_text(errors="replace").splitlines()[-12:]]
 
     # -- faults -------------------------------------------------------------------------------------------------------
 
@@ -349,7 +367,11 @@ class Stack:
         eventually(
             lambda: len(self._mounts_and_groups_of_runs()) <= 1, what="no mount or control group of a run is left"
         )
-        eventually(lambda: not self.images(), what="no image of an ended run is left")
+        eventually(
+            lambda: not self.images(),
+            what="no image of an ended run is left",
+            told=lambda: "\n".join(self._last_words()),
+        )
 
     def _mounts_and_groups_of_runs(self) -> set[str]:
         """The names of runs, or of processes that wait for one, that have something mounted or limited in our worker's sight."""
