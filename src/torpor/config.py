@@ -129,6 +129,8 @@ class Settings:
     """A run never gets more CPU than its machine's size says, also when nobody else wants it."""
     max_request_bytes: int = 3145728
     """The most bytes that a request of the public API may have, and an item of a batch."""
+    max_variables: int = 500
+    """How many variables an environment may have."""
     key_requests_per_s: float = 0.0
     """How often one key may ask the server, lastingly; 0: as often as it likes."""
     key_requests_burst: int = 750

@@ -107,6 +107,35 @@ def test_variables_follow_the_worker_but_for_those_of_user_code(monkeypatch: pyt
     monkeypatch.delenv("NEW_OWN")
 
 
+def test_a_variable_of_the_server_counts_when_it_has_changed_there_whatever_the_run_made_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ("SAME", "OWN", "CHANGED", "CHANGED_OWN", "GONE", "GONE_OWN", "WORKERS", "NEW")
+    for name in names:
+        monkeypatch.setenv(name, "theirs")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(refresh, "_at_birth", None)
+    of_worker = {"WORKERS": "the worker's"}
+    old: dict[str, str] = dict.fromkeys(names[:-1], "old")
+    environment = refresh.Environment(old, of_worker | old)
+    assert {name: os.environ.get(name) for name in old} == old, "also over what the worker has"
+    os.environ.update(OWN="mine", CHANGED_OWN="mine", GONE_OWN="mine")
+    new = {"SAME": "old", "OWN": "old", "CHANGED": "new", "CHANGED_OWN": "new", "NEW": "new"}
+    environment.update(new, of_worker | new)
+    assert {name: os.environ.get(name) for name in names} == {
+        "SAME": "old",
+        "OWN": "mine",
+        "CHANGED": "new",
+        "CHANGED_OWN": "new",
+        "GONE": None,
+        "GONE_OWN": None,
+        "WORKERS": "the worker's",
+        "NEW": "new",
+    }
+    environment.update(None, None)  # nothing is known: as after a freeze that was given up
+    assert os.environ["CHANGED"] == "new"
+
+
 def test_what_an_import_has_set_is_user_codes() -> None:
     """The zygote notes the variables before it imports anything."""
     code = """

@@ -36,6 +36,8 @@ PATH = {
     "filename": "trigger/packet_x/payload.json",
     "path": "upload_x/payload.json",
     "field": "payload",
+    "project_ref": "proj_x",
+    "slug": "dev",
     "each task": "echo",
 }
 BODIES: dict[str, dict[str, Any]] = {

@@ -42,3 +42,22 @@ async def test_the_official_client_makes_and_uses_public_tokens(
         "mintedTooMuch": 403,
         "mintedToTrigger": 200,
     }
+
+
+@pytest.mark.timeout(400)
+async def test_the_official_client_sets_environment_variables(
+    client: AsyncClient, node_modules: Path, tmp_path: Path
+) -> None:
+    url = client._target.url
+    printed = await node("envvars.mjs", node_modules, tmp_path, TRIGGER_API_URL=url, TRIGGER_SECRET_KEY=KEY)
+    assert json.loads(printed) == {
+        "created": {"success": True},
+        "uploaded": {"success": True},
+        "retrieved": {"name": "ZONE", "value": "eu=1 ✓", "isSecret": False},
+        "listed": [["A", "1"], ["B", "2"], ["ZONE", "eu=1 ✓"]],
+        "again": 400,
+        "badName": 400,
+        "deleted": {"success": True},
+        "gone": 404,
+        "elsewhere": 404,
+    }

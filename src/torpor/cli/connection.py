@@ -122,6 +122,8 @@ def told(error: TorporError) -> str:
         case ApiError():
             problems = error.body.get("problems") if isinstance(error.body, dict) else None
             lines = [f"  {one.get('path') or 'payload'}: {one.get('message')}" for one in problems or []]
+            variables = error.body.get("variableErrors") if isinstance(error.body, dict) else None
+            lines += [f"  {one.get('key')}: {one.get('error')}" for one in variables or []]
             return "\n".join([error.message, *lines])
         case _:
             return str(error)

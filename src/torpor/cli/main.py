@@ -16,6 +16,7 @@ from torpor.cli import (
     db,
     dev,
     doctor,
+    env,
     init,
     keys,
     queues,
@@ -51,6 +52,7 @@ app.add_typer(tokens.app, name="tokens", rich_help_panel=USE)
 app.add_typer(schedules.app, name="schedules", rich_help_panel=USE)
 app.add_typer(queues.app, name="queues", rich_help_panel=USE)
 app.command(rich_help_panel=KEEP)(queues.environment)
+app.add_typer(env.app, name="env", rich_help_panel=KEEP)
 app.add_typer(workers.app, name="workers", rich_help_panel=KEEP)
 app.command(rich_help_panel=KEEP)(doctor.doctor)
 app.add_typer(keys.app, name="keys", rich_help_panel=KEEP)

@@ -4,6 +4,7 @@
      2. deploy.py       ensure_environment, register_worker, register_version: who may come, what they bring
         api_keys.py     configure_key, create_key, rotate_key, revoke_key: with which keys the API is asked
         one_time.py     use_token: public tokens that are good for one use
+        env_vars.py     set_variables, change_variable, unset_variable: what all runs have in os.environ
         versions.py     match_versions: which queued runs a version can start
      3. trigger.py      trigger, trigger_all: requests become runs, queued or delayed (draft.py and payload.py: can
                         they? idempotency.py, debounce.py: is it a run that is there already? room.py: is there room?)
@@ -54,12 +55,12 @@ lease, checks the state, writes everything that belongs together, and answers wi
 refuse).
 A message with another number is Stale and changes nothing, however late or doubled. Ends are final.
 
-**Lock order**: the keys of an environment, all, by id; the worker's row; schedules by id; the environment's turn; runs by
-id; a stream; waitpoints by id; batches by id; images by id; packs by id (locks.py says how a completion finds the runs it
-must lock before). A run's row also guards its waits, attempts and checkpoints. Who locks runs or schedules with SKIP LOCKED
-(dequeue, grant, the release of delayed runs, fire_schedules) waits for nobody and so may take them in any order. A deadlock
-is left only where runs wait for each other in a circle through a shared idempotency key: Postgres ends one transaction, and
-the message is repeated.
+**Lock order**: the keys of an environment, all, by id; the environment's row, for its variables; the worker's row;
+schedules by id; the environment's turn; runs by id; a stream; waitpoints by id; batches by id; images by id; packs by
+id (locks.py says how a completion finds the runs it must lock before). A run's row also guards its waits, attempts and
+checkpoints. Who locks runs or schedules with SKIP LOCKED (dequeue, grant, the release of delayed runs, fire_schedules)
+waits for nobody and so may take them in any order. A deadlock is left only where runs wait for each other in a circle
+through a shared idempotency key: Postgres ends one transaction, and the message is repeated.
 """
 
 from torpor.engine import queues, read, read_batch, read_streams
@@ -120,6 +121,20 @@ from torpor.engine.debounce import Debounce
 from torpor.engine.deploy import ensure_environment, register_version, register_worker
 from torpor.engine.dequeue import dequeue
 from torpor.engine.draft import TriggerRequest, UnknownPreset, UnknownQueue, UnknownTask, UnknownVersion
+from torpor.engine.env_vars import (
+    AlreadySet,
+    NewVariable,
+    TooManyVariables,
+    VariableBounds,
+    VariablesChanged,
+    change_variable,
+    reseal_variable,
+    set_variables,
+    unset_variable,
+    variable,
+    variables,
+    variables_to_reseal,
+)
 from torpor.engine.events import record, tell
 from torpor.engine.expire import expire
 from torpor.engine.fall_back import give_up
@@ -215,6 +230,7 @@ __all__ = [
     "STATUS",
     "AlreadyCompleted",
     "AlreadyEnded",
+    "AlreadySet",
     "Appended",
     "Awake",
     "BatchClosed",
@@ -252,6 +268,7 @@ __all__ = [
     "NewApiKey",
     "NewItem",
     "NewKey",
+    "NewVariable",
     "NoCheckpoint",
     "NotDelayed",
     "Ok",
@@ -278,6 +295,7 @@ __all__ = [
     "TokenView",
     "TooManyStreams",
     "TooManyTags",
+    "TooManyVariables",
     "TriggerRequest",
     "Triggered",
     "Unknown",
@@ -286,6 +304,8 @@ __all__ = [
     "UnknownTask",
     "UnknownVersion",
     "Unstorable",
+    "VariableBounds",
+    "VariablesChanged",
     "WhichWait",
     "abort_batches",
     "activate_schedule",
@@ -299,6 +319,7 @@ __all__ = [
     "cancel",
     "cascade",
     "change_metadata",
+    "change_variable",
     "collect",
     "complete_waitpoint",
     "condemn",
@@ -371,6 +392,7 @@ __all__ = [
     "reschedule",
     "rescue",
     "reseal",
+    "reseal_variable",
     "reset_key",
     "resume",
     "retry_delay_s",
@@ -379,6 +401,7 @@ __all__ = [
     "rotate_data_key",
     "rotate_key",
     "save",
+    "set_variables",
     "start",
     "suspend",
     "take_back_lost",
@@ -388,9 +411,13 @@ __all__ = [
     "touch_key",
     "trigger",
     "trigger_all",
+    "unset_variable",
     "unused_objects",
     "update_schedule",
     "use_token",
+    "variable",
+    "variables",
+    "variables_to_reseal",
     "wake",
     "warm",
 ]

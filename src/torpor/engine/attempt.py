@@ -94,12 +94,15 @@ async def heartbeat(
         for run_id in renewed
         if runs[run_id].cancel_requested_at is not None
     ]
-    key = await tx.fetchval(
-        """select data_keys.id from data_keys join workers on workers.environment_id = data_keys.environment_id
-           where workers.id = $1 and data_keys.retired_at is null""",
+    row = await tx.fetchrow(
+        """select data_keys.id, environments.variables_revision
+           from workers join environments on environments.id = workers.environment_id
+               left join data_keys on data_keys.environment_id = environments.id and data_keys.retired_at is null
+           where workers.id = $1""",
         worker_id,
     )
-    return HeartbeatReply(known=bool(known), news=news, current_key=key)
+    key, revision = (row["id"], row["variables_revision"]) if row else (None, 0)
+    return HeartbeatReply(known=bool(known), news=news, current_key=key, variables_revision=revision)
 
 
 async def holds(tx: Transaction, lease: Lease) -> bool:

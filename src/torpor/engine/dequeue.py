@@ -267,6 +267,7 @@ async def _assignment(
         hook=hook,
         save_every_s=given.save_every_s if hook is None else None,
         preset=given.preset,
+        variables_revision=environment.variables_revision,
     )
 
 

@@ -6,6 +6,7 @@ again, `Pages` and `Story` say what to ask next.
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -243,9 +244,33 @@ def queue(queue: str, what: str | None = None, **body: Any) -> Call:
     return get(path, {}) if what is None else post(f"{path}/{what}", body)
 
 
+_VARIABLES = "/api/v1/projects/default/envvars/dev"
+"""A server has one project, whatever it is called, and for now one environment."""
+
+
+def variable(name: str, method: str = "GET") -> Call:
+    return Call(method, f"{_VARIABLES}/{segment(name)}")
+
+
+def variables() -> Call:
+    return get(_VARIABLES)
+
+
+def set_variable(name: str, value: str, secret: bool | None) -> Call:
+    return post(_VARIABLES, _present({"name": name, "value": value, "isSecret": secret}))
+
+
+def import_variables(variables: Mapping[str, str], override: bool, secret: bool | None) -> Call:
+    body = {"variables": dict(variables), "override": override, "isSecret": secret}
+    return post(f"{_VARIABLES}/import", _present(body))
+
+
+def _present(body: Json) -> Json:
+    return {name: value for name, value in body.items() if value is not None}
+
+
 def create_key(name: str, scopes: list[str] | None, expires: Any) -> Call:
-    body = {"name": name, "scopes": scopes, "expires": _until(expires)}
-    return post("/api/v1/keys", {name: value for name, value in body.items() if value is not None})
+    return post("/api/v1/keys", _present({"name": name, "scopes": scopes, "expires": _until(expires)}))
 
 
 def rotate_key(key_id: str, overlap: Any) -> Call:

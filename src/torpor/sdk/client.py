@@ -7,7 +7,7 @@ run never load it.
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Literal
@@ -177,6 +177,32 @@ class Client:
     def data_keys(self) -> list[Json]:
         """The data keys that checkpoints are sealed with: which, not what they are."""
         return self._do(calls.get("/api/v1/data-keys"))["data"]
+
+    def variables(self) -> list[Json]:
+        """What all runs have in `os.environ`: `{"name", "value", "isSecret"}`; the value of a secret one isn't told."""
+        return self._do(calls.variables())
+
+    def variable(self, name: str) -> Json:
+        """One of them."""
+        return self._do(calls.variable(name))
+
+    def set_variable(self, name: str, value: str, *, secret: bool | None = None) -> None:
+        """Set a variable, whether it is there or not: runs that start or come back from now on have it.
+
+        Args:
+            secret: nobody but runs sees its value again; None: as it was.
+        """
+        self._do(calls.set_variable(name, value, secret))
+
+    def unset_variable(self, name: str) -> None:
+        """Have no variable of that name."""
+        self._do(calls.variable(name, "DELETE"))
+
+    def import_variables(
+        self, variables: Mapping[str, str], *, override: bool = False, secret: bool | None = None
+    ) -> None:
+        """Set all of them, or none: without `override`, if one of them is set already."""
+        self._do(calls.import_variables(variables, override, secret))
 
     def api_keys(self) -> list[Json]:
         """The environment's secret and scoped keys, also those that were over within a month: which, not what they are."""
@@ -508,6 +534,28 @@ class AsyncClient:
     async def data_keys(self) -> list[Json]:
         """As `Client.data_keys`."""
         return (await self._do(calls.get("/api/v1/data-keys")))["data"]
+
+    async def variables(self) -> list[Json]:
+        """As `Client.variables`."""
+        return await self._do(calls.variables())
+
+    async def variable(self, name: str) -> Json:
+        """As `Client.variable`."""
+        return await self._do(calls.variable(name))
+
+    async def set_variable(self, name: str, value: str, *, secret: bool | None = None) -> None:
+        """As `Client.set_variable`."""
+        await self._do(calls.set_variable(name, value, secret))
+
+    async def unset_variable(self, name: str) -> None:
+        """As `Client.unset_variable`."""
+        await self._do(calls.variable(name, "DELETE"))
+
+    async def import_variables(
+        self, variables: Mapping[str, str], *, override: bool = False, secret: bool | None = None
+    ) -> None:
+        """As `Client.import_variables`."""
+        await self._do(calls.import_variables(variables, override, secret))
 
     async def api_keys(self) -> list[Json]:
         """As `Client.api_keys`."""

@@ -4,7 +4,7 @@ random numbers   two restores of one image go on from the same state. OpenSSL is
                  generator are reseeded unless user code has seeded them: a seeded sequence is part of what it holds.
                  `os.urandom`, `secrets` and `uuid.uuid4` ask the kernel; generator objects are user code's own
 environment      variables that are others on this worker now are set, those that are gone are deleted; what user code has
-                 set or deleted itself is left alone
+                 set or deleted itself is left alone, unless it has changed at the server
 time zone        follows TZ
 names of hosts   glibc looks at /etc/resolv.conf before each query and reads it anew when it is another
 connections      fresh/
@@ -92,34 +92,51 @@ class Environment:
     """The variables that user code was given, so that what it changed itself can be told from what is old.
 
     Args:
-        everything: all that the worker has for user code; None: that isn't known.
+        at_server: those that the server has for all runs; None: that isn't known.
+        everything: all that the worker has for user code, those included; None: that isn't known.
     """
 
-    def __init__(self, changed: Mapping[str, str], everything: Mapping[str, str] | None = None) -> None:
+    def __init__(self, at_server: Mapping[str, str] | None, everything: Mapping[str, str] | None = None) -> None:
         self._given = dict(os.environ) if _at_birth is None else dict(_at_birth)
         # Those that come from a worker; TMPDIR, for one, doesn't. In a thawed process they are those of another worker.
         self._known = set[str]() if _at_birth is None else set(_at_birth)
-        self.update(changed, everything)
+        self._at_server = set[str]()
+        self.update(at_server, everything)
 
-    def update(self, changed: Mapping[str, str], everything: Mapping[str, str] | None) -> None:
-        """Take up what the worker says its variables are now.
+    def update(self, at_server: Mapping[str, str] | None, everything: Mapping[str, str] | None) -> None:
+        """Take up what the worker says the variables are now.
 
         Args:
-            changed: to be set in any case.
-            everything: all that there are; None: nothing is known of the others.
+            at_server: when one of them has changed since it was given, or is there no more, that counts, whatever user code
+                has made of it. None: nothing is known of them.
+            everything: as above; None: nothing is known of the others.
         """
         time_zone = os.environ.get("TZ")
-        os.environ.update(changed)
-        self._given.update(changed)
+        if at_server is not None:
+            gone = self._at_server - at_server.keys()
+            told = {**at_server, **{name: (everything or {}).get(name) for name in gone}}
+            for name, value in told.items():
+                if self._given.get(name) != value:
+                    self._set(name, value)
+            self._at_server = set(at_server)
         if everything is not None:
-            for name in self._known - everything.keys():
+            for name, value in {**dict.fromkeys(self._known - everything.keys()), **everything}.items():
                 if os.environ.get(name) == self._given.get(name):
-                    os.environ.pop(name, None)
-                self._given.pop(name, None)
-            for name, value in everything.items():
-                if os.environ.get(name) == self._given.get(name):
-                    os.environ[name] = value
-                self._given[name] = value
+                    self._set(name, value)
+                self._note(name, value)
             self._known = set(everything)
         if os.environ.get("TZ") != time_zone and hasattr(time, "tzset"):
             time.tzset()
+
+    def _set(self, name: str, value: str | None) -> None:
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+        self._note(name, value)
+
+    def _note(self, name: str, value: str | None) -> None:
+        if value is None:
+            self._given.pop(name, None)
+        else:
+            self._given[name] = value

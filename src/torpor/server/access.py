@@ -138,6 +138,13 @@ ROUTES: dict[str, Access] = {
     "POST /api/v1/auth/jwt/claims": secret(),
     "POST /api/v1/auth/jwt": keyed(),
     "POST /api/v1/auth/public-tokens": keyed(),
+    # environment variables
+    "GET /api/v1/projects/{project_ref}/envvars/{slug}": keyed("read:envvars"),
+    "POST /api/v1/projects/{project_ref}/envvars/{slug}": keyed("write:envvars"),
+    "POST /api/v1/projects/{project_ref}/envvars/{slug}/import": keyed("write:envvars"),
+    "GET /api/v1/projects/{project_ref}/envvars/{slug}/{name}": keyed("read:envvars"),
+    "PUT /api/v1/projects/{project_ref}/envvars/{slug}/{name}": keyed("write:envvars"),
+    "DELETE /api/v1/projects/{project_ref}/envvars/{slug}/{name}": keyed("write:envvars"),
     # what workers call
     "POST /worker/v1/hello": WORKER,
     "POST /worker/v1/versions": WORKER,
@@ -145,6 +152,7 @@ ROUTES: dict[str, Access] = {
     "GET /worker/v1/news": WORKER,
     "POST /worker/v1/heartbeat": WORKER,
     "POST /worker/v1/keys": WORKER,
+    "POST /worker/v1/variables": WORKER,
     "POST /worker/v1/checkpoints": WORKER,
     "POST /worker/v1/garbage": WORKER,
     "POST /worker/v1/images": WORKER,

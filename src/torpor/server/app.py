@@ -9,6 +9,7 @@ from torpor.server import (
     access,
     batches,
     checkpoints,
+    env_vars,
     errors,
     inventory,
     keys,
@@ -36,7 +37,19 @@ def create_app(settings: Settings, database: Database, clock: Clock | None = Non
     # Hot: plain routes. A task's id may hold slashes, and the path is decoded before it is routed.
     trigger = Route("/api/v1/tasks/{task_id:path}/trigger", runs.trigger, methods=["POST"])
     app.router.routes.extend(access.guard(route) for route in (trigger, *batches.routes, *workers.routes))
-    for resource in (runs, uploads, checkpoints, batches, waitpoints, queues, schedules, inventory, keys, signing):
+    for resource in (
+        runs,
+        uploads,
+        checkpoints,
+        batches,
+        waitpoints,
+        queues,
+        schedules,
+        inventory,
+        env_vars,
+        keys,
+        signing,
+    ):
         for route in resource.router.routes:
             access.declared(route)
         app.include_router(resource.router, dependencies=[Depends(access.admit)])

@@ -11,7 +11,7 @@ from torpor.engine import read
 from torpor.engine.batch import MAX_ANNOUNCED
 from torpor.engine.metadata import MAX_METADATA_BYTES
 from torpor.engine.tags import MAX_TAGS
-from torpor.server import options, render, scopes, signing
+from torpor.server import env_vars, options, render, scopes, signing
 from torpor.server.auth import Keyed
 from torpor.server.bodies import reply
 from torpor.server.errors import not_found
@@ -81,4 +81,7 @@ def limits_of(settings: Settings, max_queued: int | None) -> dict[str, Any]:
         "tokenRequestsBurst": settings.token_requests_burst if settings.token_requests_per_s else None,
         "publicTokenSeconds": signing.LONGEST_S,
         "scopes": scopes.MAX_SCOPES,
+        "variables": settings.max_variables,
+        "variableBytes": env_vars.MAX_VALUE_BYTES,
+        "allVariablesBytes": env_vars.MAX_ALL_BYTES,
     }

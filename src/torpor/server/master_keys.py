@@ -1,5 +1,5 @@
 """The server's master keys, and what they are for: to wrap the data keys that images are sealed with, to seal the secret
-keys that clients sign public tokens with, and to sign such tokens ourselves.
+keys that clients sign public tokens with and the values of environment variables, and to sign public tokens ourselves.
 
     TORPOR_ENCRYPTION_KEYS      the first wraps, the others only unwrap: a new one goes in front, and at the next start all
                                 keys are wrapped anew
@@ -28,7 +28,7 @@ from torpor.config import Settings
 from torpor.engine import NewKey
 from torpor.errors import ConfigError
 from torpor.store.database import Database, Transaction
-from torpor.store.records import ApiKey, DataKey
+from torpor.store.records import ApiKey, DataKey, EnvVar
 
 log = logging.getLogger("torpor.server")
 
@@ -102,6 +102,20 @@ class MasterKeys:
         """A secret key, to be kept beside its hash."""
         return self.wrap(_bound(key_hash), text.encode())
 
+    def open_variable(self, variable: EnvVar) -> str:
+        """Its value.
+
+        Raises:
+            ConfigError: none of ours seals it.
+        """
+        bound_to, what = _place(variable.environment_id, variable.name), f"variable {variable.name}"
+        cost = "it has no value, and no run can start"
+        return self._opened(what, bound_to, variable.sealed, variable.master, cost).decode()
+
+    def seal_variable(self, environment_id: str, name: str, value: str) -> NewKey:
+        """A value, to be kept under this name in this environment, and nowhere else."""
+        return self.wrap(_place(environment_id, name), value.encode())
+
     def _opened(self, what: str, bound_to: str, wrapped: bytes, by: str, cost: str) -> bytes:
         for master in self._keys:
             if master.fingerprint == by:
@@ -123,7 +137,7 @@ async def ready(database: Database, masters: MasterKeys, environment_id: str, *,
     """The environment has a data key, and all keys are wrapped by the first master key. For server start-up.
 
     Raises:
-        ConfigError: a data key is wrapped by a master key that isn't here.
+        ConfigError: a data key or a variable is wrapped by a master key that isn't here.
     """
     async with database.transaction() as tx:
         for key in await engine.api_keys_to_reseal(tx, masters.first.fingerprint):
@@ -133,6 +147,10 @@ async def ready(database: Database, masters: MasterKeys, environment_id: str, *,
                 log.warning("%s", error)  # all else that it is good for needs only its hash
                 continue
             await engine.reseal(tx, key.id, new.wrapped, new.master)
+        for variable in await engine.variables_to_reseal(tx, masters.first.fingerprint):
+            environment, name = variable.environment_id, variable.name
+            new = masters.seal_variable(environment, name, masters.open_variable(variable))
+            await engine.reseal_variable(tx, environment, name, new.wrapped, new.master)
         for key in await engine.keys_to_rewrap(tx, masters.first.fingerprint):
             await engine.rewrap(tx, masters.wrap(key.id, masters.unwrap(key)))
         await ensure_key(tx, masters, environment_id, now=now)
@@ -145,6 +163,10 @@ async def ensure_key(tx: Transaction, masters: MasterKeys, environment_id: str, 
 
 def _bound(key_hash: bytes) -> str:
     return f"secret key {key_hash.hex()}"
+
+
+def _place(environment_id: str, name: str) -> str:
+    return f"variable {name} of {environment_id}"
 
 
 def _decoded(text: str, where: str) -> bytes:

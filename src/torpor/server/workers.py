@@ -169,6 +169,16 @@ async def keys(request: Request) -> Response:
     return reply(wire.KeysReply(told, next(key.id for key in found if key.retired_at is None)))
 
 
+async def variables(request: Request) -> Response:
+    """The environment's variables with their values: for workers only, and never logged."""
+    environment = await auth.worker_environment(request)
+    here = hub(request)
+    await _message(request, _variables_request)
+    async with here.database.transaction() as tx:
+        revision, found = await engine.variables(tx, environment.id)
+    return reply(wire.VariablesReply(revision, {each.name: here.master_keys.open_variable(each) for each in found}))
+
+
 async def garbage(request: Request) -> Response:
     """What a worker has deleted and has found, and what it is to delete now. Each step in a transaction of its own, in the
     order in which they are useful to each other."""
@@ -511,6 +521,7 @@ _dequeue_request = msgspec.json.Decoder(wire.DequeueRequest)
 _heartbeat_request = msgspec.json.Decoder(wire.HeartbeatRequest)
 _census = msgspec.json.Decoder(wire.CheckpointCensus)
 _keys_request = msgspec.json.Decoder(wire.KeysRequest)
+_variables_request = msgspec.json.Decoder(wire.VariablesRequest)
 _garbage_request = msgspec.json.Decoder(wire.GarbageRequest)
 _images_request = msgspec.json.Decoder(wire.ImagesRequest)
 _warm_report = msgspec.json.Decoder(wire.WarmReport)
@@ -541,6 +552,7 @@ routes = [
     Route("/worker/v1/news", news, methods=["GET"]),
     Route("/worker/v1/heartbeat", heartbeat, methods=["POST"]),
     Route("/worker/v1/keys", keys, methods=["POST"]),
+    Route("/worker/v1/variables", variables, methods=["POST"]),
     Route("/worker/v1/checkpoints", checkpoints, methods=["POST"]),
     Route("/worker/v1/garbage", garbage, methods=["POST"]),
     Route("/worker/v1/images", images, methods=["POST"]),

@@ -31,6 +31,7 @@ class Environment(Row):
     accepts_unknown_tasks: bool
     max_queued: int | None
     checkpoint_retention_s: float
+    variables_revision: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +326,18 @@ class DataKey(Row):
     master: str
     created_at: datetime
     retired_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class EnvVar(Row):
+    environment_id: str
+    name: str
+    sealed: bytes
+    master: str
+    size_bytes: int
+    is_secret: bool
+    created_at: datetime
+    updated_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

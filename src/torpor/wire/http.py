@@ -6,6 +6,7 @@
     GET  /worker/v1/news?worker_id=&instance_id=   a long-lived stream, one News as JSON per line, "\\n" as keep-alive
     POST /worker/v1/heartbeat                HeartbeatRequest  -> HeartbeatReply
     POST /worker/v1/keys                     KeysRequest       -> KeysReply         (what images are sealed with)
+    POST /worker/v1/variables                VariablesRequest  -> VariablesReply    (of all runs; never logged)
     POST /worker/v1/checkpoints              CheckpointCensus  -> CheckpointCensus  (which of these to keep)
     POST /worker/v1/garbage                  GarbageRequest    -> GarbageReply      (which objects to delete)
     POST /worker/v1/images                   ImagesRequest     -> ImagesReply       (what the store must hold)
@@ -172,6 +173,7 @@ class Assignment(msgspec.Struct):
     active_s: float = 0.0  # how long the attempt has worked already: counts towards context.max_duration_s
     save_every_s: float | None = None  # make a save point whenever it has worked for so long without one
     preset: Preset = BUILT_IN[DEFAULT_PRESET]  # how much of the machine it may use
+    variables_revision: int = 0  # the run has the environment's variables as they were then, or newer: ask for them
 
 
 class DequeueReply(msgspec.Struct):
@@ -209,6 +211,7 @@ class HeartbeatReply(msgspec.Struct):
     known: bool  # false: the server doesn't know this worker instance; say hello again
     news: list[News]
     current_key: str | None = None  # the data key to seal with now: ask for the keys when it isn't at hand
+    variables_revision: int = 0  # of the environment's variables: ask for them when those at hand are older
 
 
 class DataKey(msgspec.Struct, frozen=True):
@@ -227,6 +230,17 @@ class KeysReply(msgspec.Struct):
 
     keys: list[DataKey]
     current: str  # id of the one to seal with
+
+
+class VariablesRequest(msgspec.Struct):
+    worker_id: str
+
+
+class VariablesReply(msgspec.Struct):
+    """The environment's variables. Workers keep them in memory only, and hand them to runs."""
+
+    revision: int
+    variables: dict[str, str]
 
 
 class CheckpointCensus(msgspec.Struct):

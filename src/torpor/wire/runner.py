@@ -313,8 +313,10 @@ class Begin(msgspec.Struct, tag="begin"):
 
     context: RunContext
     payload: msgspec.Raw
-    env: dict[str, str] = {}
-    env_all: dict[str, str] | None = None  # all that are user code's: those of its zygote may be old
+    env: dict[str, str] | None = None  # variables that the server has for all runs; None: nothing is known of them
+    env_all: dict[str, str] | None = (
+        None  # all that are user code's here, those included: those of its zygote may be old
+    )
     hook: HookCall | None = None
 
 
@@ -343,8 +345,8 @@ class Awoken(msgspec.Struct, tag="awoken"):
 
     restored: bool  # false: this is the same process as before (a dump that was given up, a save point)
     answers: list[Answer] = []
-    env: dict[str, str] = {}  # values that changed meanwhile
-    env_all: dict[str, str] | None = None  # all variables that are user code's here: what is not in it is gone
+    env: dict[str, str] | None = None  # variables that the server has for all runs; None: nothing is known of them
+    env_all: dict[str, str] | None = None  # all that are user code's here, those included: what is not in it is gone
     context: RunContext | None = None  # after a restore: the attempt may be a later one than that which was frozen
     saved: str | None = None  # after a SavePoint: the checkpoint's id, also in a process that was restored from it
     error: str | None = None  # after a SavePoint: why there is no checkpoint

@@ -53,6 +53,7 @@ async def begin(house: House, assignment: http.Assignment) -> Born:
     """
     began = time.perf_counter()
     _refuse_if_closed(house)
+    await house.keep_up(assignment.variables_revision)
     version = house.version(assignment.version)
     if version is None:
         raise NotHere(f"version {assignment.version} is not loaded here")
@@ -63,7 +64,8 @@ async def begin(house: House, assignment: http.Assignment) -> Born:
     except NoNetwork as error:
         raise NotHere(str(error)) from None
     process.fit(assignment.preset)
-    process.say(runner.Begin(assignment.context, payload, env_all=version.environment, hook=assignment.hook))
+    environment, at_server = house.environment, house.set_at_server  # its zygote's may be older
+    process.say(runner.Begin(assignment.context, payload, env=at_server, env_all=environment, hook=assignment.hook))
     version.make_ahead()
     report = http.StartReport(
         assignment.lease,
@@ -101,6 +103,7 @@ async def thaw(house: House, assignment: http.Assignment) -> Born:
     _refuse_if_closed(house)
     stored = assignment.checkpoint
     assert stored is not None
+    await house.variables.at_least(assignment.variables_revision)
     if house.criu is None:
         raise NotHere(f"this worker can't restore: {house.no_freeze_reason}")
     async with restore.prepared(
@@ -192,7 +195,8 @@ def awoken(
     house: House, assignment: http.Assignment, answers: list[runner.Answer], *, saved: str | None = None
 ) -> runner.Awoken:
     """What a restored process is told, when it says `Resumed`."""
-    return runner.Awoken(True, answers, env_all=house.environment, context=assignment.context, saved=saved)
+    environment, at_server = house.environment, house.set_at_server
+    return runner.Awoken(True, answers, env=at_server, env_all=environment, context=assignment.context, saved=saved)
 
 
 def _refuse_if_closed(house: House) -> None:

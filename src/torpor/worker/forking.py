@@ -37,15 +37,23 @@ class Zygote:
         project: where the code is and which modules hold tasks.
         trust: under `foreign` it is only ever started bare, and finds nothing of the user's.
         environment: the variables of user code.
+        own_environment: those of them that are the worker's own: a bare zygote of foreign code has no others.
         import_timeout_s: how long an import may take.
     """
 
     def __init__(
-        self, project: Project, trust: Trust, environment: Mapping[str, str], *, import_timeout_s: float
+        self,
+        project: Project,
+        trust: Trust,
+        environment: Mapping[str, str],
+        own_environment: Mapping[str, str],
+        *,
+        import_timeout_s: float,
     ) -> None:
         self._project = project
         self._trust = trust
         self._environment = environment
+        self._own_environment = own_environment
         self._import_timeout_s = import_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -85,7 +93,8 @@ class Zygote:
             ZygoteDied: it could not be started.
         """
         if self._trust is Trust.FOREIGN:
-            command, environment = bare_command(self._arguments(BARE)), environment_of_bare_zygote(self._environment)
+            command = bare_command(self._arguments(BARE))
+            environment = environment_of_bare_zygote(self._own_environment)
         else:
             command, environment = self._ordinary_command(BARE), self._environment
         reply = await self._launch(command, environment, FORK_TIMEOUT_S)

@@ -1,7 +1,7 @@
 """What all runs of a worker share."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from torpor.worker.isolation import Isolation
 from torpor.worker.link import Link
 from torpor.worker.network import Networks
 from torpor.worker.room import Rooms
-from torpor.worker.trust import Trust, environment_of_runs
+from torpor.worker.trust import Trust, environment_of_runs, with_variables
+from torpor.worker.variables import Variables
 from torpor.worker.version import Version
 
 
@@ -30,6 +31,10 @@ class House:
     run_root: Path
     version: Callable[[str], Version | None]
     networks: Networks
+    variables: Variables
+    """What the server has for all runs."""
+    keep_up: Callable[[int], Awaitable[None]]
+    """Have the variables as they were at that revision, or newer, and versions that were imported with them."""
     isolation: Isolation = field(default_factory=lambda: Isolation("off"))
     """How far its runs are kept apart, and what they lack."""
     trust: Trust = Trust.OWN
@@ -56,6 +61,17 @@ class House:
     """Set when there may be a place for another run."""
 
     @property
-    def environment(self) -> dict[str, str]:
-        """The variables that user code has here."""
+    def own_environment(self) -> dict[str, str]:
+        """The variables that user code has here of the worker's."""
         return environment_of_runs(self.trust, self.settings)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """All that user code has here: those of the server win."""
+        return with_variables(self.own_environment, self.variables.values, self.settings)
+
+    @property
+    def set_at_server(self) -> dict[str, str]:
+        """Those of them that the server has."""
+        everything = self.environment
+        return {name: everything[name] for name in self.variables.values}

@@ -12,7 +12,7 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,6 +48,7 @@ from torpor.worker.room import Rooms
 from torpor.worker.router import NoNetwork
 from torpor.worker.serve import DRAINED, worker_id
 from torpor.worker.trust import Trust, stricter, why_refused
+from torpor.worker.variables import Variables
 from torpor.worker.version import Version
 from torpor.worker.warm import Place as WarmPlace
 from torpor.worker.warm import Warm
@@ -98,6 +99,8 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._one_import = asyncio.Lock()
         self._import_retry_s = IMPORT_RETRY_S
+        self._keeping_up: asyncio.Task[None] | None = None
+        self._kept_up = 0
         self._stopping = asyncio.Event()
         self._draining = asyncio.Event()
         self._in_a_hurry = asyncio.Event()
@@ -114,6 +117,8 @@ class Supervisor:
             run_root,
             self._versions.get,
             Networks(reached(settings.network_reaches)),
+            Variables(self._ask_for_variables),
+            self._keep_up,
             isolation=isolation,
             rooms=Rooms(run_root, settings) if isolated else None,
             cgroups=cgroups,
@@ -138,6 +143,7 @@ class Supervisor:
         await self._look_for_criu()
         await self._find_store()
         await self._introduce()
+        await self._house.variables.at_least(0)  # an import may look at them
         self._spawn(self._load_version())  # meanwhile runs can be restored: an image needs no import
         duties = [self._take_work, self._hear_news, self._renew_leases, self._tidy]
         if sys.platform == "linux":
@@ -224,6 +230,9 @@ class Supervisor:
         reply = await self._house.link.send("keys", http.KeysRequest(self._worker_id), http.KeysReply)
         return {each.id: base64.b64decode(each.key) for each in reply.keys}, reply.current
 
+    async def _ask_for_variables(self) -> http.VariablesReply:
+        return await self._house.link.send("variables", http.VariablesRequest(self._worker_id), http.VariablesReply)
+
     async def _find_store(self) -> None:
         """Learn which store this is. Without it no image could be kept or found."""
         delay_s = 0.5
@@ -277,13 +286,15 @@ class Supervisor:
                 log.error("nothing runs here: %s", self._house.refusal)
                 return
             version, is_thawed = self._versions.get(project.version), False
-            if version is None or version.trust is not self._house.trust:
+            if version is None or not self._fits(version):
                 version = self._new_version(project)
                 is_thawed = await self._replace_versions(version)
             else:
                 version.network = self._house.network
                 await self._report(version, project.machine)
             version.make_ahead()
+            if not self._fits(version):  # they have changed while it was imported
+                self._reload()
             self._house.vacancy.set()
             self._import_retry_s = IMPORT_RETRY_S
             names = ", ".join(task.id for task in version.tasks[:SHOWN_TASKS]) or "no tasks"
@@ -302,6 +313,31 @@ class Supervisor:
             self._import_retry_s = min(self._import_retry_s * 2, LONGEST_IMPORT_RETRY_S)
         except (ConfigError, ApiError, NoNetwork) as error:
             log.error("%s", error)
+
+    def _fits(self, version: Version) -> bool:
+        """It was imported with as much trust as would be now, and with the variables that there are now."""
+        return version.trust is self._house.trust and version.environment == self._house.environment
+
+    async def _keep_up(self, revision: int) -> None:
+        """A run that starts finds the variables in `os.environ`, and what its modules have read of them at import is no older.
+
+        Where the import fails with the new ones, the version stays as it was imported; its runs have the new ones all the same.
+        """
+        if revision > self._kept_up:
+            self._kept_up, self._keeping_up = revision, self._spawn(self._take_up(revision))
+        if self._keeping_up is not None:
+            # Shielded: a run that is taken back meanwhile must not end what others wait for.
+            await asyncio.shield(self._keeping_up)
+
+    async def _take_up(self, revision: int) -> None:
+        try:
+            await self._house.variables.at_least(revision)
+        except ApiError:
+            self._kept_up = 0  # whoever needs them next asks again
+            raise
+        if not all(map(self._fits, self._versions.values())):
+            log.info("variables of the environment have changed: the project is imported again")
+            await self._load_version()
 
     async def _replace_versions(self, version: Version) -> bool:
         """Import it, or thaw it (true), and let it take the place of those before, whose runs live on. If that fails nothing of
@@ -359,6 +395,7 @@ class Supervisor:
             house.run_root,
             isolated=self._isolated,
             environment=environment,
+            own_environment=house.own_environment,
             trust=house.trust,
             on_changed=self._reload,
             warm=warm,
@@ -466,6 +503,8 @@ class Supervisor:
         reply = await self._house.link.send("heartbeat", heartbeat, http.HeartbeatReply)
         if reply.current_key is not None:
             self._house.images.keys.announce(reply.current_key)
+        if reply.variables_revision > self._kept_up:
+            self._spawn(self._keep_up(reply.variables_revision))
         if not reply.known:
             await self._introduce()
             await self._load_version()
@@ -546,10 +585,11 @@ class Supervisor:
     def _reload(self) -> None:
         self._spawn(self._load_version())
 
-    def _spawn(self, coroutine: Any) -> None:
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._spawned_ended)
+        return task
 
     def _spawned_ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

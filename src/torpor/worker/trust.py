@@ -96,10 +96,19 @@ def environment_of_runs(trust: Trust, settings: Settings, ours: Mapping[str, str
     return theirs | cpu.environment(settings.cpu_baseline, theirs)
 
 
+def with_variables(ours: Mapping[str, str], variables: Mapping[str, str], settings: Settings) -> dict[str, str]:
+    """What `environment_of_runs` gives, and over it the environment's variables, which the server has. But what holds code to
+    the baseline of the CPU stays.
+    """
+    theirs = {**ours, **variables}
+    return theirs | cpu.environment(settings.cpu_baseline, theirs)
+
+
 def environment_of_bare_zygote(environment: Mapping[str, str]) -> dict[str, str]:
     """Of the variables of foreign code those that matter to an interpreter and C libraries when they start, and can't do harm.
 
-    What `TORPOR_RUN_ENV` names is not among them: it could be PYTHONPATH or LD_PRELOAD, with a path of the project's.
+    What `TORPOR_RUN_ENV` names is not among them: it could be PYTHONPATH or LD_PRELOAD, with a path of the project's. And the
+    variables of the environment are whose the code is, so `environment` must be the worker's own.
     """
     return _matching(environment, (*PASSED_ON, *cpu.VARIABLES))
 

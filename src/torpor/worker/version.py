@@ -64,7 +64,8 @@ class Version:
         on_changed: called when the project's files are no longer those of this version: what is imported from them now
             would not be this version.
         isolated: runners get namespaces of their own.
-        environment: what user code has.
+        environment: what user code has, and has when it is imported.
+        own_environment: what of that is the worker's own; None: all.
         trust: how far it is trusted.
         warm: where its warm images are; None where nothing can be frozen.
         rooms: in which runners are; None: in none.
@@ -85,6 +86,7 @@ class Version:
         *,
         isolated: bool,
         environment: Mapping[str, str],
+        own_environment: Mapping[str, str] | None = None,
         trust: Trust = Trust.OWN,
         on_changed: Callable[[], object] = lambda: None,
         warm: Warm | None = None,
@@ -108,7 +110,8 @@ class Version:
         self._cgroups = cgroups
         self._imported: wire.Imported | None = None
         self._may_fork = trust is Trust.OWN
-        self._zygote = Zygote(project, trust, self.environment, import_timeout_s=import_timeout_s)
+        own = self.environment if own_environment is None else own_environment
+        self._zygote = Zygote(project, trust, self.environment, own, import_timeout_s=import_timeout_s)
         self._one_at_a_time = asyncio.Lock()
         self._warming = Warming(warm, self.name)
         self._spare: RunProcess | None = None
