@@ -90,13 +90,13 @@ async def empty(database: Database) -> None:
         await tx.execute("set local session_replication_role = replica")
         await tx.execute(
             """delete from environments; delete from api_keys; delete from used_tokens;
-               delete from workers; delete from tasks; delete from runs;
+               delete from workers; delete from tasks; delete from runs; delete from run_tags;
                delete from idempotency_keys; delete from attempts; delete from waitpoints; delete from waits;
                delete from checkpoints; delete from images; delete from packs; delete from image_packs;
                delete from let_go; delete from refusals; delete from warm_images; delete from data_keys;
                delete from events; delete from logs; delete from turns; delete from queues; delete from presets;
                delete from cascades; delete from batches; delete from batch_items; delete from schedules;
-               delete from stream_chunks; delete from streams"""
+               delete from stream_chunks; delete from streams; delete from bulk_actions; delete from bulk_runs"""
         )
 
 

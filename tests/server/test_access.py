@@ -31,6 +31,7 @@ PATH = {
     "key_id": "apikey_x",
     "checkpoint_id": "checkpoint_x",
     "worker_id": "worker_x",
+    "project_ref": "proj_x",
     "given_hash": "0" * 64,
     "environment_id": "env_x",
     "filename": "trigger/packet_x/payload.json",
@@ -47,6 +48,7 @@ BODIES: dict[str, dict[str, Any]] = {
         "headers": {"content-type": "application/x-ndjson"},
     },
     "GET /api/v1/runs": {"params": {"filter[taskIdentifier]": "echo"}},
+    "GET /api/v1/projects/{project_ref}/runs": {"params": {"filter[taskIdentifier]": "echo"}},
 }
 """For routes whose body or query names what the scopes are about."""
 

@@ -3,7 +3,7 @@
 import pytest
 from starlette.datastructures import QueryParams
 
-from torpor.engine.read import Listing, Page
+from torpor.engine.pages import Listing, Page
 from torpor.server.errors import Refused
 from torpor.server.paging import page_reply, read_page
 

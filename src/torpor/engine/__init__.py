@@ -46,7 +46,8 @@
     14. events.py       record, tell: the story.  logs.py: append
         metadata.py     change_metadata, report_metadata: what a run tells of itself.  tags.py: add_tags
         streams.py      append_parts, report_parts: what it makes, and what is sent to it (family.py: its parent and root)
-    15. read.py         for API and dashboard; writes nothing (read_batch.py: batches and their results; read_streams.py)
+    15. read.py         for API and dashboard; writes nothing (pages.py: lists; read_runs.py: runs by whatever filters them;
+                        read_batch.py: batches and their results; read_streams.py)
 
 Each verb is one function that takes a transaction and `now`, and never reads a clock. It locks the run, compares the
 lease, checks the state, writes everything that belongs together, and answers with a small frozen value.
@@ -164,6 +165,7 @@ from torpor.engine.metadata import (
 from torpor.engine.move import move
 from torpor.engine.one_time import forget_tokens, token_use, use_token
 from torpor.engine.outcomes import Awake, Blocked, ImageRejected, Lease, Ok, Stale, Suspended, Unknown
+from torpor.engine.pages import Listing, Page
 from torpor.engine.payload import PayloadMisfit
 from torpor.engine.prune import (
     Place,
@@ -178,7 +180,8 @@ from torpor.engine.prune import (
     prune_workers,
     unused_objects,
 )
-from torpor.engine.read import Listing, Page, RunFilter, TokenFilter, TokenView
+from torpor.engine.read import TokenFilter, TokenView
+from torpor.engine.read_runs import RunFilter
 from torpor.engine.refuse import refuse
 from torpor.engine.repair import Fault, FaultKind, find_faults, repair
 from torpor.engine.replay import replay

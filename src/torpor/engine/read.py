@@ -1,13 +1,12 @@
 """Fetch and list, for the API, the command line and the dashboard. Writes nothing."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar
 
 from torpor.engine.answers import ALARM
 from torpor.engine.complete import next_due
-from torpor.engine.states import STATUS
+from torpor.engine.pages import FIRST, Conditions, Listing, Numbered, Page, read_page
+from torpor.engine.read_runs import RunFilter, runs
 from torpor.store.database import Transaction
 from torpor.store.records import (
     Attempt,
@@ -57,53 +56,8 @@ __all__ = [
 ]
 
 STORY_LIMIT = 1000
-T = TypeVar("T")
 
 TOKEN_STATUS = {"WAITING": "pending", "COMPLETED": "completed", "TIMED_OUT": "timed_out"}
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A place in a list, newest first: `after` an id goes to older ones, `before` an id to newer ones."""
-
-    size: int = 25
-    after: str | None = None
-    before: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Listing(Generic[T]):
-    """One page. `next` and `previous` are ids for `Page.after` and `Page.before`, if there is more that way."""
-
-    items: list[T]
-    next: str | None
-    previous: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Numbered(Generic[T]):
-    """One page of a list whose pages have numbers, from 1, and how many items there are in all."""
-
-    items: list[T]
-    page: int
-    size: int
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class RunFilter:
-    """Which runs; what is not set doesn't filter. `status` holds public names (see states.STATUS)."""
-
-    status: list[str] | None = None
-    task_ids: list[str] | None = None
-    versions: list[str] | None = None
-    tags: list[str] | None = None  # any of
-    is_test: bool | None = None
-    presets: list[str] | None = None
-    batch_id: str | None = None  # also runs that an item of the batch has joined
-    schedule_ids: list[str] | None = None
-    created_from: datetime | None = None
-    created_to: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,26 +186,6 @@ async def scopes_of_run(tx: Transaction, environment_id: str, run_id: str) -> di
     return {"task": [row["task_id"]], "tag": row["tags"], "batch": row["batches"]} if row else None
 
 
-async def runs(
-    tx: Transaction, environment_id: str, where: RunFilter = RunFilter(), page: Page = Page()
-) -> Listing[Run]:
-    """Runs, newest first."""
-    conditions = _Conditions(environment_id)
-    conditions.parts.append("hook is null")  # those are part of another run's story
-    if where.status is not None:
-        conditions.add("state = any({}::text[])", [state for state, name in STATUS.items() if name in where.status])
-    conditions.add_if("task_id = any({}::text[])", where.task_ids)
-    conditions.add_if("version = any({}::text[])", where.versions)
-    conditions.add_if("tags && {}::text[]", where.tags)
-    conditions.add_if("is_test = {}", where.is_test)
-    conditions.add_if("preset = any({}::text[])", where.presets)
-    conditions.add_if("id in (select run_id from batch_items where batch_id = {})", where.batch_id)
-    conditions.add_if("schedule_id = any({}::text[])", where.schedule_ids)
-    conditions.add_if("created_at >= {}", where.created_from)
-    conditions.add_if("created_at <= {}", where.created_to)
-    return await _page(tx, "runs", conditions, page, Run.of)
-
-
 async def children(tx: Transaction, environment_id: str, run_id: str, *, limit: int = 100) -> list[Run]:
     """Runs that this run has triggered, oldest first."""
     rows = await tx.fetch(
@@ -300,11 +234,11 @@ async def checkpoint(tx: Transaction, environment_id: str, checkpoint_id: str) -
     return Checkpoint.of(row) if row else None
 
 
-async def checkpoints_of_environment(tx: Transaction, environment_id: str, page: Page = Page()) -> Listing[Checkpoint]:
+async def checkpoints_of_environment(tx: Transaction, environment_id: str, page: Page = FIRST) -> Listing[Checkpoint]:
     """Checkpoints of all runs that the runs or forks may be restored from, newest first."""
-    conditions = _Conditions(environment_id)
+    conditions = Conditions(environment_id)
     conditions.parts = ["state in ('usable', 'kept')", "run_id in (select id from runs where environment_id = $1)"]
-    return await _page(tx, "checkpoints", conditions, page, Checkpoint.of)
+    return await read_page(tx, "checkpoints", conditions, page, Checkpoint.of)
 
 
 async def waits_of_checkpoint(tx: Transaction, checkpoint: Checkpoint) -> list[WaitView]:
@@ -342,10 +276,10 @@ async def token(tx: Transaction, environment_id: str, waitpoint_id: str) -> Toke
 
 
 async def tokens(
-    tx: Transaction, environment_id: str, where: TokenFilter = TokenFilter(), page: Page = Page()
+    tx: Transaction, environment_id: str, where: TokenFilter = TokenFilter(), page: Page = FIRST
 ) -> Listing[TokenView]:
     """Tokens, newest first."""
-    conditions = _Conditions(environment_id)
+    conditions = Conditions(environment_id)
     conditions.parts.append("kind = 'token'")
     if where.status is not None:
         wanted = [TOKEN_STATUS[name] for name in where.status if name in TOKEN_STATUS]
@@ -357,7 +291,7 @@ async def tokens(
     conditions.add_if("(title is not null) = {}", where.is_approval)
     conditions.add_if("created_at >= {}", where.created_from)
     conditions.add_if("created_at <= {}", where.created_to)
-    listing = await _page(tx, "waitpoints", conditions, page, Waitpoint.of)
+    listing = await read_page(tx, "waitpoints", conditions, page, Waitpoint.of)
     return Listing(await _views(tx, listing.items), listing.next, listing.previous)
 
 
@@ -419,47 +353,6 @@ async def schedules(tx: Transaction, environment_id: str, page: int = 1, size: i
         (page - 1) * size,
     )
     return Numbered([Schedule.of(row) for row in rows], page, size, count or 0)
-
-
-class _Conditions:
-    """A where clause under construction; `{}` stands for the value's number."""
-
-    def __init__(self, environment_id: str) -> None:
-        self.parts = ["environment_id = $1"]
-        self.values: list[Any] = [environment_id]
-
-    def add(self, text: str, value: Any) -> None:
-        self.values.append(value)
-        self.parts.append(text.replace("{}", f"${len(self.values)}"))
-
-    def add_if(self, text: str, value: Any) -> None:
-        if value is not None:
-            self.add(text, value)
-
-
-async def _page(
-    tx: Transaction, table: str, conditions: _Conditions, page: Page, make: Callable[[Mapping[str, Any]], T]
-) -> Listing[T]:
-    """Newest first by (created_at, id). One row more than asked for tells whether there is more that way."""
-    backwards = page.before is not None
-    cursor = page.before or page.after
-    if cursor is not None:
-        sign = ">" if backwards else "<"
-        conditions.add(f"(created_at, id) {sign} (select created_at, id from {table} where id = {{}})", cursor)
-    order = "created_at, id" if backwards else "created_at desc, id desc"
-    conditions.values.append(page.size + 1)
-    rows = await tx.fetch(
-        f"select * from {table} where {' and '.join(conditions.parts)} order by {order} limit ${len(conditions.values)}",
-        *conditions.values,
-    )
-    has_more = len(rows) > page.size
-    rows = rows[: page.size]
-    if backwards:
-        rows.reverse()
-    first, last = (rows[0]["id"], rows[-1]["id"]) if rows else (None, None)
-    # Whoever came here by a cursor came from somewhere.
-    has_next, has_previous = (True, has_more) if backwards else (has_more, page.after is not None)
-    return Listing([make(row) for row in rows], last if has_next else None, first if has_previous else None)
 
 
 async def _views(tx: Transaction, waitpoints: list[Waitpoint]) -> list[TokenView]:

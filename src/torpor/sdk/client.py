@@ -84,8 +84,8 @@ class Client:
         return self._do(calls.run(run_id))
 
     def runs(self, **filters: Any) -> Iterator[Json]:
-        """Runs that fit, newest first: `status`, `task`, `tag`, `version`, `is_test`, `schedule`, `since`, `until`,
-        `period`."""
+        """Runs that fit, newest first: `status`, `task`, `tag`, `version`, `queue`, `machine`, `region`, `is_test`,
+        `schedule`, `batch`, `bulk_action`, `search`, `since`, `until`, `period`."""
         return self._each(calls.Pages("/api/v1/runs", filters))
 
     def cancel(self, run_id: str, *, at_once: bool = False) -> Json:

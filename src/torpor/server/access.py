@@ -71,6 +71,7 @@ ROUTES: dict[str, Access] = {
     # runs
     "POST /api/v1/tasks/{task_id}/trigger": once("trigger:tasks:{task_id}"),
     "GET /api/v1/runs": public("read:runs", "read:tasks:{each task}"),
+    "GET /api/v1/projects/{project_ref}/runs": public("read:runs", "read:tasks:{each task}"),
     "GET /api/v3/runs/{run_id}": public(*READ_RUN),
     "GET /api/v1/runs/{run_id}/result": keyed(*READ_RUN),
     "POST /api/v2/runs/{run_id}/cancel": public(*WRITE_RUN),

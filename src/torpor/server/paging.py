@@ -12,7 +12,7 @@ from typing import Any
 from starlette.datastructures import QueryParams
 
 from torpor.durations import parse_duration, parse_instant
-from torpor.engine.read import Listing, Numbered, Page
+from torpor.engine.pages import Listing, Numbered, Page
 from torpor.server.errors import Refused
 
 DEFAULT_SIZE = 25

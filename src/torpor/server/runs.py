@@ -13,7 +13,7 @@ from starlette.responses import Response
 from torpor import engine
 from torpor.engine import read
 from torpor.engine.states import ENDS, STATUS, RunState
-from torpor.server import auth, offload, paging, render, signing, uploads
+from torpor.server import auth, offload, paging, render, run_filter, signing, uploads
 from torpor.server.auth import Keyed
 from torpor.server.bodies import decode, read_body, reply
 from torpor.server.errors import Refused, not_found, stale
@@ -169,45 +169,28 @@ async def _known(tx: Transaction, environment: Environment, run_id: str) -> Run:
     return run
 
 
-_LIST_FILTERS = frozenset(
-    f"filter[{name}]"
-    for name in (
-        "status",
-        "taskIdentifier",
-        "version",
-        "tag",
-        "isTest",
-        "machine",
-        "batch",
-        "schedule",
-        "createdAt][from",
-        "createdAt][to",
-        "createdAt][period",
-    )
-)
-
-
 @router.get("/api/v1/runs")
 async def listing(request: Request, environment: Keyed) -> Response:
-    here = hub(request)
-    query, now = request.query_params, here.clock.now()
+    return await _page(request, environment)
+
+
+@router.get("/api/v1/projects/{project_ref}/runs")
+async def listing_of_project(request: Request, project_ref: str, environment: Keyed) -> Response:
+    """A server has one project, whatever it is called. `filter[env]`: nothing is in another environment than the key's."""
+    return await _page(request, environment, frozenset({"filter[env]"}))
+
+
+async def _page(request: Request, environment: Environment, more_filters: frozenset[str] = frozenset()) -> Response:
+    here, query = hub(request), request.query_params
+    now, page = here.clock.now(), paging.read_page(query)
     _check_listing(auth.caller(request), paging.several(query, "filter[taskIdentifier]"))
-    paging.refuse_filters(query, _LIST_FILTERS)
-    since, until = paging.created_between(query, now)
-    wanted = read.RunFilter(
-        status=paging.statuses(query, set(STATUS.values())),
-        task_ids=paging.several(query, "filter[taskIdentifier]"),
-        versions=paging.several(query, "filter[version]"),
-        tags=paging.several(query, "filter[tag]"),
-        is_test=paging.flag(query, "filter[isTest]"),
-        presets=paging.several(query, "filter[machine]"),
-        batch_id=query.get("filter[batch]") or None,
-        schedule_ids=paging.several(query, "filter[schedule]"),
-        created_from=since,
-        created_to=until,
-    )
+    wanted = run_filter.of_query(query, more_filters, now)
+    if "filter[env]" in more_filters and environment.slug not in (
+        paging.several(query, "filter[env]") or [environment.slug]
+    ):
+        return reply(paging.page_reply([], engine.Listing([], None, None)))
     async with here.database.transaction() as tx:
-        found = await read.runs(tx, environment.id, wanted, paging.read_page(query))
+        found = await read.runs(tx, environment.id, wanted, page)
     return reply(paging.page_reply([render.run_in_list(run, environment, now) for run in found.items], found))
 
 

@@ -1,0 +1,167 @@
+"""What a page of a list costs in a long history: runs by every filter, common and rare, new and old.
+
+    python bench/lists.py                  1,000,000 runs
+    python bench/lists.py --runs 100000    fewer
+
+The history is skewed as real ones are: one task and one version make most of it, what failed failed in one bad week,
+a tag that half of the runs have is on the older half. Each page is read as the server reads it, and each statement is
+explained: one that reads the runs as a whole is told, and the exit code is 1.
+"""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from dequeue import Explaining, World
+from measured import row
+
+from torpor.engine import Listing, Page, RunFilter, read
+from torpor.store.database import Database
+from torpor.store.embedded import EmbeddedPostgres
+from torpor.store.migrate import upgrade
+from torpor.store.records import Run
+
+TIMES = 5
+FILL = """
+insert into runs (id, environment_id, task_id, queue, version, state, preset, tags, is_test, schedule_id, batch_id,
+                  batch_index, payload, output, attempt, max_attempts, lease, available_at, created_at, updated_at,
+                  started_at, finished_at)
+select 'run_' || substr(md5(n::text), 1, 24), $1, task, 'task/' || task, version, state,
+       case when n % 1000 = 0 then 'large-2x' else 'small-1x' end, tags, n % 5000 = 0,
+       case when n % 10000 = 0 then 'sched_rare' when n % 2 = 0 then 'sched_common' end,
+       case when n > $2 - 100000 and n <= $2 - 50000 then 'batch_large' end,
+       case when n > $2 - 100000 and n <= $2 - 50000 then n end,
+       '{"n": 1}', case when state = 'completed' then '"done"' end, 1, 3, 2, at, at, at, at,
+       case when state <> 'queued' then at end
+from (
+    select n, $3::timestamptz - ($2 - n) * interval '2 seconds' as at,
+           case when n % 100000 = 7 then 'task-rare' when n % 10 = 0 then 'task-some' else 'task-main' end as task,
+           case when n <= $2 / 4 then 'v-old' else 'v-new' end as version,
+           case when n > $2 - 1000 then 'queued' when n between $2 / 10 and $2 / 10 + 5000 then 'failed'
+                else 'completed' end as state,
+           case when n = 77 then array['tag-rare', 'tag-old'] when n <= $2 / 2 then array['tag-old', 'c' || n % 100]
+                else array['c' || n % 100] end as tags
+    from generate_series(1, $2::int) n) as made
+"""
+LISTS: list[tuple[str, dict[str, Any]]] = [
+    ("no filter", {}),
+    ("status, common", {"status": ["COMPLETED"]}),
+    ("status, several, old ones", {"status": ["FAILED", "CRASHED"]}),
+    ("status, none", {"status": ["TIMED_OUT"]}),
+    ("task, common", {"task_ids": ["task-main"]}),
+    ("task, ten of a million", {"task_ids": ["task-rare"]}),
+    ("task and status, old ones", {"task_ids": ["task-main"], "status": ["FAILED"]}),
+    ("task and status, none", {"task_ids": ["task-some"], "status": ["CRASHED"]}),
+    ("version, the older quarter", {"versions": ["v-old"]}),
+    ("queue", {"queues": ["task/task-some"]}),
+    ("queue and status", {"queues": ["task/task-main"], "status": ["QUEUED"]}),
+    ("machine, one of a thousand", {"presets": ["large-2x"]}),
+    ("machine, none", {"presets": ["micro"]}),
+    ("tag, one of a hundred", {"tags": ["c7"]}),
+    ("tag, one run, the oldest", {"tags": ["tag-rare"]}),
+    ("tag, none", {"tags": ["none"]}),
+    ("tag, half of the runs, the older ones", {"tags": ["tag-old"]}),
+    ("tags, two, and status", {"tags": ["c7", "c8"], "status": ["FAILED"]}),
+    ("test runs", {"is_test": True}),
+    ("schedule, common", {"schedule_ids": ["sched_common"]}),
+    ("schedule, a hundred runs", {"schedule_ids": ["sched_rare"]}),
+    ("batch of 50,000", {"batch_id": "batch_large"}),
+    ("bulk action, 100,000 runs", {"bulk_id": "bulk_large"}),
+    ("created within an hour, three weeks ago", {"hour": 1}),
+    ("search, the beginning of an id", {"search": "run_a0"}),
+    ("search, the beginning of tasks' names", {"search": "task"}),
+    ("search, a tag", {"search": "tag-rare"}),
+]
+
+
+async def fill(world: World, count: int) -> datetime:
+    now = datetime.now(UTC)
+    async with world.database.transaction() as tx:
+        await tx.execute(FILL, world.environment_id, count, now)
+        await tx.execute(
+            """insert into tasks (environment_id, version, id, file, line, is_async, parameters, payload_schema, retry,
+                                  reported_at)
+               select environment_id, version, task, file, line, is_async, parameters, payload_schema, retry, reported_at
+               from tasks, unnest(array['task-main', 'task-some', 'task-rare']) as task"""
+        )
+        await tx.execute(
+            """insert into bulk_actions (id, environment_id, kind, total, succeeded, created_at, completed_at)
+               select 'bulk_large', $1, 'cancel', $2, $2, $3, $3""",
+            world.environment_id,
+            count // 10,
+            now,
+        )
+        await tx.execute(
+            """insert into bulk_runs (bulk_id, place, run_id, shown_id, shown_at)
+               select 'bulk_large', row_number() over (), id, id, created_at from runs limit $1""",
+            count // 10,
+        )
+    async with world.database.transaction() as tx:
+        await tx.execute("analyze")
+    return now
+
+
+async def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=1_000_000)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="torpor-bench-") as directory:
+        postgres = EmbeddedPostgres(Path(directory, "postgres"))
+        url = await postgres.start()
+        try:
+            await upgrade(url)
+            database = await Database.connect(url)
+            world = World(database)
+            await world.set_up()
+            began = time.perf_counter()
+            now = await fill(world, chosen.runs)
+            print(f"{chosen.runs:,} runs made in {time.perf_counter() - began:.0f} s; milliseconds for a page of 25")
+            found: dict[str, set[str]] = {}
+            for what, filters in LISTS:
+                await measure(world, what, where(filters, now), found)
+            scans = sorted(found.get("scans", ()))
+            print(f"{len(found['statements'])} statements explained, {len(scans)} sequential scans of runs")
+            print(*scans, sep="\n")
+            await database.close()
+        finally:
+            await postgres.destroy()
+    return 1 if scans else 0
+
+
+def where(filters: dict[str, Any], now: datetime) -> RunFilter:
+    if "hour" in filters:
+        since = now - timedelta(days=21)
+        return RunFilter(created_from=since, created_to=since + timedelta(hours=1))
+    return RunFilter(**filters)
+
+
+async def measure(world: World, what: str, wanted: RunFilter, found: dict[str, set[str]]) -> None:
+    """The first page and the one behind it, again and again."""
+    first: list[float] = []
+    second: list[float] = []
+    page = Listing[Run]([], None, None)
+    for _ in range(TIMES):
+        began = time.perf_counter()
+        async with world.database.transaction() as tx:
+            page = await read.runs(tx, world.environment_id, wanted)
+        first.append((time.perf_counter() - began) * 1000)
+        if page.next:
+            began = time.perf_counter()
+            async with world.database.transaction() as tx:
+                await read.runs(tx, world.environment_id, wanted, Page(after=page.next))
+            second.append((time.perf_counter() - began) * 1000)
+    row(f"{what} ({len(page.items)}{'+' if page.next else ''})", first)
+    if second:
+        row("  … the next page", second)
+    async with world.database.transaction() as tx:
+        explaining: Any = Explaining(tx, {"runs", "bulk_runs"}, found, what)
+        await read.runs(explaining, world.environment_id, wanted)
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
