@@ -37,7 +37,6 @@ PATH = {
     "filename": "trigger/packet_x/payload.json",
     "path": "upload_x/payload.json",
     "field": "payload",
-    "project_ref": "proj_x",
     "slug": "dev",
     "each task": "echo",
 }

@@ -95,7 +95,7 @@ NEWER = {
 NOT_SERVED = {
     *("runs.subscribeToRun", "runs.subscribeToRunsWithTag", "runs.subscribeToBatch"),
     *("streams.read", "runs.fetchStream", "streams.define", "streams.input"),
-    *(name for name in EXPECTED if name.startswith(("runs.bulk", "envvars", "deployments", "query"))),
+    *(name for name in EXPECTED if name.startswith(("runs.bulk", "deployments", "query"))),
 }
 """What this server doesn't answer."""
 ONLY_IN_ONE_VERSION = {

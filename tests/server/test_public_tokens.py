@@ -12,8 +12,10 @@ import jwt
 import pytest
 from fake_worker import KEY, FakeWorker, Start
 
+from torpor import ids
 from torpor.errors import ApiError, NotFound, Unauthorized, Unprocessable
 from torpor.sdk.client import AsyncClient
+from torpor.wire import http as wire
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")]
 
@@ -459,3 +461,26 @@ async def test_the_python_client_takes_a_public_token_for_a_key(client: AsyncCli
             await page.tasks()
     with pytest.raises(NotFound):
         await client.run("run_x")
+
+
+async def test_a_wait_token_that_a_run_makes_has_a_token_that_completes_it_and_nothing_else(
+    client: AsyncClient, worker: FakeWorker, pages: Pages
+) -> None:
+    run = await client.trigger("echo")
+    given = await worker.take_and_start()
+    call = wire.TokenCall(ids.new("waitpoint"), given.lease)
+    made = await worker.say(f"runs/{run['id']}/tokens", call, wire.TokenReply)
+    again = await worker.say(f"runs/{run['id']}/tokens", call, wire.TokenReply)
+    assert made.public_token is not None
+    assert again.public_token is not None, "also when the answer was lost"
+    other = (await client.create_token())["id"]
+    [key] = await client.api_keys()
+    new = (await client.rotate_key(key["id"], overlap=0))["key"]
+    page = Page(pages.http, pages.url, made.public_token)
+    complete = "/api/v1/waitpoints/tokens/{}/complete"
+    assert await page.status("POST", complete.format(other), {"data": 1}) == 403
+    assert await page.status("GET", f"/api/v3/runs/{run['id']}") == 403
+    done = await page.status("POST", complete.format(made.waitpoint_id), {"data": {"by": "a page"}})
+    assert done == 200, "though the key that was there is over"
+    async with AsyncClient(pages.url, new) as later:
+        assert (await later.token(made.waitpoint_id))["status"] == "COMPLETED"

@@ -40,7 +40,7 @@ class Token:
         id: give it to `wait.for_token`, or to `Client.complete_token`.
         url: a POST of JSON to it completes the token, without a key.
         is_cached: it was made before, with the same idempotency key.
-        public_token: lets a browser complete it, where the server hands one out.
+        public_access_token: lets a browser or an app complete this token, and do nothing else, for a day.
 
     Example:
         >>> Token("waitpoint_1", "https://api.example.com/callback").id
@@ -50,7 +50,7 @@ class Token:
     id: str
     url: str
     is_cached: bool = False
-    public_token: str | None = None
+    public_access_token: str | None = None
 
 
 @dataclass(frozen=True)

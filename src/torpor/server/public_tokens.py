@@ -2,8 +2,10 @@
 
     signed by a client     with an environment's secret key; no `kid`
     signed by a server     with a secret that it derives from its master key for one key's id, which is the `kid`
+    … for a run            the same, for the environment's id: what a run has made, and no key is behind
 
-Either way a token is worth as much as the key that it was made with: when that is over, so is the token.
+A token is worth as much as the key that it was made with: when that is over, so is the token. Those for runs are good until
+their end, as callback URLs are.
 
 Everything that the official client writes is demanded, and nothing else is understood: exactly HS256, the issuer and the
 audience, an end. PyJWT checks the signature; times are compared with the server's own clock.

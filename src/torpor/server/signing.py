@@ -21,6 +21,7 @@ from torpor.server.bodies import decode, read_body, reply
 from torpor.server.errors import Refused
 from torpor.server.hub import Hub, hub
 from torpor.store.database import Transaction
+from torpor.store.records import Environment
 
 LIFETIME_S = 15 * 60.0
 LONGEST_S = 30 * 24 * 3600.0
@@ -108,6 +109,19 @@ def headers(
         tasks=tasks,
     )
     return {"x-trigger-jwt": token, "x-trigger-jwt-claims": msgspec.json.encode(_claims(caller)).decode()}
+
+
+def for_a_run(here: Hub, environment: Environment, granted: Collection[str], *, lifetime_s: float) -> str:
+    """A token for something that a run has made. Workers have no key, so no key is behind it: it is good until its end."""
+    now = here.clock.now()
+    return public_tokens.signed(
+        here.master_keys.derive(auth.signing(environment.id))[0],
+        environment.id,
+        granted,
+        key_id=environment.id,
+        expires_at=now + timedelta(seconds=lifetime_s),
+        now=now,
+    )
 
 
 async def use_once(tx: Transaction, caller: Caller, used_for: str) -> None:

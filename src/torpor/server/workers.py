@@ -20,7 +20,7 @@ from starlette.routing import Route
 from torpor import engine, ids
 from torpor.durations import parse_instant
 from torpor.engine import read
-from torpor.server import auth, batches, offload, render
+from torpor.server import auth, batches, offload, render, signing
 from torpor.server.bodies import WORKER_LIMIT, decode, read_body, reply
 from torpor.server.errors import Refused, not_found, stale
 from torpor.server.garbage import collect_garbage
@@ -484,7 +484,10 @@ async def tokens(request: Request) -> Response:
     if isinstance(made, engine.Stale):
         raise stale()
     url = render.token_url(here, made.waitpoint_id)
-    return reply(wire.TokenReply(made.waitpoint_id, url, made.is_cached))
+    completes = signing.for_a_run(
+        here, environment, [f"write:waitpoints:{made.waitpoint_id}"], lifetime_s=signing.OF_A_WAIT_TOKEN_S
+    )
+    return reply(wire.TokenReply(made.waitpoint_id, url, made.is_cached, completes))
 
 
 def _instant(name: str, text: str | None) -> datetime | None:
