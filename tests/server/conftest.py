@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,16 +9,13 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from fake_worker import KEY, TOKEN, FakeWorker, Start
+from npm_packages import installed
 
 from torpor.config import Settings
 from torpor.sdk.client import AsyncClient
 from torpor.server.serve import serve
 from torpor.store.embedded import EmbeddedPostgres
-
-sys.path.insert(0, str(Path(__file__).parent))  # where pytest's importlib mode puts nothing
-
-from fake_worker import KEY, TOKEN, FakeWorker, Start
-from npm_packages import installed
 
 _numbers = itertools.count(1)
 

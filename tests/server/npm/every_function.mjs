@@ -134,8 +134,8 @@ await call("runs.fetchStream", async (fetchStream) => {
 });
 await call("streams.define", async (define) => all(await define({ id: "tokens" }).read(streaming.id, { startIndex: 1, timeoutInSeconds: 5 })));
 await call("streams.input", async (input) => {
-  const stays = await tasks.trigger("stay");
-  await input({ id: "answers" }).send(stays.id, { approved: true });
+  const { id } = await tasks.trigger("stay");
+  await input({ id: "answers" }).send(id, { approved: true });
   return "sent";
 });
 
@@ -146,18 +146,19 @@ await call("runs.list", async (list) => {
   return page.data.map(({ id, env }) => [id === run.id, env.name]);
 });
 await call("runs.cancel", async (cancel) => {
-  const stays = await tasks.trigger("stay");
-  return [(await cancel(stays.id)).id === stays.id, (await runs.retrieve(stays.id)).status];
+  const later = await tasks.trigger("echo", 1, { delay: "1h" });
+  return [(await cancel(later.id)).id === later.id, (await runs.retrieve(later.id)).status];
 });
 await call("runs.replay", async (replay) => {
   const { id } = await replay(run.id);
   return [isRun(id), id !== run.id];
 });
 await call("runs.bulk.cancel", async (cancel) => {
-  const stays = [await tasks.trigger("stay", 1, { tags: ["many"] }), await tasks.trigger("stay", 2, { tags: ["many"] })];
+  const later = { tags: ["many"], delay: "1h" };
+  const [first] = [await tasks.trigger("echo", 1, later), await tasks.trigger("echo", 2, later)];
   const { id } = await cancel({ filter: { tag: "many" }, name: "all of many" });
   const { status, type, name, counts } = await runs.bulk.poll(id, { pollIntervalMs: 20 });
-  return [status, type, name, counts.total, (await runs.retrieve(stays[0].id)).status];
+  return [status, type, name, counts.total, (await runs.retrieve(first.id)).status];
 });
 let action;
 await call("runs.bulk.replay", async (replay) => {

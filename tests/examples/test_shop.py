@@ -1,0 +1,111 @@
+"""The example with two sides: a Node and a Python program drive a task of `torpor dev`, which is frozen while a person thinks."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from npm_packages import installed
+
+from torpor.cli.project import DevState, read_state
+from torpor.errors import TorporError
+from torpor.sdk.client import Client
+
+pytestmark = [pytest.mark.criu, pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")]
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+PATIENCE_S = 60.0
+
+
+def eventually(look: Callable[[], object], what: str) -> None:
+    """Until it is true; a fact that never comes is told by its name."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        try:
+            if look():
+                return
+        except TorporError:
+            pass
+        time.sleep(0.05)
+    raise AssertionError(f"never came: {what}")
+
+
+@pytest.fixture(scope="module")
+def shop() -> Iterator[DevState]:
+    """A `torpor dev` on a copy of the shop, with its task."""
+    directory = Path(tempfile.mkdtemp(prefix="torpor-test-shop-"))
+    directory.chmod(0o755)  # the database's own user must be able to pass
+    project = directory / "shop"
+    shutil.copytree(EXAMPLES / "shop", project, ignore=shutil.ignore_patterns(".torpor", "__pycache__"))
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TORPOR_", "TRIGGER_"))}
+    log = directory / "dev.log"
+    with log.open("wb") as output:
+        dev = subprocess.Popen(
+            [sys.executable, "-P", "-m", "torpor", "dev", str(project), "--port", "0"],
+            env=kept | {"XDG_STATE_HOME": str(directory / "state"), "NO_COLOR": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        eventually(lambda: read_state(project / ".torpor"), "the server's address")
+        state = read_state(project / ".torpor")
+        assert state is not None
+        with Client(state.url, state.secret_key) as client:
+            eventually(client.tasks, "a version with tasks")
+        yield state
+    finally:
+        print(log.read_text(errors="replace"))  # shown when a test failed
+        dev.terminate()
+        dev.wait(30)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.mark.parametrize("language", ["python"])
+@pytest.mark.timeout(400)
+def test_an_order_is_frozen_until_somebody_answers(shop: DevState, language: str, tmp_path: Path) -> None:
+    if language == "python":
+        command = [sys.executable, str(EXAMPLES / "from_python" / "order.py")]
+        environment = {"TORPOR_API_URL": shop.url, "TORPOR_SECRET_KEY": shop.secret_key}
+    else:
+        (tmp_path / "node_modules").symlink_to(installed("newest"))
+        command = ["node", str(shutil.copy(EXAMPLES / "from_node" / "order.mjs", tmp_path))]
+        environment = {"TRIGGER_API_URL": shop.url, "TRIGGER_SECRET_KEY": shop.secret_key}
+    program = subprocess.Popen(
+        command,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), **environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with program, Client(shop.url, shop.secret_key) as client:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        run_id = program.stdout.readline().split()[0]
+        said = ""
+        while not said.endswith("[y/n] "):
+            said += program.stdout.read(1) or pytest.fail(f"it ended early: {said}")
+        eventually(lambda: "run.suspended" in kinds(client, run_id), "the run is frozen")
+        eventually(lambda: not has_process(run_id), "its process is gone")
+        program.stdin.write("y\n")
+        program.stdin.flush()
+        last = program.stdout.read()
+        assert program.wait() == 0
+        assert "run.resumed" in kinds(client, run_id)
+        assert client.run(run_id)["output"] == {"item": "lamp", "price": 14, "shipped": True, "confirmed_by": language}
+    assert language in last.splitlines()[-1], "the output is told last"
+
+
+def kinds(client: Client, run_id: str) -> list[str]:
+    return [event["kind"] for event in client.story(run_id)]
+
+
+def has_process(run_id: str) -> bool:
+    """Whether a process has the run in its title."""
+    return subprocess.run(["pgrep", "-f", f"^torpor run .*{run_id}"], stdout=subprocess.DEVNULL).returncode == 0
