@@ -66,7 +66,9 @@ class FakeWorker:
         return msgspec.json.decode(response.content, type=reply)
 
     async def come_up(self, tasks: list[TaskManifest] = TASKS, queues: Sequence[QueueManifest] = ()) -> wire.Welcome:
-        intro = wire.Introduction(self.worker_id, self.instance_id, "host", 10, True, {"criu": "4.2"})
+        intro = wire.Introduction(
+            self.worker_id, self.instance_id, "host", 10, True, {"criu": "4.2", "python": "CPython 3.12.1"}
+        )
         welcome = await self.say("hello", intro, wire.Welcome)
         await self.say("versions", wire.VersionReport(self.worker_id, VERSION, tasks, [*queues]), wire.VersionAccepted)
         return welcome

@@ -38,6 +38,7 @@ PATH = {
     "path": "upload_x/payload.json",
     "field": "payload",
     "slug": "dev",
+    "deployment_id": "deployment_x",
     "each task": "echo",
 }
 BODIES: dict[str, dict[str, Any]] = {

@@ -93,7 +93,6 @@ NEWER = {
 """What the client of a year ago doesn't have."""
 
 FAMILIES_NOT_SERVED = (
-    "deployments",
     "query",
     "runs.bulk",
     "runs.fetchStream",

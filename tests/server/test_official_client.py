@@ -1,10 +1,11 @@
-"""The official npm client, unchanged: keys and public tokens as a back end and a page use them."""
+"""The official npm client, unchanged: keys and public tokens as a back end and a page use them, and large payloads."""
 
 import json
 from pathlib import Path
 
 import pytest
 from fake_worker import KEY, FakeWorker
+from hands import at_work
 from npm_packages import node
 
 from torpor.sdk.client import AsyncClient
@@ -60,4 +61,23 @@ async def test_the_official_client_sets_environment_variables(
         "deleted": {"success": True},
         "gone": 404,
         "elsewhere": 404,
+    }
+
+
+@pytest.mark.timeout(400)
+async def test_the_official_client_uploads_and_fetches_what_is_large(
+    url: str, node_modules: Path, tmp_path: Path
+) -> None:
+    async with at_work(url):
+        printed = await node("packets.mjs", node_modules, tmp_path, TRIGGER_API_URL=url, TRIGGER_SECRET_KEY=KEY)
+    large = len('{"text":"","when":"1970-01-01T00:00:00.000Z"}') + 100_000
+    assert json.loads(printed) == {
+        "uploads": ["PUT api/v2/packets", "PUT api/v1/objects", "POST api/v1/tasks"],
+        "large": [large, large],
+        "text": [200_002, 200_002],
+        "veryLarge": [800_011, 800_011],
+        "small": [12, 12],
+        "batch": [[150_011, 150_011], [21, 21], [700_011, 700_011]],
+        "current": ["v1", "DEPLOYED", "python", "3.12.1"],
+        "deployments": ["v1"],
     }

@@ -150,6 +150,7 @@ async def register_version(
     # The worker's row first: the lock order. Its held request for work, made before the import, may start runs of it now.
     await tx.execute("update workers set version = $2 where id = $1", report.worker_id, report.version)
     await declare_schedules(tx, environment_id, report, now=now)
+    await _deployed(tx, environment_id, report, now=now)
     await tx.execute("update environments set current_version = $2 where id = $1", environment_id, report.version)
     await tx.execute(
         "delete from tasks where environment_id = $1 and version = $2 and not id = any($3::text[])",
@@ -194,6 +195,26 @@ async def register_version(
     await match_versions(tx, environment_id, now=now)
     await tx.notify("work", environment_id=environment_id)
     return None
+
+
+async def _deployed(tx: Transaction, environment_id: str, report: VersionReport, *, now: datetime) -> None:
+    """One row per version, however many workers report it; it is deployed anew when another one was current meanwhile."""
+    was_current = await tx.fetchval(
+        "select current_version = $2 from environments where id = $1 for no key update", environment_id, report.version
+    )
+    await tx.execute(
+        """insert into deployments (id, environment_id, version, runtime_version, created_at, deployed_at)
+           select $1, $2, $3, nullif(split_part(max(facts->>'python'), ' ', 2), ''), $5, $5 from workers where id = $4
+           on conflict (environment_id, version) do update set
+               runtime_version = coalesce(excluded.runtime_version, deployments.runtime_version),
+               deployed_at = case when $6 then deployments.deployed_at else excluded.deployed_at end""",
+        ids.new("deployment"),
+        environment_id,
+        report.version,
+        report.worker_id,
+        now,
+        bool(was_current),
+    )
 
 
 async def _unknown_preset(tx: Transaction, environment_id: str, report: VersionReport) -> UnknownPreset | None:

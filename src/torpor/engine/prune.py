@@ -274,9 +274,22 @@ async def prune_keys(tx: Transaction, *, rows: int = ROWS, now: datetime) -> Pru
 
 async def prune_versions(tx: Transaction, *, before: datetime, rows: int = ROWS, now: datetime) -> Pruned:
     """What versions' tasks look like, of versions reported before that instant that nobody has or needs any more: not
-    the environment, not a worker, not a run that lives.
+    the environment, not a worker, not a run that lives. After the last of its tasks goes the deployment.
     """
     del now
+    deployments = await tx.execute(
+        """delete from deployments where id in (
+               select id from deployments where created_at < $1
+                 and not exists (select from environments where environments.id = deployments.environment_id
+                                 and current_version = deployments.version)
+                 and not exists (select from workers where workers.environment_id = deployments.environment_id
+                                 and workers.version = deployments.version)
+                 and not exists (select from tasks where tasks.environment_id = deployments.environment_id
+                                 and tasks.version = deployments.version)
+               limit $2)""",
+        before,
+        rows,
+    )
     deleted = await tx.execute(
         """delete from tasks where (environment_id, version, id) in (
                select environment_id, version, id from tasks
@@ -293,7 +306,7 @@ async def prune_versions(tx: Transaction, *, before: datetime, rows: int = ROWS,
         before,
         rows,
     )
-    return Pruned(_count(deleted))
+    return Pruned(_count(deployments) + _count(deleted))
 
 
 async def prune_workers(tx: Transaction, *, now: datetime) -> Pruned:

@@ -11,6 +11,7 @@ from torpor.store.database import Transaction
 from torpor.store.records import (
     Attempt,
     Checkpoint,
+    Deployment,
     Environment,
     Event,
     LogLine,
@@ -33,6 +34,9 @@ __all__ = [
     "attempts",
     "checkpoints",
     "children",
+    "current_deployment",
+    "deployment",
+    "deployments",
     "environment",
     "environment_by_slug",
     "environment_or_none",
@@ -49,6 +53,7 @@ __all__ = [
     "scopes_of_run",
     "story",
     "task",
+    "task_ids",
     "tasks",
     "token",
     "tokens",
@@ -333,6 +338,46 @@ async def task(tx: Transaction, environment_id: str, task_id: str) -> Task | Non
         task_id,
     )
     return Task.of(row) if row else None
+
+
+async def task_ids(tx: Transaction, environment_id: str, version: str) -> list[str]:
+    """The tasks of a version, by id."""
+    rows = await tx.fetch(
+        "select id from tasks where environment_id = $1 and version = $2 order by id", environment_id, version
+    )
+    return [row["id"] for row in rows]
+
+
+async def deployments(
+    tx: Transaction,
+    environment_id: str,
+    created_from: datetime | None = None,
+    created_to: datetime | None = None,
+    page: Page = FIRST,
+) -> Listing[Deployment]:
+    """Versions that were registered, newest first."""
+    conditions = Conditions(environment_id)
+    conditions.add_if("created_at >= {}", created_from)
+    conditions.add_if("created_at <= {}", created_to)
+    return await read_page(tx, "deployments", conditions, page, Deployment.of)
+
+
+async def deployment(tx: Transaction, environment_id: str, deployment_id: str) -> Deployment | None:
+    """One of them."""
+    row = await tx.fetchrow(
+        "select * from deployments where id = $1 and environment_id = $2", deployment_id, environment_id
+    )
+    return Deployment.of(row) if row else None
+
+
+async def current_deployment(tx: Transaction, environment_id: str) -> Deployment | None:
+    """That of the current version."""
+    row = await tx.fetchrow(
+        """select deployments.* from deployments join environments on environments.id = deployments.environment_id
+           where environments.id = $1 and deployments.version = environments.current_version""",
+        environment_id,
+    )
+    return Deployment.of(row) if row else None
 
 
 async def schedule(tx: Transaction, environment_id: str, schedule_id: str) -> Schedule | None:

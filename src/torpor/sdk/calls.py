@@ -335,18 +335,23 @@ def segment(text: str) -> str:
 class Pages:
     """A listing, page after page: `call` is what to ask next, None at the end."""
 
-    def __init__(self, path: str, filters: Json) -> None:
-        unknown = filters.keys() - _FILTERS.keys()
+    def __init__(self, path: str, filters: Json, names: dict[str, str] = _FILTERS) -> None:
+        unknown = filters.keys() - names.keys()
         if unknown:
-            raise TypeError(f"unknown filter {sorted(unknown)[0]!r}; there are: {', '.join(_FILTERS)}")
+            raise TypeError(f"unknown filter {sorted(unknown)[0]!r}; there are: {', '.join(names)}")
         self._path = path
-        self._query = {_FILTERS[name]: value for name, value in filters.items()}
+        self._query = {names[name]: value for name, value in filters.items()}
         self.call: Call | None = get(path, self._query)
 
     def read(self, page: Json) -> list[Json]:
         after = page["pagination"].get("next")
         self.call = get(self._path, {**self._query, "page[after]": after}) if after else None
         return page["data"]
+
+
+def deployments(filters: Json) -> Pages:
+    names = {"status": "status", "since": "from", "until": "to", "period": "period", "page_size": "page[size]"}
+    return Pages("/api/v1/deployments", filters, names)
 
 
 class Numbered:

@@ -381,6 +381,18 @@ class Client:
         """The tasks of the current version."""
         return self._do(calls.get("/api/v1/tasks"))["data"]
 
+    def deployments(self, **filters: Any) -> Iterator[Json]:
+        """The versions that workers have reported, newest first: `since`, `until`, `period`, `status`."""
+        return self._each(calls.deployments(filters))
+
+    def deployment(self, deployment_id: str = "current") -> Json:
+        """One of them: by its id, "current" (what new runs get), or "latest" (what was first seen last).
+
+        Raises:
+            NotFound: there is none.
+        """
+        return self._do(calls.get(f"/api/v1/deployments/{calls.segment(deployment_id)}"))
+
     def workers(self) -> list[Json]:
         """The workers, and what each can do."""
         return self._do(calls.get("/api/v1/workers"))["data"]
@@ -703,6 +715,14 @@ class AsyncClient:
     async def tasks(self) -> list[Json]:
         """As `Client.tasks`."""
         return (await self._do(calls.get("/api/v1/tasks")))["data"]
+
+    def deployments(self, **filters: Any) -> AsyncIterator[Json]:
+        """As `Client.deployments`."""
+        return self._each(calls.deployments(filters))
+
+    async def deployment(self, deployment_id: str = "current") -> Json:
+        """As `Client.deployment`."""
+        return await self._do(calls.get(f"/api/v1/deployments/{calls.segment(deployment_id)}"))
 
     async def workers(self) -> list[Json]:
         """As `Client.workers`."""

@@ -122,6 +122,11 @@ ROUTES: dict[str, Access] = {
     "POST /api/v1/queues/{name}/concurrency/reset": keyed("write:queues"),
     "GET /api/v1/environment": keyed("read:environment"),
     "POST /api/v1/environment": keyed("write:environment"),
+    # deployments
+    "GET /api/v1/deployments": public("read:deployments"),
+    "GET /api/v1/deployments/current": public("read:deployments"),
+    "GET /api/v1/deployments/latest": public("read:deployments"),
+    "GET /api/v1/deployments/{deployment_id}": public("read:deployments:{deployment_id}"),
     # what there is
     "GET /api/v1/tasks": keyed("read:tasks"),
     "GET /api/v1/workers": keyed("read:workers"),

@@ -9,6 +9,7 @@ from torpor.server import (
     access,
     batches,
     checkpoints,
+    deployments,
     env_vars,
     errors,
     inventory,
@@ -40,6 +41,7 @@ def create_app(settings: Settings, database: Database, clock: Clock | None = Non
     for resource in (
         runs,
         uploads,
+        deployments,
         checkpoints,
         batches,
         waitpoints,

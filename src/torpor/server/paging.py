@@ -19,8 +19,8 @@ DEFAULT_SIZE = 25
 MAX_SIZE = 100
 
 
-def read_page(query: QueryParams) -> Page:
-    size = query.get("page[size]", str(DEFAULT_SIZE))
+def read_page(query: QueryParams, default_size: int = DEFAULT_SIZE) -> Page:
+    size = query.get("page[size]", str(default_size))
     if not size.isdecimal() or not 1 <= int(size) <= MAX_SIZE:
         raise Refused(400, f"page[size]: a whole number from 1 to {MAX_SIZE}, not {size!r}")
     after, before = _read_cursor(query.get("page[after]")), _read_cursor(query.get("page[before]"))
@@ -56,12 +56,12 @@ def several(query: QueryParams, name: str) -> list[str] | None:
     return [part for part in text.split(",") if part] if text else None
 
 
-def statuses(query: QueryParams, known: Collection[str]) -> list[str] | None:
+def statuses(query: QueryParams, known: Collection[str], filter: str = "filter[status]") -> list[str] | None:
     """`filter[status]`; 400 for a name that is not a status."""
-    names = several(query, "filter[status]")
+    names = several(query, filter)
     for name in names or ():
         if name not in known:
-            raise Refused(400, f"filter[status]: {name!r} is not a status; there are: {', '.join(sorted(known))}")
+            raise Refused(400, f"{filter}: {name!r} is not a status; there are: {', '.join(sorted(known))}")
     return names
 
 
@@ -79,15 +79,28 @@ def flag(query: QueryParams, name: str) -> bool | None:
 
 def created_between(query: QueryParams, now: datetime) -> tuple[datetime | None, datetime | None]:
     """`filter[createdAt][from|to|period]`."""
-    try:
-        since = query.get("filter[createdAt][from]")
-        until = query.get("filter[createdAt][to]")
-        period = query.get("filter[createdAt][period]")
-        bounds = [parse_instant(since)] if since else []
-        bounds += [now - parse_duration(period)] if period else []
-        return max(bounds, default=None), parse_instant(until) if until else None
-    except ValueError as error:
-        raise Refused(400, f"filter[createdAt]: {error}") from None
+    names = {name: f"filter[createdAt][{name}]" for name in ("from", "to", "period")}
+    return between(query, now, since=names["from"], until=names["to"], period=names["period"])
+
+
+def between(
+    query: QueryParams, now: datetime, *, since: str, until: str, period: str
+) -> tuple[datetime | None, datetime | None]:
+    """From when and until when, by parameters of these names; 400 for what is no instant or no length of time."""
+    return _instant(query, since, period, now), _instant(query, until, None, now)
+
+
+def _instant(query: QueryParams, name: str, period: str | None, now: datetime) -> datetime | None:
+    """The later one of two."""
+    found: list[datetime] = []
+    for each in (name, period):
+        text = query.get(each) if each else None
+        try:
+            if text:
+                found.append(now - parse_duration(text) if each == period else parse_instant(text))
+        except (ValueError, OverflowError) as error:
+            raise Refused(400, f"{each}: {error}") from None
+    return max(found, default=None)
 
 
 def refuse_filters(query: QueryParams, known: frozenset[str]) -> None:

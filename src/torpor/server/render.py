@@ -25,6 +25,7 @@ from torpor.store.records import (
     BatchItem,
     Checkpoint,
     DataKey,
+    Deployment,
     Environment,
     Event,
     LogLine,
@@ -432,6 +433,20 @@ def task(task: Task) -> Json:
             "machine": task.preset,
         }
     )
+
+
+def deployment(deployment: Deployment) -> Json:
+    """What isn't known (who deployed it, from which commit) is left out; the runtime's version may not be, but may be null."""
+    return {
+        "id": deployment.id,
+        "createdAt": deployment.created_at,
+        "deployedAt": deployment.deployed_at,
+        "shortCode": deployment.id.partition("_")[2][:8],
+        "version": deployment.version,
+        "runtime": "python",
+        "runtimeVersion": deployment.runtime_version,
+        "status": "DEPLOYED",
+    }
 
 
 def worker(worker: Worker, load: tuple[int, int], now: datetime) -> Json:

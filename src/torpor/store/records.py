@@ -106,6 +106,16 @@ class Task(Row):
 
 
 @dataclass(frozen=True, slots=True)
+class Deployment(Row):
+    id: str
+    environment_id: str
+    version: str
+    runtime_version: str | None
+    created_at: datetime
+    deployed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Run(Row):
     id: str
     environment_id: str
