@@ -144,7 +144,7 @@ async def measure(world: World, what: str, wanted: RunFilter, found: dict[str, s
     """The first page and the one behind it, again and again."""
     first: list[float] = []
     second: list[float] = []
-    page = Listing[Run]([], None, None)
+    page: Listing[Run] = Listing([], None, None)
     for _ in range(TIMES):
         began = time.perf_counter()
         async with world.database.transaction() as tx:

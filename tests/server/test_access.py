@@ -31,6 +31,7 @@ PATH = {
     "key_id": "apikey_x",
     "checkpoint_id": "checkpoint_x",
     "worker_id": "worker_x",
+    "bulk_id": "bulk_x",
     "project_ref": "proj_x",
     "given_hash": "0" * 64,
     "environment_id": "env_x",

@@ -38,6 +38,7 @@
         hooks.py        hooks of runs that ended without a process; like
         active.py       how long an attempt has worked: not a verb, but part of what many of them write
         usage.py        what a run has used; likewise
+        bulk.py         create_bulk, work_off, abort_bulk: many runs at once are canceled or replayed; prune_bulk
     13. stranded.py     tell_stranded: why nobody can take a queued run
         repair.py       find_faults, repair: what must not be is put right
         prune.py        prune_runs and others: what has been over for long is deleted, in small steps
@@ -47,7 +48,7 @@
         metadata.py     change_metadata, report_metadata: what a run tells of itself.  tags.py: add_tags
         streams.py      append_parts, report_parts: what it makes, and what is sent to it (family.py: its parent and root)
     15. read.py         for API and dashboard; writes nothing (pages.py: lists; read_runs.py: runs by whatever filters them;
-                        read_batch.py: batches and their results; read_streams.py)
+                        read_batch.py: batches and their results; read_bulk.py; read_streams.py)
 
 Each verb is one function that takes a transaction and `now`, and never reads a clock. It locks the run, compares the
 lease, checks the state, writes everything that belongs together, and answers with a small frozen value.
@@ -56,15 +57,15 @@ lease, checks the state, writes everything that belongs together, and answers wi
 refuse).
 A message with another number is Stale and changes nothing, however late or doubled. Ends are final.
 
-**Lock order**: the keys of an environment, all, by id; the environment's row, for its variables; the worker's row;
-schedules by id; the environment's turn; runs by id; a stream; waitpoints by id; batches by id; images by id; packs by
-id (locks.py says how a completion finds the runs it must lock before). A run's row also guards its waits, attempts and
-checkpoints. Who locks runs or schedules with SKIP LOCKED (dequeue, grant, the release of delayed runs, fire_schedules)
+**Lock order**: a bulk action's row; the keys of an environment, all, by id; the environment's row, for its variables; the
+worker's row; schedules by id; the environment's turn; runs by id; a stream; waitpoints by id; batches by id; images by id;
+packs by id (locks.py says how a completion finds the runs it must lock before). A run's row also guards its waits, attempts
+and checkpoints. Who locks runs or schedules with SKIP LOCKED (dequeue, grant, the release of delayed runs, fire_schedules)
 waits for nobody and so may take them in any order. A deadlock is left only where runs wait for each other in a circle
 through a shared idempotency key: Postgres ends one transaction, and the message is repeated.
 """
 
-from torpor.engine import queues, read, read_batch, read_streams
+from torpor.engine import queues, read, read_batch, read_bulk, read_streams
 from torpor.engine.api_keys import (
     KeyIsOver,
     KeyMade,
@@ -95,6 +96,18 @@ from torpor.engine.batch import (
     abort_batches,
     add_items,
     create_batch,
+)
+from torpor.engine.bulk import (
+    MAX_NAMED,
+    BulkAborted,
+    BulkCreated,
+    BulkRequest,
+    abort_bulk,
+    count_bulk,
+    create_bulk,
+    open_bulk,
+    prune_bulk,
+    work_off,
 )
 from torpor.engine.cancel import AlreadyEnded, Canceled, CancelRequested, cancel
 from torpor.engine.cascade import cascade
@@ -230,6 +243,7 @@ __all__ = [
     "ENDS",
     "LATEST",
     "LEASED",
+    "MAX_NAMED",
     "STATUS",
     "AlreadyCompleted",
     "AlreadyEnded",
@@ -240,6 +254,9 @@ __all__ = [
     "BatchCreated",
     "BatchRequest",
     "Blocked",
+    "BulkAborted",
+    "BulkCreated",
+    "BulkRequest",
     "CancelRequested",
     "Canceled",
     "Completed",
@@ -311,6 +328,7 @@ __all__ = [
     "VariablesChanged",
     "WhichWait",
     "abort_batches",
+    "abort_bulk",
     "activate_schedule",
     "add_items",
     "add_tags",
@@ -329,7 +347,9 @@ __all__ = [
     "condemned",
     "configure_key",
     "confirm_deleted",
+    "count_bulk",
     "create_batch",
+    "create_bulk",
     "create_key",
     "create_schedule",
     "create_token",
@@ -370,7 +390,9 @@ __all__ = [
     "next_tick",
     "note_strays",
     "notice",
+    "open_bulk",
     "prune_batches",
+    "prune_bulk",
     "prune_keys",
     "prune_logs",
     "prune_runs",
@@ -382,6 +404,7 @@ __all__ = [
     "queues",
     "read",
     "read_batch",
+    "read_bulk",
     "read_streams",
     "record",
     "refuse",
@@ -423,4 +446,5 @@ __all__ = [
     "variables_to_reseal",
     "wake",
     "warm",
+    "work_off",
 ]

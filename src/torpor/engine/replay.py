@@ -25,13 +25,14 @@ async def replay(
     row = await tx.fetchrow("select * from runs where id = $1 and environment_id = $2", run_id, environment_id)
     if row is None:
         return Unknown()
-    outcome = await trigger(tx, environment_id, replace(_like(Run.of(row)), **changes), now=now)
+    outcome = await trigger(tx, environment_id, replace(like(Run.of(row)), **changes), now=now)
     if isinstance(outcome, Triggered) and not outcome.is_cached:
         await events.record(tx, run_id, "run.replayed", now=now, data={"as": outcome.run_id})
     return outcome
 
 
-def _like(run: Run) -> TriggerRequest:
+def like(run: Run) -> TriggerRequest:
+    """What would make another run like that one."""
     asked = run.asked or {}
     return TriggerRequest(
         task_id=run.task_id,

@@ -6,7 +6,7 @@ again, `Pages` and `Story` say what to ask next.
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -220,6 +220,40 @@ def reset_key(task_id: str, key: "str | Idempotency") -> Call:
     scope = key.scope if isinstance(key, Idempotency) else None
     on_wire = hashed(text, scope or ("run" if running.session is not None else "global"))
     return post(f"/api/v1/idempotencyKeys/{on_wire}/reset", {"taskIdentifier": task_id})
+
+
+_BULK_FILTERS = {
+    "status": "status",
+    "task": "taskIdentifier",
+    "version": "version",
+    "tag": "tag",
+    "queue": "queue",
+    "machine": "machine",
+    "region": "region",
+    "is_test": "isTest",
+    "batch": "batch",
+    "schedule": "schedule",
+    "bulk_action": "bulkAction",
+    "search": "search",
+    "since": "from",
+    "until": "to",
+    "period": "period",
+}
+
+
+def bulk(action: str, run_ids: Iterable[str] | None, name: str | None, preview: bool, filters: Json) -> Call:
+    """Runs by their ids, or by the filters of a list."""
+    unknown = filters.keys() - _BULK_FILTERS.keys()
+    if unknown:
+        raise TypeError(f"unknown filter {sorted(unknown)[0]!r}; there are: {', '.join(_BULK_FILTERS)}")
+    body: Json = {"action": action}
+    if run_ids is not None:
+        body["runIds"] = [*run_ids]
+    if filters:
+        chosen = {_BULK_FILTERS[key]: value for key, value in filters.items() if value is not None}
+        body["filter"] = {**chosen, **{key: _until(chosen[key]) for key in chosen.keys() & {"from", "to", "period"}}}
+    body |= {"name": name} if name else {}
+    return post("/api/v1/bulk-actions", body | ({"preview": True} if preview else {}))
 
 
 def create_token(timeout: Any, tags: Any, idempotency_key: Any, ttl: Any, title: Any, context: Any) -> Call:

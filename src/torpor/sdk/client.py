@@ -114,6 +114,41 @@ class Client:
         """
         return self._do(calls.replay(run_id, changes))
 
+    def bulk_cancel(self, run_ids: Iterable[str] | None = None, *, name: str | None = None, **filters: Any) -> Json:
+        """Cancel many runs: `{"id": "bulk_…"}`. The servers do it one after the other; `bulk_action` tells how far they are.
+
+        Args:
+            run_ids: these runs.
+            name: what it is shown as.
+            **filters: instead of ids, those of `runs`: all that fit now.
+
+        Example:
+            >>> made = client.bulk_cancel(task="digest", status="QUEUED")  # doctest: +SKIP
+            >>> client.bulk_action(made["id"])["counts"]  # doctest: +SKIP
+            {'total': 1200, 'success': 350, 'failure': 0}
+        """
+        return self._do(calls.bulk("cancel", run_ids, name, False, filters))
+
+    def bulk_replay(self, run_ids: Iterable[str] | None = None, *, name: str | None = None, **filters: Any) -> Json:
+        """Perform many runs again, each as a new one. As `bulk_cancel`."""
+        return self._do(calls.bulk("replay", run_ids, name, False, filters))
+
+    def bulk_count(self, **filters: Any) -> int:
+        """How many runs a bulk action with these filters would have now."""
+        return self._do(calls.bulk("cancel", None, None, True, filters))["count"]
+
+    def bulk_action(self, bulk_id: str) -> Json:
+        """One bulk action: `status` (PENDING, COMPLETED, ABORTED), `counts`, and in `failures` the first that failed."""
+        return self._do(calls.get(f"/api/v1/bulk-actions/{calls.segment(bulk_id)}"))
+
+    def bulk_actions(self, page_size: int = 25) -> Iterator[Json]:
+        """All bulk actions, newest first."""
+        return self._each(calls.Pages("/api/v1/bulk-actions", {"page_size": page_size}))
+
+    def abort_bulk_action(self, bulk_id: str) -> Json:
+        """Stop a bulk action: what was done stays done."""
+        return self._do(calls.post(f"/api/v1/bulk-actions/{calls.segment(bulk_id)}/abort"))
+
     def reset_idempotency_key(self, task_id: str, key: str | Idempotency) -> Json:
         """Free a key: the next trigger with it makes a new run.
 
@@ -502,6 +537,34 @@ class AsyncClient:
     async def replay(self, run_id: str, **changes: Any) -> Json:
         """As `Client.replay`."""
         return await self._do(calls.replay(run_id, changes))
+
+    async def bulk_cancel(
+        self, run_ids: Iterable[str] | None = None, *, name: str | None = None, **filters: Any
+    ) -> Json:
+        """As `Client.bulk_cancel`."""
+        return await self._do(calls.bulk("cancel", run_ids, name, False, filters))
+
+    async def bulk_replay(
+        self, run_ids: Iterable[str] | None = None, *, name: str | None = None, **filters: Any
+    ) -> Json:
+        """As `Client.bulk_replay`."""
+        return await self._do(calls.bulk("replay", run_ids, name, False, filters))
+
+    async def bulk_count(self, **filters: Any) -> int:
+        """As `Client.bulk_count`."""
+        return (await self._do(calls.bulk("cancel", None, None, True, filters)))["count"]
+
+    async def bulk_action(self, bulk_id: str) -> Json:
+        """As `Client.bulk_action`."""
+        return await self._do(calls.get(f"/api/v1/bulk-actions/{calls.segment(bulk_id)}"))
+
+    def bulk_actions(self, page_size: int = 25) -> AsyncIterator[Json]:
+        """As `Client.bulk_actions`."""
+        return self._each(calls.Pages("/api/v1/bulk-actions", {"page_size": page_size}))
+
+    async def abort_bulk_action(self, bulk_id: str) -> Json:
+        """As `Client.abort_bulk_action`."""
+        return await self._do(calls.post(f"/api/v1/bulk-actions/{calls.segment(bulk_id)}/abort"))
 
     async def reset_idempotency_key(self, task_id: str, key: str | Idempotency) -> Json:
         """As `Client.reset_idempotency_key`."""

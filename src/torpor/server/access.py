@@ -93,6 +93,11 @@ ROUTES: dict[str, Access] = {
     "GET /api/v1/packets/{path}": keyed("read:packets"),
     "PUT /api/v1/objects/{environment_id}/{name}/{given_hash}": HASH,
     "GET /api/v1/objects/{environment_id}/{name}/{given_hash}": HASH,
+    # bulk actions
+    "POST /api/v1/bulk-actions": keyed("write:runs"),
+    "GET /api/v1/bulk-actions": keyed("read:runs"),
+    "GET /api/v1/bulk-actions/{bulk_id}": keyed("read:runs"),
+    "POST /api/v1/bulk-actions/{bulk_id}/abort": keyed("write:runs"),
     # batches
     "POST /api/v3/batches": once("batchTrigger:tasks:{each task}", "batchTrigger:batch"),
     "POST /api/v3/batches/{batch_id}/items": once("write:batch:{batch_id}", "batchTrigger:tasks:{each task}"),

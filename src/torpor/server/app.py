@@ -8,6 +8,7 @@ from torpor.config import Settings
 from torpor.server import (
     access,
     batches,
+    bulk,
     checkpoints,
     deployments,
     env_vars,
@@ -40,6 +41,7 @@ def create_app(settings: Settings, database: Database, clock: Clock | None = Non
     app.router.routes.extend(access.guard(route) for route in (trigger, *batches.routes, *workers.routes))
     for resource in (
         runs,
+        bulk,
         uploads,
         deployments,
         checkpoints,

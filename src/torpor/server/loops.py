@@ -16,6 +16,7 @@ import asyncpg
 from torpor import engine
 from torpor.durations import parse_instant
 from torpor.engine import read
+from torpor.server.bulk_work import work_off
 from torpor.server.garbage import collect_garbage, notice_unreferenced
 from torpor.server.hub import Hub
 from torpor.server.pruning import prune
@@ -50,6 +51,7 @@ async def run_all(here: Hub) -> None:
         duties.create_task(fire_timers(here), name="fire timers")
         duties.create_task(grant_slots(here), name="grant slots")
         duties.create_task(fire_schedules(here), name="fire schedules")
+        duties.create_task(work_off_bulk_actions(here), name="work off bulk actions")
         duties.create_task(every(RESCUE_INTERVAL_S, lambda: rescue(here, reach)), name="rescue")
         duties.create_task(every(CASCADE_INTERVAL_S, lambda: cascade(here)), name="cascade")
         duties.create_task(every(STRANDED_INTERVAL_S, lambda: tell_stranded(here, reach)), name="tell stranded")
@@ -119,6 +121,14 @@ async def grant_slots(here: Hub) -> None:
             # All environments with somebody in line, not only those just heard of: a note can be lost.
             ear.heard.clear()
             await _try(lambda: grant(here))
+
+
+async def work_off_bulk_actions(here: Hub) -> None:
+    """Begin with one as soon as it is made; what a server that died has left, within seconds."""
+    with here.wakeups.listen("bulk") as ear:
+        while not here.wakeups.is_closed:
+            await _try(lambda: work_off(here))
+            await ear.wait(LONGEST_SLEEP_S)
 
 
 async def grant(here: Hub) -> int:

@@ -6,7 +6,7 @@ Every server of a fleet does it; steps skip what another one's have locked.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from torpor import engine
 from torpor.engine import Place, Pruned
@@ -41,6 +41,7 @@ async def prune(here: Hub, *, pause_s: float = PAUSE_S) -> int:
             deleted += await _walk(
                 here, lambda tx, place, step=step: step(tx, before=before, place=place, now=now), pause_s
             )
+        deleted += await _prune_bulk_actions(here, before, pause_s)
         versions = lambda tx: engine.prune_versions(tx, before=before, now=now)  # noqa: E731
         deleted += await _until_nothing_is_left(here, versions, pause_s)
     async with here.database.transaction() as tx:
@@ -77,6 +78,17 @@ async def _until_nothing_is_left(here: Hub, step: Callable[[Transaction], Awaita
         if not done.rows:
             return deleted
         deleted += done.rows
+        await asyncio.sleep(pause_s)
+
+
+async def _prune_bulk_actions(here: Hub, before: datetime, pause_s: float) -> int:
+    deleted = 0
+    while True:
+        async with here.database.transaction() as tx:
+            some = await engine.prune_bulk(tx, before=before, now=here.clock.now())
+        if not some:
+            return deleted
+        deleted += some
         await asyncio.sleep(pause_s)
 
 

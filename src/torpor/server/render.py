@@ -23,6 +23,7 @@ from torpor.store.records import (
     ApiKey,
     Batch,
     BatchItem,
+    BulkAction,
     Checkpoint,
     DataKey,
     Deployment,
@@ -223,6 +224,24 @@ def batch_result(result: ItemResult) -> Json | None:
     why = item.error or "its run was deleted"
     error = {"type": "STRING_ERROR", "raw": why}
     return {"index": item.index, "ok": False, "id": item.run_id or "", "taskIdentifier": item.task_id, "error": error}
+
+
+# -- bulk actions -----------------------------------------------------------------------------------------------------
+
+
+def bulk_action(action: BulkAction) -> Json:
+    status = "ABORTED" if action.aborted_at else "COMPLETED" if action.completed_at else "PENDING"
+    return _present(
+        {
+            "id": action.id,
+            "name": action.name,
+            "type": action.kind.upper(),
+            "status": status,
+            "counts": {"total": action.total, "success": action.succeeded, "failure": action.failed},
+            "createdAt": action.created_at,
+            "completedAt": action.completed_at,
+        }
+    )
 
 
 # -- a run's story ----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
     story, logs    -- ("run", run_id)              all
     timer duty     -- ("timer",)                   all
     grant duty     -- ("grant",)                   all
+    bulk duty      -- ("bulk",)                    all
 
 Who waits subscribes first, then looks in the database, then waits: so nothing falls between look and wait. A
 notification may be lost (the listening connection broke), so every waiter also looks again after a while by itself.
@@ -86,6 +87,8 @@ class Wakeups:
                 self._wake_all(("news", data["worker_id"]), data)
             case "grant":
                 self._wake_all(("grant",), data)
+            case "bulk":
+                self._wake_all(("bulk",), None)
             case "run":
                 self._wake_all(("run", data["run_id"]), None)
             case "timer":

@@ -276,6 +276,20 @@ class BatchItem(Row):
 
 
 @dataclass(frozen=True, slots=True)
+class BulkAction(Row):
+    id: str
+    environment_id: str
+    kind: str
+    name: str | None
+    total: int
+    succeeded: int
+    failed: int
+    created_at: datetime
+    completed_at: datetime | None
+    aborted_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Schedule(Row):
     id: str
     environment_id: str

@@ -1,0 +1,172 @@
+"""Bulk actions over HTTP, worked off by the server's duty."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+import httpx2
+import pytest
+from fake_worker import KEY, TOKEN, FakeWorker, Start
+
+from torpor import engine
+from torpor.clock import SystemClock
+from torpor.config import Settings
+from torpor.errors import ApiError, NotFound
+from torpor.sdk.client import AsyncClient
+from torpor.server import bulk_work
+from torpor.server.hub import Hub
+from torpor.store.database import Database
+from torpor.store.migrate import upgrade
+
+pytestmark = pytest.mark.anyio
+
+
+async def over(client: AsyncClient, bulk_id: str) -> dict[str, Any]:
+    while (found := await client.bulk_action(bulk_id))["status"] == "PENDING":
+        await asyncio.sleep(0.01)
+    return found
+
+
+async def triggered(client: AsyncClient, count: int, **options: Any) -> list[str]:
+    return [(await client.trigger("echo", n, **options))["id"] for n in range(count)]
+
+
+async def test_many_runs_are_canceled_by_a_filter(client: AsyncClient, worker: FakeWorker) -> None:
+    """A13: a count to confirm, the action, its counts, and the list of what it has canceled."""
+    run_ids = await triggered(client, 3, tags=["old"])
+    others = await triggered(client, 1, tags=["new"])
+    assert await client.bulk_count(tag=["old", "none"], status="QUEUED") == 3
+    made = await client.bulk_cancel(tag=["old", "none"], status="QUEUED", name="clear the old ones")
+    done = await over(client, made["id"])
+    assert done.pop("createdAt") <= done.pop("completedAt")
+    counts = {"total": 3, "success": 3, "failure": 0}
+    assert done == {
+        "id": made["id"],
+        "name": "clear the old ones",
+        "type": "CANCEL",
+        "status": "COMPLETED",
+        "counts": counts,
+    }
+    assert [run["id"] async for run in client.runs(bulk_action=made["id"])] == run_ids[::-1]
+    assert [run["id"] async for run in client.runs(status="QUEUED")] == others
+    again = await over(client, (await client.bulk_cancel(run_ids))["id"])
+    assert again["counts"] == {"total": 3, "success": 0, "failure": 3}
+    assert again["failures"][0] == {"runId": run_ids[0], "error": "it had ended: canceled"}
+    assert [one["id"] async for one in client.bulk_actions(page_size=1)] == [again["id"], made["id"]]
+    assert await client.abort_bulk_action(made["id"]) == {"id": made["id"]}
+
+
+async def test_many_runs_are_replayed_by_their_ids(client: AsyncClient, worker: FakeWorker) -> None:
+    run_ids = await triggered(client, 2)
+    made = await client.bulk_replay(run_ids)
+    assert (await over(client, made["id"]))["counts"] == {"total": 2, "success": 2, "failure": 0}
+    news = [run["id"] async for run in client.runs(bulk_action=made["id"])]
+    assert [(await client.run(run_id))["replayedFrom"] for run_id in news] == run_ids[::-1]
+    assert [(await client.run(run_id))["payload"] for run_id in news] == [1, 0]
+
+
+REFUSED: list[tuple[dict[str, Any], int, str]] = [
+    ({"action": "cancel"}, 400, "exactly one of filter and runIds"),
+    ({"action": "cancel", "filter": {"tag": "a"}, "runIds": ["run_1"]}, 400, "exactly one of filter and runIds"),
+    ({"action": "cancel", "filter": {}}, 400, "at least one is needed"),
+    ({"action": "cancel", "filter": {"tag": ""}}, 400, "at least one is needed"),
+    ({"action": "cancel", "filter": {"tags": "a"}}, 400, "there is no 'tags'"),
+    ({"action": "cancel", "filter": {"status": "DONE"}}, 400, "'DONE' is not a status"),
+    ({"action": "cancel", "filter": {"isTest": "yes"}}, 400, "filter.isTest"),
+    ({"action": "cancel", "filter": {"from": "soon"}}, 400, "is not a date"),
+    ({"action": "cancel", "filter": {"period": -1}}, 400, "negative"),
+    ({"action": "cancel", "filter": {"batch": 7}}, 400, "filter.batch"),
+    ({"action": "cancel", "filter": {"tag": [7]}}, 400, "filter.tag"),
+    ({"action": "cancel", "filter": {"queue": {"type": "task"}}}, 400, "filter.queue"),
+    ({"action": "delete", "runIds": ["run_1"]}, 400, 'action: "cancel" or "replay"'),
+    ({"action": "cancel", "runIds": []}, 400, "runIds: from 1"),
+    ({"action": "cancel", "runIds": ["run_1"] * 10_001}, 400, "from 1 to 10000"),
+    ({"action": "cancel", "runIds": ["run_1"], "name": "x" * 256}, 400, "name: at most 255"),
+    ({"action": "cancel", "runIds": ["run_1"], "why": "x"}, 400, "unknown field"),
+    ({"action": "replay", "runIds": ["run_1"], "targetRegion": "eu"}, 422, "targetRegion is not supported"),
+]
+
+
+async def test_what_is_no_bulk_action_is_refused(url: str) -> None:
+    async with httpx2.AsyncClient(base_url=url, headers={"authorization": f"Bearer {KEY}"}) as http:
+        for body, status, told in REFUSED:
+            response = await http.post("/api/v1/bulk-actions", json=body)
+            assert (response.status_code, told in response.json()["error"]) == (status, True), response.text
+        assert (await http.get("/api/v1/bulk-actions")).json() == {"data": [], "pagination": {}}
+
+
+async def test_a_filter_is_understood_in_all_the_client_s_spellings(
+    url: str, client: AsyncClient, worker: FakeWorker
+) -> None:
+    await triggered(client, 1, tags=["a"])
+    now = datetime.now(UTC)
+    filters: list[dict[str, Any]] = [
+        {"queue": {"type": "task", "name": "echo"}},
+        {"queue": [{"type": "custom", "name": "none"}, "task/echo"]},
+        {"taskIdentifier": "echo", "isTest": False, "machine": ["small-1x", "micro"]},
+        {"tag": "a", "period": "1h", "from": 0},
+        {"from": (now.timestamp() - 60) * 1000, "to": "2100-01-01T00:00:00.000Z"},
+        {"search": "ech", "version": None},
+    ]
+    async with httpx2.AsyncClient(base_url=url, headers={"authorization": f"Bearer {KEY}"}) as http:
+        for given in filters:
+            asked = {"action": "cancel", "filter": given, "preview": True}
+            assert (await http.post("/api/v1/bulk-actions", json=asked)).json() == {"count": 1}, given
+
+
+async def test_unknown_actions_are_404(client: AsyncClient) -> None:
+    for call in (client.bulk_action("bulk_x"), client.abort_bulk_action("bulk_x")):
+        with pytest.raises(NotFound):
+            await call
+    with pytest.raises(TypeError, match="unknown filter 'tags'"):
+        await client.bulk_cancel(tags="a")
+    with pytest.raises(ApiError, match="exactly one"):
+        await client.bulk_cancel()
+
+
+async def test_what_a_dead_server_left_is_done_by_the_next(start: Start, database_url: str) -> None:
+    """The action was made, nobody was there to hear of it."""
+    await upgrade(database_url)
+    database = await Database.connect(database_url)
+    async with database.transaction() as tx:
+        environment = await engine.ensure_environment(tx, "dev", key_hash=b"k", now=datetime.now(UTC))
+        asked = engine.BulkRequest("cancel", run_ids=["run_1"])
+        made = await engine.create_bulk(tx, environment.id, asked, now=datetime.now(UTC))
+    await database.close()
+    async with AsyncClient(await start(database_url), KEY) as client:
+        assert (await over(client, made.bulk_id))["counts"]["failure"] == 1
+
+
+async def test_a_run_that_the_database_refuses_to_cancel_stops_no_other(database_url: str) -> None:
+    """It fails alone, with the reason; small actions don't wait for large ones."""
+    await upgrade(database_url)
+    database = await Database.connect(database_url)
+    here = Hub(Settings(secret_key=KEY, worker_token=TOKEN), database, SystemClock())
+
+    async def do(verb: Any, *args: Any, **options: Any) -> Any:
+        async with database.transaction() as tx:
+            return await verb(tx, *args, now=here.clock.now(), **options)
+
+    environment = await do(engine.ensure_environment, "dev", key_hash=b"k")
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("update environments set accepts_unknown_tasks = true")
+    run_ids = [
+        (await do(engine.trigger, environment.id, engine.TriggerRequest("echo", run_id=f"run_{n}"))).run_id
+        for n in range(5)
+    ]
+    await connection.execute(
+        """create function sabotage() returns trigger language plpgsql as $$ begin raise exception 'sabotaged'; end $$;
+           create trigger sabotage before update on runs for each row when (old.id = 'run_2') execute function sabotage()"""
+    )
+    large = (await do(engine.create_bulk, environment.id, engine.BulkRequest("cancel", run_ids=run_ids))).bulk_id
+    small = (await do(engine.create_bulk, environment.id, engine.BulkRequest("cancel", run_ids=["run_x"]))).bulk_id
+    assert await bulk_work.work_off(here) == 6
+    async with database.transaction() as tx:
+        found = await engine.read_bulk.bulk_action(tx, environment.id, large)
+        assert found
+        assert (found.succeeded, found.failed) == (4, 1)
+        assert await engine.read_bulk.problems(tx, large) == [("run_2", "the database refused it: sabotaged")]
+        assert (await engine.read_bulk.problems(tx, small))[0][0] == "run_x"
+    await connection.close()
+    await database.close()
