@@ -31,8 +31,8 @@ MAY_IMPORT = {
 }
 """Server and command line -> engine -> store; sdk -> wire; worker -> sdk, wire: a worker never sees the database."""
 
-STARTED_BY_NAME = {"torpor.__main__", "torpor.cli.main", "torpor.sync"}
-"""What nobody imports, since people do, or the `torpor` command."""
+STARTED_BY_NAME = {"torpor.__main__", "torpor.cli.main", "torpor.server.described.markdown", "torpor.sync"}
+"""What nobody imports, since people do, or the `torpor` command, or `bin/api-docs`."""
 
 HEAVY = ("fastapi", "uvicorn", "httpx2", "asyncpg", "typer", "rich", "jsonschema")
 

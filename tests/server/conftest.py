@@ -5,15 +5,20 @@ import itertools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from as_described import AsDescribed
 from fake_worker import KEY, TOKEN, FakeWorker, Start
+from fastapi import FastAPI
 from npm_packages import installed
 
 from torpor.config import Settings
 from torpor.sdk.client import AsyncClient
+from torpor.server import serve as serving
+from torpor.server.app import create_app
 from torpor.server.serve import serve
 from torpor.store.embedded import EmbeddedPostgres
 
@@ -47,7 +52,22 @@ async def database_url(postgres: str) -> str:
 
 
 @pytest.fixture
-async def start(tmp_path: Path) -> AsyncIterator[Start]:
+def as_described(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In the end, a fault for each answer of this test's servers that the OpenAPI document does not tell of."""
+    misfits: list[str] = []
+
+    def create_watched(*given: Any) -> FastAPI:
+        app = create_app(*given)
+        app.add_middleware(AsDescribed, misfits=misfits)
+        return app
+
+    monkeypatch.setattr(serving, "create_app", create_watched)
+    yield
+    assert not misfits, "\n".join(dict.fromkeys(misfits))
+
+
+@pytest.fixture
+async def start(tmp_path: Path, as_described: None) -> AsyncIterator[Start]:
     """Starts servers: `url = await start(database_url, lease_s=1)`. All are stopped in the end."""
     async with AsyncExitStack() as started:
 

@@ -207,6 +207,7 @@ def guard(route: Route) -> Route:
 
     @wraps(handler)
     async def guarded(request: Request) -> Response:
+        request.scope["route"] = route  # as FastAPI does for its own: it says what was asked, without the ids
         await _admit(request, route.path)
         return await handler(request)
 

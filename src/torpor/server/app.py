@@ -24,6 +24,7 @@ from torpor.server import (
     workers,
 )
 from torpor.server.cors import Cors
+from torpor.server.described import document
 from torpor.server.hub import Hub
 from torpor.server.rates import RateHeaders
 from torpor.store.database import Database
@@ -31,14 +32,15 @@ from torpor.store.database import Database
 
 def create_app(settings: Settings, database: Database, clock: Clock | None = None) -> FastAPI:
     """The HTTP application over this database. Its `state.hub.wakeups` is to be fed with the database's notifications."""
-    app = FastAPI(title="Torpor", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+    app = FastAPI(title="Torpor", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.hub = Hub(settings, database, clock or SystemClock())
     errors.install(app)
     app.add_middleware(RateHeaders)
     app.add_middleware(Cors)
     # Hot: plain routes. A task's id may hold slashes, and the path is decoded before it is routed.
     trigger = Route("/api/v1/tasks/{task_id:path}/trigger", runs.trigger, methods=["POST"])
-    app.router.routes.extend(access.guard(route) for route in (trigger, *batches.routes, *workers.routes))
+    plain = (trigger, *batches.routes, *workers.routes, *document.routes)
+    app.router.routes.extend(access.guard(route) for route in plain)
     for resource in (
         runs,
         bulk,

@@ -43,6 +43,9 @@ _QUEUED = frozenset({"QUEUED", "DELAYED", "PENDING_VERSION"})
 _EXECUTING = frozenset({"EXECUTING", "DEQUEUED"})
 _FAILED = frozenset({"FAILED", "CRASHED", "SYSTEM_FAILURE", "EXPIRED", "TIMED_OUT"})
 
+_TRIGGER_FUNCTIONS = frozenset({"trigger", "triggerAndWait", "batchTrigger", "batchTriggerAndWait"})
+"""Those that the official client knows; to it a run with another one can't be read."""
+
 TOKEN_STATUS = {"pending": "WAITING", "completed": "COMPLETED", "timed_out": "TIMED_OUT", "failed": "COMPLETED"}
 TOKEN_TIMED_OUT = {"code": "TRIGGER_WAITPOINT_TIMEOUT", "message": "the wait token was not completed in time"}
 
@@ -99,7 +102,7 @@ def run_summary(run: Run, now: datetime) -> Json:
                 "frozenMs": round(usage.frozen_ms(run, now)),
             },
             "depth": run.depth,
-            "triggerFunction": run.trigger_function,
+            "triggerFunction": run.trigger_function if run.trigger_function in _TRIGGER_FUNCTIONS else "trigger",
             "batchId": run.batch_id,
         }
     )

@@ -1,0 +1,39 @@
+"""What the HTTP API is, said once: the OpenAPI document, docs/api.md and the tests are made from it.
+
+    operation   how a route is described, and the types that many share
+    runs, …     one module per resource: its types, and its routes
+    document    the OpenAPI document, served at /api/openapi.json
+    markdown    the reference in docs/api.md
+
+A route is described under the name that it has in access.py, where it says who may call it.
+"""
+
+from torpor.server.described import (
+    batches,
+    checkpoints,
+    deployments,
+    env_vars,
+    inventory,
+    keys,
+    queues,
+    runs,
+    schedules,
+    uploads,
+    waitpoints,
+)
+from torpor.server.described.operation import Resource
+
+RESOURCES: tuple[Resource, ...] = (
+    runs.RESOURCE,
+    uploads.RESOURCE,
+    checkpoints.RESOURCE,
+    batches.RESOURCE,
+    waitpoints.RESOURCE,
+    schedules.RESOURCE,
+    queues.RESOURCE,
+    env_vars.RESOURCE,
+    deployments.RESOURCE,
+    inventory.RESOURCE,
+    keys.RESOURCE,
+)
+"""In the order of the documentation."""
