@@ -10,6 +10,7 @@ A route is described under the name that it has in access.py, where it says who 
 
 from torpor.server.described import (
     batches,
+    bulk,
     checkpoints,
     deployments,
     env_vars,
@@ -27,6 +28,7 @@ RESOURCES: tuple[Resource, ...] = (
     runs.RESOURCE,
     uploads.RESOURCE,
     checkpoints.RESOURCE,
+    bulk.RESOURCE,
     batches.RESOURCE,
     waitpoints.RESOURCE,
     schedules.RESOURCE,

@@ -231,6 +231,7 @@ PATH: dict[str, tuple[str, str]] = {
     "field": ("`payload` or `output`.", "output"),
     "path": ("The path of an upload, `storagePath`.", "upload_4k/trigger/packet_1/payload.json"),
     "deployment_id": ("The deployment.", "deployment_8w2c"),
+    "bulk_id": ("The bulk action.", "bulk_7d3s"),
     "worker_id": ("The worker.", "worker_5n1c7b3t"),
 }
 """What stands for the parameters of a path, and an example of each."""
