@@ -40,13 +40,17 @@ if TYPE_CHECKING:
     from torpor.sdk.context import current
     from torpor.sdk.debounce import Debounce
     from torpor.sdk.idempotency import Idempotency
+    from torpor.sdk.inputs import inputs
     from torpor.sdk.logger import logger
+    from torpor.sdk.metadata import metadata
     from torpor.sdk.queue import Queue
     from torpor.sdk.retry import Retry
     from torpor.sdk.retrying import retry
     from torpor.sdk.runs import Run
     from torpor.sdk.save_point import Checkpoint, checkpoint
     from torpor.sdk.schedule import ScheduleTick, schedule
+    from torpor.sdk.streams import stream
+    from torpor.sdk.tags import tags
     from torpor.sdk.task import Task, task
     from torpor.sdk.wait import create_token
     from torpor.sdk.waits import Approval, Token
@@ -89,9 +93,13 @@ __all__ = [
     "checkpoint",
     "create_token",
     "current",
+    "inputs",
     "logger",
+    "metadata",
     "retry",
     "schedule",
+    "stream",
+    "tags",
     "task",
     "wait",
 ]
@@ -105,13 +113,17 @@ _HOMES = {
     "torpor.sdk.context": ("current",),
     "torpor.sdk.debounce": ("Debounce",),
     "torpor.sdk.idempotency": ("Idempotency",),
+    "torpor.sdk.inputs": ("inputs",),
     "torpor.sdk.logger": ("logger",),
+    "torpor.sdk.metadata": ("metadata",),
     "torpor.sdk.queue": ("Queue",),
     "torpor.sdk.retry": ("Retry",),
     "torpor.sdk.retrying": ("retry",),
     "torpor.sdk.runs": ("Run",),
     "torpor.sdk.save_point": ("Checkpoint", "checkpoint"),
     "torpor.sdk.schedule": ("ScheduleTick", "schedule"),
+    "torpor.sdk.streams": ("stream",),
+    "torpor.sdk.tags": ("tags",),
     "torpor.sdk.task": ("Task", "task"),
     "torpor.sdk.wait": ("create_token",),
     "torpor.sdk.waits": ("Approval", "Token"),

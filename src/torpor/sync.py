@@ -1,5 +1,5 @@
-"""For code that does not await: the blocking twins of `torpor.wait`, `torpor.checkpoint`, `torpor.create_token` and
-`torpor.batch_trigger`.
+"""For code that does not await: the blocking twins of `torpor.wait`, `torpor.checkpoint`, `torpor.create_token`,
+`torpor.batch_trigger`, `torpor.metadata` (its `flush`) and `torpor.inputs`.
 
     from torpor.sync import wait, create_token
 
@@ -17,6 +17,8 @@ Example:
 from torpor.sdk import sync_wait as wait
 from torpor.sdk.any_batch import batch_trigger_and_wait_blocking as batch_trigger_and_wait
 from torpor.sdk.any_batch import batch_trigger_blocking as batch_trigger
+from torpor.sdk.inputs import inputs_blocking as inputs
+from torpor.sdk.metadata import blocking_metadata as metadata
 from torpor.sdk.save_point import Checkpoint
 from torpor.sdk.save_point import checkpoint_blocking as checkpoint
 from torpor.sdk.sync_wait import create_token
@@ -30,5 +32,7 @@ __all__ = [
     "batch_trigger_and_wait",
     "checkpoint",
     "create_token",
+    "inputs",
+    "metadata",
     "wait",
 ]

@@ -255,6 +255,10 @@ class Supervisor:
     def suspend(self) -> Suspending:
         """Have the run stand still, as before a dump."""
         self.send(Suspend())
+        return self.stood_still()
+
+    def stood_still(self) -> Suspending:
+        """It says that it stands still."""
         told = self.expect(Suspending)
         assert self._connection is not None
         assert self._connection.recv(1) == b"", "it said Suspending and kept the connection"

@@ -256,6 +256,7 @@ _TELL: dict[str, Callable[[Data], Words]] = {
     "run.save_failed": _plain("save point given up, the run goes on", "yellow", "reason"),
     "run.move_failed": _plain("it can't be moved", "yellow", "reason"),
     "run.freeze_failed": _plain("freeze given up, the run stays in memory", "yellow", "reason"),
+    "run.not_stored": _plain("something that its code says of it can't be stored", "yellow", "reason"),
     "batch.created": _batch("opened a batch", "dim"),
     "batch.sealed": _batch("triggered a batch", "cyan"),
     "batch.aborted": _batch("a batch was given up: its items stopped coming", "yellow"),

@@ -324,4 +324,5 @@ def _context(run: Run, environment: Environment, given: _HandOut, worker_id: str
         replayed_from=run.replayed_from,
         max_duration_s=given.max_duration_s,
         machine=given.preset,
+        metadata=run.metadata or {},
     )

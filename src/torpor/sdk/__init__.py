@@ -6,6 +6,7 @@
 `wait.py`     wait.for_ and its kin, awaited                    `sync_wait.py`  the same, blocking
 `save_point.py`  checkpoint                                     `hooks.py`, `app.py`  functions called at moments of a run
 `context.py`  current                                           `logger.py`     log lines with fields
+`metadata.py`, `tags.py`  what a run says of itself             `streams.py`, `inputs.py`  what it gives out, what it is sent
 `payload.py`  from a call to JSON and back                      `schedule.py`   @schedule, ScheduleTick
 `client.py`   the HTTP API, for everything outside of runs      `kept_client.py`  the one that triggers share
 
@@ -14,6 +15,7 @@ Beneath, only inside a run:
 `session.py`  one run in this process                           `outcome.py`    what user code returned or raised
 `loop.py`     the door of async tasks                           `blocking.py`   the door of sync tasks
 `waits.py`    requests and answers, written once for both       `ledger.py`     which waits and calls are open
+`outbox.py`   what user code says of its run, leaving           `plain.py`      its values as JSON has them
 `idle.py`     may this run be frozen, and if not: why not       `freeze.py`     standing still for a checkpoint
 `standstill.py`  what the doors ask for to do so                `refresh.py`    what must not repeat or be stale after it
 `descriptors.py`  files let go before it and opened after       `channel.py`    the control socket

@@ -19,6 +19,7 @@ from torpor.sdk import idle, threads
 from torpor.sdk.canceling import Cancellation
 from torpor.sdk.channel import Channel, LetGo
 from torpor.sdk.ledger import Ledger
+from torpor.sdk.outbox import Outbox
 from torpor.sdk.standstill import Standstill
 from torpor.wire.runner import (
     Answer,
@@ -26,6 +27,7 @@ from torpor.wire.runner import (
     Awoken,
     Call,
     Cancel,
+    Known,
     NewWait,
     Result,
     RunnerMessage,
@@ -60,9 +62,18 @@ class BlockingDoor:
         cancellation: asked to end, the run's threads are told where they wait.
     """
 
-    def __init__(self, channel: Channel, ledger: Ledger, standstill: Standstill, cancellation: Cancellation) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        ledger: Ledger,
+        outbox: Outbox,
+        standstill: Standstill,
+        cancellation: Cancellation,
+    ) -> None:
         self._channel = channel
         self._ledger = ledger
+        self._outbox = outbox
+        self._is_saying = False
         self._standstill = standstill
         self._cancellation = cancellation
         cancellation.look = self._read_now
@@ -125,6 +136,25 @@ class BlockingDoor:
             self._cancellation.leave()
         self._cancellation.check()
         return box.value
+
+    def say(self) -> None:
+        """Send what is in the outbox, and take in what has come meanwhile: code that computes reads at no other time.
+
+        Raises:
+            RunCanceled: the run is to end. What was to be said is said all the same.
+        """
+        self._cancellation.enter()
+        try:
+            # A thread that keeps its turn for long takes the rest along.
+            if self._turn.acquire(timeout=HANDLER_PATIENCE_S):
+                try:
+                    self._say()
+                finally:
+                    self._turn.release()
+                self._read_now()
+        finally:
+            self._cancellation.leave()
+        self._cancellation.check()
 
     def save(self, name: str) -> Awoken:
         """Have a checkpoint taken, and go on. Other threads stand still wherever they are.
@@ -203,7 +233,7 @@ class BlockingDoor:
         return pause_s is None or self._channel.has_news(pause_s)
 
     def _read_now(self) -> None:
-        """Read what has come, unless another thread is at it. In the main thread, outside of waits and calls."""
+        """Read what has come, unless another thread is at it. Outside of waits and calls."""
         if self._turn.acquire(timeout=HANDLER_PATIENCE_S):
             try:
                 while self._reader is None and not self._is_shut and self._channel.has_news():  # twice in a row
@@ -218,7 +248,23 @@ class BlockingDoor:
             finally:
                 self._turn.release()
 
+    def _say(self) -> None:
+        if self._is_saying or self._reader == threading.get_ident():
+            return  # a signal's handler, in the middle of sending or reading: it is sent with what comes next
+        self._is_saying = True
+        try:
+            while (message := self._outbox.take()) is not None:
+                self._put(message)
+                if not self._channel.keeps(message):
+                    self._outbox.has_left(message)
+        finally:
+            self._is_saying = False
+
     def _send(self, message: RunnerMessage) -> None:
+        self._say()
+        self._put(message)
+
+    def _put(self, message: RunnerMessage) -> None:
         try:
             self._channel.send(message)
         except LetGo:
@@ -256,6 +302,7 @@ class BlockingDoor:
         return idle.Verdict(not busy, sorted(map(idle.thread_told, busy)), is_up_to_threads=bool(busy))
 
     def _tell(self) -> None:
+        self._say()
         verdict = self._look()
         self._pace.looked(verdict.is_up_to_threads)
         if block := self._ledger.tell(verdict.is_idle, verdict.blockers):
@@ -270,6 +317,8 @@ class BlockingDoor:
                 case Result() as result:
                     self._ledger.reply(result)
                     self._pace.moved()
+                case Known() as known:
+                    self._outbox.learn(known)
                 case Suspend():
                     self._suspend()
                     messages += self._channel.left_over()

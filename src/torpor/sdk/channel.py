@@ -91,6 +91,10 @@ class Channel:
         self._outbox.append(_Outgoing(message))
         self._flush()
 
+    def keeps(self, message: RunnerMessage) -> bool:
+        """Whether it has not left whole."""
+        return any(each.message is message for each in self._outbox)
+
     def withdraw(self, message: RunnerMessage) -> None:
         """Don't send it after all: it was kept, and has lost its meaning."""
         self._outbox = deque(each for each in self._outbox if each.message is not message)
@@ -127,6 +131,14 @@ class Channel:
         poll = select.poll()  # select.select() can't look at descriptors above 1023
         poll.register(self._socket, select.POLLIN)
         return bool(poll.poll(within_s * 1000))
+
+    def has_room(self) -> bool:
+        """Whether something can be sent at once. What is sent without a connection is kept."""
+        poll = select.poll()
+        if not self._is_up:
+            return True
+        poll.register(self._socket, select.POLLOUT)
+        return bool(poll.poll(0))
 
     def was_let_go(self) -> bool:
         """Whether the supervisor has closed its end, though we have not closed ours. There may be something left to read."""

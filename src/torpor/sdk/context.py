@@ -63,8 +63,8 @@ class Current:
 
     @property
     def tags(self) -> list[str]:
-        """The run's tags, as it was triggered."""
-        return list(self._context("tags").tags)
+        """The run's tags: those that it was triggered with, and what `torpor.tags.add` has added."""
+        return list(running.required("torpor.current.tags").tags)
 
     @property
     def is_test(self) -> bool:

@@ -14,7 +14,9 @@ noticed; what it brings is handed out by the loop.
 """
 
 import asyncio
+import contextlib
 import selectors
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -26,6 +28,7 @@ from torpor.sdk import fresh, idle, threads, waits
 from torpor.sdk.channel import Channel, LetGo
 from torpor.sdk.idle import CallFuture, SaveFuture, WaitFuture
 from torpor.sdk.ledger import Ledger
+from torpor.sdk.outbox import Outbox
 from torpor.sdk.standstill import Standstill
 from torpor.wire.runner import (
     Answer,
@@ -33,6 +36,7 @@ from torpor.wire.runner import (
     Awoken,
     Call,
     Cancel,
+    Known,
     NewWait,
     Result,
     RunnerMessage,
@@ -45,12 +49,14 @@ T = TypeVar("T")
 
 LOOK_SHARE = 10
 """While a run is kept awake we look again after this many times what looking took, so it costs a tenth at most."""
+PATIENCE_S = 1.0
+PAUSE_S = 0.005
 SLEW_S = 0.1
 """Wall clock and monotonic clock don't part by more between two looks, unless one was set, or the process was frozen."""
 
 
 class LoopDoor:
-    """Everything here runs in the loop's own thread.
+    """Everything here runs in the loop's own thread, but `say`.
 
     Args:
         standstill: what is done while nothing of the run moves.
@@ -58,11 +64,19 @@ class LoopDoor:
     """
 
     def __init__(
-        self, channel: Channel, ledger: Ledger, standstill: Standstill, cancel: Callable[[Cancel], None]
+        self,
+        channel: Channel,
+        ledger: Ledger,
+        outbox: Outbox,
+        standstill: Standstill,
+        cancel: Callable[[Cancel], None],
     ) -> None:
         self.loop: _Loop | None = None
+        self._thread = 0
         self._channel = channel
         self._ledger = ledger
+        self._outbox = outbox
+        self._is_saying = False
         self._standstill = standstill
         self._cancel = cancel
         self._listening = -1
@@ -77,6 +91,7 @@ class LoopDoor:
     def make_loop(self) -> asyncio.AbstractEventLoop:
         """The run's event loop. Not uvloop: it doesn't say when it is about to block."""
         self.loop = _Loop(_SettlingSelector(self))
+        self._thread = threading.get_ident()
         self._listen()
         return self.loop
 
@@ -108,6 +123,19 @@ class LoopDoor:
         self._saves.append((name, future))
         return await future
 
+    def say(self) -> None:
+        """Send what is in the outbox. Other threads have the loop do it, and wait a while if it has too much to do."""
+        if threading.get_ident() == self._thread:
+            if not self._channel.in_use:  # else this is a signal's handler in there: it is sent with what comes next
+                self._say()
+            return
+        assert self.loop is not None
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the end is about to be told, and this before it
+            self.loop.call_soon_threadsafe(self._say)
+        until = time.monotonic() + PATIENCE_S  # no longer: the loop's thread may itself be waiting for this one
+        while self._outbox.is_full and time.monotonic() < until:
+            time.sleep(PAUSE_S)
+
     def look(self) -> None:
         """A signal says that there may be news. Code that computes is not in the way of connecting again."""
         while self.loop is not None and not self._channel.in_use and self._channel.was_let_go():
@@ -119,6 +147,7 @@ class LoopDoor:
         """The loop has gone once through all that was ready. Returns how long it may block."""
         assert self.loop is not None
         self.loop.look_at_clocks()
+        self._say()
         if self._saves and not self._ledger.is_calling:
             self._save()
             return 0
@@ -247,7 +276,23 @@ class LoopDoor:
         self._ledger.answer(awoken.answers)
         self._dispatch(self._channel.left_over())
 
+    def _say(self) -> None:
+        if self._is_saying:
+            return
+        self._is_saying = True
+        try:
+            while (message := self._outbox.take()) is not None:
+                self._put(message)
+                if not self._channel.keeps(message):
+                    self._outbox.has_left(message)
+        finally:
+            self._is_saying = False
+
     def _send(self, message: RunnerMessage) -> None:
+        self._say()
+        self._put(message)
+
+    def _put(self, message: RunnerMessage) -> None:
         try:
             self._channel.send(message)
         except LetGo:
@@ -285,6 +330,8 @@ class LoopDoor:
                     self._ledger.answer(answers)
                 case Result():
                     self._ledger.reply(message)
+                case Known():
+                    self._outbox.learn(message)
                 case Suspend():
                     self._should_suspend = True
                 case Cancel():

@@ -27,6 +27,26 @@ def required(what: str) -> "Session":
     )
 
 
+def listening(what: str) -> "Session | None":
+    """The session of this run, for what a task only says of itself: outside of a run, where a unit test calls it as a plain
+    function, there is nobody to say it to. That is logged once for each thing.
+
+    Raises:
+        NotInRun: this is a child process of a run, from which it would silently be lost.
+    """
+    if session is not None or is_fork:
+        return required(what)
+    if what not in _unheard:
+        import logging  # seldom needed
+
+        _unheard.add(what)
+        logging.getLogger("torpor").warning("%s outside of a run: it is checked, and goes nowhere", what)
+    return None
+
+
+_unheard: set[str] = set()
+
+
 def refuse_in_loop(what: str) -> None:
     """Refuse to block a running event loop.
 

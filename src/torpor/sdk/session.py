@@ -15,7 +15,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,21 +38,26 @@ from torpor.sdk.blocking import BlockingDoor
 from torpor.sdk.canceling import Cancellation
 from torpor.sdk.channel import Channel, LetGo
 from torpor.sdk.fresh.library import Turn
+from torpor.sdk.inputs import Line
 from torpor.sdk.ledger import Ledger
 from torpor.sdk.loop import LoopDoor
+from torpor.sdk.outbox import Outbox
 from torpor.sdk.standstill import Standstill
 from torpor.wire.runner import (
     Answer,
     Awoken,
     Begin,
     Cancel,
+    Chunk,
     Finished,
     Finishing,
     Hello,
     NewWait,
+    Op,
     Result,
     RunContext,
     StayingAwake,
+    Target,
 )
 
 if TYPE_CHECKING:
@@ -79,6 +84,8 @@ class Session:
         """What `torpor.current` shows."""
         self._channel = channel
         self._ledger = Ledger()
+        self._outbox = Outbox(begin.context)
+        self._inputs: dict[str, Line] = {}
         self._door: LoopDoor | BlockingDoor | None = None
         self._freezer = freeze.Freezer(channel, self._told, environment, run_directory=str(Path(channel.path).parent))
         self._standstill = Standstill(self._freeze, self._save, self._come_back, self._resumed)
@@ -118,7 +125,7 @@ class Session:
                 return self._in_loop(made, task.id)
             except BaseException as error:  # noqa: BLE001 - such as sys.exit() in a task of its own: it ends the loop
                 return outcome.failed(error)
-        self._door = BlockingDoor(self._channel, self._ledger, self._standstill, self._cancellation)
+        self._door = BlockingDoor(self._channel, self._ledger, self._outbox, self._standstill, self._cancellation)
         return attempt.perform_blocking() if hook is None else attempt.perform_hook_blocking(hook)
 
     def finish(self, outcome: Finished) -> None:
@@ -130,6 +137,8 @@ class Session:
         self._cancellation.look = lambda: None
         while True:
             try:
+                while (said := self._outbox.take()) is not None:
+                    self._channel.send(said)
                 self._channel.send(outcome)
                 while not isinstance(self._channel.receive(), Finishing):
                     pass  # an answer or a Suspend that crossed with the end
@@ -141,7 +150,7 @@ class Session:
         self._channel.close()
 
     def _in_loop(self, made: Coroutine[Any, Any, Finished], name: str) -> Finished:
-        door = self._door = LoopDoor(self._channel, self._ledger, self._standstill, self._cancel)
+        door = self._door = LoopDoor(self._channel, self._ledger, self._outbox, self._standstill, self._cancel)
 
         async def main() -> Finished:
             self._main_task = asyncio.current_task()
@@ -246,10 +255,52 @@ class Session:
 
     def _take_up(self, awoken: Awoken) -> None:
         if awoken.context is not None:
+            self._outbox.restored(awoken.context)
             is_fork = awoken.context.run_id != self.context.run_id
             self.context = awoken.context
             if is_fork:  # the image has the name of the run that it was taken of
                 name_process(self.context)
+
+    # -- what user code says of the run, from any thread --
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The run's own, as user code sees it. Not to be changed in place."""
+        return self._outbox.metadata
+
+    @property
+    def tags(self) -> list[str]:
+        """The same of its tags."""
+        return self._outbox.tags
+
+    @property
+    def has_room(self) -> bool:
+        """Whether something can be said without having to wait for the supervisor."""
+        return not self._outbox.is_full and self._channel.has_room()
+
+    def change(self, target: Target, op: Op | None = None, tags: Sequence[str] = ()) -> None:
+        """Have metadata changed, or tags added."""
+        self._outbox.change(self._whose(target), op, tags)
+        self._say()
+
+    def append(self, target: Target, key: str, chunk: Chunk) -> None:
+        """Have something appended to a stream. Blocks while the supervisor has enough of it."""
+        self._outbox.warn_if_slow(self.has_room)
+        self._outbox.append(self._whose(target), key, chunk)
+        self._say()
+
+    def input_line(self, name: str) -> Line:
+        """What was read of an input."""
+        return self._inputs.setdefault(name, Line(name))
+
+    def _whose(self, target: Target) -> Target:
+        """What a run does to a parent or root that it doesn't have, it does to itself."""
+        above = {"parent": self.context.parent_run_id, "root": self.context.root_run_id}.get(target)
+        return "self" if above in (None, self.context.run_id) else target
+
+    def _say(self) -> None:
+        if self._door is not None:
+            self._door.say()
 
     # -- what the SDK asks of the run: each once awaited and once blocking --
 

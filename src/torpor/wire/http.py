@@ -43,7 +43,17 @@ from typing import Any, Literal
 import msgspec
 
 from torpor.wire.presets import BUILT_IN, DEFAULT_PRESET, Preset
-from torpor.wire.runner import Answer, HookCall, NewWait, QueueManifest, RunContext, TaskError, TaskManifest
+from torpor.wire.runner import (
+    Answer,
+    Chunk,
+    HookCall,
+    NewWait,
+    Op,
+    QueueManifest,
+    RunContext,
+    TaskError,
+    TaskManifest,
+)
 
 MAX_BODY_BYTES = 32 << 20
 """The largest message that the server takes from a worker."""
@@ -565,14 +575,6 @@ class CompleteTokenCall(msgspec.Struct):
     lease: int = 0
 
 
-class Op(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One change of a run's metadata, as in the public API. A `key` that starts with `$.` is a path into it."""
-
-    type: Literal["set", "delete", "append", "remove", "increment", "update"]
-    key: str = ""  # update has none
-    value: Any = None  # delete has none; increment: a number; update: an object
-
-
 class MetadataReport(msgspec.Struct):
     """What a run's code did to its metadata and tags, and to its parent's and its root's metadata, in order.
 
@@ -592,13 +594,6 @@ class MetadataReply(msgspec.Struct):
 
     metadata: dict[str, Any]
     tags: list[str]
-
-
-class Chunk(msgspec.Struct, frozen=True):
-    """A part of a stream."""
-
-    id: str  # made by the SDK, unique in its stream: a repeated one adds nothing
-    data: msgspec.Raw
 
 
 class StreamReport(msgspec.Struct):

@@ -76,6 +76,18 @@ def apply(metadata: dict[str, Any], operations: Iterable[Op]) -> dict[str, Any]:
     return metadata
 
 
+def find(metadata: dict[str, Any], key: str, default: Any = None) -> Any:
+    """What is at a key or path; the default where nothing is.
+
+    >>> find({"log": {"lines": ["a"]}}, "$.log.lines.0")
+    'a'
+    """
+    held: Any = metadata
+    for name in _path(key) if key.startswith("$.") else [key]:
+        held = _get(held, name) if isinstance(held, dict | list) else _MISSING
+    return default if held is _MISSING else held
+
+
 def _changed(holder: Any, names: list[str], operation: Op) -> Any:
     """The object or list with the operation carried out in it; itself where that can't be."""
     name, *further = names

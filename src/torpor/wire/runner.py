@@ -12,6 +12,8 @@
       |                               |--------------------------------------->|
       |                               |     Call / Block        Result/Answers |
       |                               |<-------------------------------------->|
+      |                               |     Change / Append     Known          |
+      |                               |<-------------------------------------->|
       |                               |     SavePoint, then EOF: it sleeps in sigwait(SIGUSR1)
       |                               |<---------------------------------------|
       |                               |  ... dump, SIGUSR1; or kill, restore, SIGUSR1: `Resumed`, `Awoken` as below ...
@@ -36,7 +38,7 @@ out at its next use of the socket, or when it gets the signal INTERRUPT (sdk/can
 `Resumed` (`Hello`, if it has had no `Begin` yet), gets `Awoken`, and sends again what the supervisor had not read to its end.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -143,8 +145,27 @@ class NewWait(msgspec.Struct, frozen=True):
     idempotency_key_ttl_s: float | None = None
 
 
+Target = Literal["self", "parent", "root"]
+"""Whose metadata or stream is meant: the run's own, or that of one above it."""
+
+
+class Op(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One change of a run's metadata, as in the public API. A `key` that starts with `$.` is a path into it."""
+
+    type: Literal["set", "delete", "append", "remove", "increment", "update"]
+    key: str = ""  # update has none
+    value: Any = None  # delete has none; increment: a number; update: an object
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """A part of a stream."""
+
+    id: str  # made by the SDK, unique in its stream: a repeated one adds nothing
+    data: msgspec.Raw
+
+
 class RunContext(msgspec.Struct, frozen=True):
-    """What `torpor.current` shows."""
+    """What `torpor.current` shows, and what is known of the run's metadata."""
 
     run_id: str
     task_id: str
@@ -167,6 +188,7 @@ class RunContext(msgspec.Struct, frozen=True):
     schedule_id: str | None = None
     replayed_from: str | None = None
     max_duration_s: float | None = None
+    metadata: dict[str, Any] = {}
 
 
 class HookCall(msgspec.Struct, frozen=True):
@@ -205,12 +227,39 @@ class Call(msgspec.Struct, tag="call"):
     """A request to the server that the supervisor passes on: the runner holds no credentials.
 
     kind "trigger" (body: TriggerCall of wire/http.py), "create_token" (TokenCall), "complete_token" (CompleteTokenCall),
-    "create_batch" (BatchCall), "batch_items" (BatchItemsCall), "batch_results" (BatchResultsCall).
+    "create_batch" (BatchCall), "batch_items" (BatchItemsCall), "batch_results" (BatchResultsCall), "inputs" (InputRead).
+
+    kind "flush" (Flush) is for the supervisor itself. It is answered when all that was said before (`Change`, `Append`) is
+    stored, with the run's metadata and tags (MetadataReply); or, if some of it can't be, with the reason.
     """
 
     call_id: int
     kind: str
     body: msgspec.Raw
+
+
+class Flush(msgspec.Struct):
+    """The body of a `Call` of that kind."""
+
+
+class Change(msgspec.Struct, tag="change"):
+    """User code changes metadata or adds tags. There is no answer to it: the supervisor sees to it that the server knows soon,
+    and before it is told of a wait or of the end.
+    """
+
+    number: int  # counts what a process says, through all its lives
+    seen: int  # the number of the last `Known` that it has read
+    target: Target = "self"
+    op: Op | None = None
+    tags: list[str] = []  # to be added to the run's own
+
+
+class Append(msgspec.Struct, tag="append"):
+    """User code appends to a stream. No answer, as to a `Change`."""
+
+    target: Target
+    key: str
+    chunk: Chunk
 
 
 class Suspending(msgspec.Struct, tag="suspending"):
@@ -295,6 +344,8 @@ RunnerMessage = (
     Hello
     | Block
     | Call
+    | Change
+    | Append
     | Suspending
     | SavePoint
     | NotSaved
@@ -336,6 +387,16 @@ class Result(msgspec.Struct, tag="result"):
     error: str | None = None
 
 
+class Known(msgspec.Struct, tag="known"):
+    """The run's metadata and tags as the server has them, with every `Change` up to the one with the number `through`."""
+
+    number: int  # counts these, from 1, on behalf of one process here
+    through: int
+    metadata: dict[str, Any]
+    tags: list[str]
+    refused: list[str] = []  # why something that was said since the last one is not stored: one line each
+
+
 class Suspend(msgspec.Struct, tag="suspend"):
     """Please park and close: a checkpoint is to be taken. Answered by Suspending + EOF, or by StayingAwake."""
 
@@ -363,7 +424,7 @@ class Finishing(msgspec.Struct, tag="finishing"):
     """The supervisor holds the outcome and will deliver it; the runner may exit."""
 
 
-SupervisorMessage = Begin | Answers | Result | Suspend | Awoken | Cancel | Finishing
+SupervisorMessage = Begin | Answers | Result | Known | Suspend | Awoken | Cancel | Finishing
 
 # -- supervisor <-> zygote --------------------------------------------------------------------------------------------
 

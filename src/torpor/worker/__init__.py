@@ -28,6 +28,7 @@
 `live_run.py`    one run in memory, seen from the supervisor: its inbox, its birth, its ends
 `life.py`        what those who act on it share: its state, its words to the server, its image
 `waiting.py`     what it waits for, and that it is held or frozen meanwhile
+`relay.py`       what its code says of it, led on to the server: merged (`changes.py`), not too often (`pace.py`)
 `saving.py`      how it is written down when it does not wait: save points, moves
 `checkpoint.py`  running process -> durable image, in stages
 `restore.py`     image -> running process, in stages

@@ -15,6 +15,8 @@ ENOUGH = 8 << 20
 """More than this is not taken in ahead. A single message may be larger."""
 EACH = 16 << 10
 """What a message weighs beside its bytes: it costs an answer, a request to the server, or a line in the story."""
+KEPT = runner.Call | runner.Change | runner.Append
+"""What weighs until it is dealt with, since many may be under way at once."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Inbox(asyncio.Queue[Any]):
         super().__init__()
         self._on_light = on_light
         self._weight = 0
-        self._calls: dict[int, int] = {}
+        self._kept: dict[int, int] = {}
         self._was_heavy = False
 
     @property
@@ -48,16 +50,16 @@ class Inbox(asyncio.Queue[Any]):
         self._weight += size + EACH
         self.put_nowait(_Heard(message, size + EACH))
 
-    def dealt_with(self, call: runner.Call) -> None:
-        """A request is answered. It weighs until then, since many may be under way at once; others until they are taken out."""
-        self._lighten(self._calls.pop(id(call), 0))
+    def dealt_with(self, message: KEPT) -> None:
+        """A request is answered, a change is stored. It weighs until then; other messages until they are taken out."""
+        self._lighten(self._kept.pop(id(message), 0))
 
     def _get(self) -> Any:
         item = super()._get()
         if not isinstance(item, _Heard):
             return item
-        if isinstance(item.message, runner.Call):
-            self._calls[id(item.message)] = item.weight
+        if isinstance(item.message, KEPT):
+            self._kept[id(item.message)] = item.weight
         else:
             self._lighten(item.weight)
         return item.message

@@ -19,6 +19,7 @@ from torpor.worker.faults import Fault, reach
 from torpor.worker.house import House
 from torpor.worker.output import Follower, Output
 from torpor.worker.process import RunProcess
+from torpor.worker.relay import Relay
 from torpor.worker.work_clock import WorkClock
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Life:
         calls: how many requests of user code are not answered yet.
         lately_answered: waits whose answers it may not have taken up.
         saved: what became of its save point: a checkpoint, or why there is none.
+        relay: leads on what user code says of the run.
         over: nothing more is to be done here.
         left: how it was frozen, if that was its end here: `frozen` in a wait, `moved` out of its work.
         not_moved: why it could not be frozen when it was last tried to move it.
@@ -75,6 +77,7 @@ class Life:
         self._background: set[asyncio.Task[None]] = set()
         self._timers: list[asyncio.TimerHandle] = []
         self._reports = 0
+        self.relay = Relay(self.lease, self.send, self.tell, self.in_background)
 
     @property
     def is_waiting(self) -> bool:
@@ -90,6 +93,7 @@ class Life:
             timer.cancel()
 
     def stop_background(self) -> None:
+        self.relay.stop()
         for task in self._background:
             task.cancel()
 
@@ -117,7 +121,9 @@ class Life:
         task.add_done_callback(self._background.discard)
         return task
 
-    async def last_output(self) -> None:
+    async def last_words(self) -> None:
+        """Tell all that it has said of itself, and all that it has written."""
+        await self.relay.flush()
         if self.follower is not None:
             await self.follower.stop()
             await self.follower.catch_up(last=True)
@@ -170,15 +176,22 @@ class Life:
         tell: Callable[[http.StoredCheckpoint], Awaitable[http.LeaseReply]],
         name: str | None = None,
     ) -> http.LeaseReply:
-        """Publish what was taken and let the engine decide. Meanwhile the rest of the output is told."""
+        """Publish what was taken and let the engine decide. Meanwhile the rest of the output is told; and before that, all
+        that the process has said of its run, which is said once and not again by whoever is restored from the image.
+        """
         assert self.follower is not None
+
+        async def tell_in_order(stored: http.StoredCheckpoint) -> http.LeaseReply:
+            await self.relay.flush()
+            return await tell(stored)
+
         sending = asyncio.create_task(self.follower.catch_up(last=kind in ("wait", "move")))
         try:
             return await checkpoint.settle(
                 self.house.images,
                 taken,
                 kind,
-                tell,
+                tell_in_order,
                 store_id=self.house.store_id,
                 strays=self.house.strays,
                 name=name,

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 15.0
+REST_S = 1.0
 CALLS = {
     "trigger": "trigger",
     "create_batch": "batches",
@@ -42,6 +43,7 @@ CALLS = {
     "batch_results": "batches/results",
     "create_token": "tokens",
     "complete_token": "tokens/complete",
+    "inputs": "inputs",
 }
 """What user code may ask the server through us, and where it is asked."""
 
@@ -237,6 +239,10 @@ class LiveRun:
             case runner.Call():
                 self._life.calls += 1
                 self._life.in_background(self._call(process, event))
+            case runner.Change():
+                self._life.relay.change(process, event)
+            case runner.Append():
+                self._life.relay.append(process, event)
             case runner.Suspending(_, waiting_at):
                 self._life.stands_still = True
                 self._waiting.waiting_at = waiting_at
@@ -306,6 +312,8 @@ class LiveRun:
             process.inbox.put_nowait(Answered())
 
     async def _answer(self, call: runner.Call) -> runner.Result:
+        if call.kind == "flush":
+            return await self._life.relay.answer(call)
         path = CALLS.get(call.kind)
         if path is None:
             return runner.Result(call.call_id, False, status=400, error=f"unknown call {call.kind[:40]!r}")
@@ -326,7 +334,7 @@ class LiveRun:
     async def _finish(self, process: RunProcess, finished: runner.Finished) -> None:
         process.say(runner.Finishing())
         self._waiting.cancel_freeze()
-        await self._life.last_output()
+        await self._life.last_words()
         await self._tell_met(self._at_the_end(0)[0])
         await reach(Fault.BEFORE_FINISH)
         report = http.FinishReport(
@@ -386,7 +394,7 @@ class LiveRun:
         """Kill the process, then tell: what follows the run's end must not meet it alive."""
         process.kill()
         await asyncio.wait([process.exited], timeout=EXIT_TIMEOUT_S)
-        await self._life.last_output()
+        await self._life.last_words()
         report = http.FinishReport(self._life.lease.lease, outcome, error=error, retryable=False, usage=process.usage())
         await self._life.send("finish", report, http.LeaseReply)
         self._life.over = True
@@ -397,7 +405,8 @@ class LiveRun:
         met, oom = [], None
         if not self._process.was_killed:
             met, oom = self._at_the_end(self._process.exited.result())
-        await self._life.last_output()
+            await self._hear_the_rest(self._process)
+        await self._life.last_words()
         if (lost := self._process.memory_failure) is not None:
             # No fault of the run's, which goes on from where it was, somewhere.
             await self._refuse(self._process.end_told(), unusable=isinstance(lost, ImageDamaged), lost=True)
@@ -406,6 +415,19 @@ class LiveRun:
             error = runner.TaskError("ProcessDied", self._process.end_told())
             await self._report_crash(error if oom is None else out_of_memory(oom, self._life.assignment.preset), oom)
         self._life.over = True
+
+    async def _hear_the_rest(self, process: RunProcess) -> None:
+        """Its end was noticed before all was read that it had said of its run. A child may keep its connection open."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REST_S):
+                while process.is_connected or not process.inbox.empty():
+                    match await process.inbox.get():
+                        case runner.Change() as change:
+                            self._life.relay.change(process, change)
+                        case runner.Append() as append:
+                            self._life.relay.append(process, append)
+                        case _:
+                            pass  # nobody is there any more to hear of it
 
     async def _report_crash(self, error: runner.TaskError, oom: http.OutOfMemory | None = None) -> None:
         used = self._process.usage() if self._process is not None else http.Usage()

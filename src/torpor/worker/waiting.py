@@ -55,6 +55,7 @@ class Waiting:
             await self.settle_report(process)
 
     async def _report_block(self, message: runner.Block) -> http.BlockReply:
+        await self._life.relay.flush()
         report = http.BlockReport(
             self._life.lease.lease, message.waits, message.dropped, message.idle, message.blockers, self._life.next()
         )
@@ -90,6 +91,7 @@ class Waiting:
             self._life.is_idle = False
             self.cancel_freeze()
             self._life.lately_answered.extend(answer.wait_id for answer in reply.answers)
+            self._life.relay.inform(process)
             process.say(runner.Answers(reply.answers))
         elif self._life.is_waiting and not self._life.suspend_asked:
             self.consider_freezing(process)
