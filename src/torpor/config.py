@@ -87,6 +87,10 @@ class Settings:
     """Runs, batches and tokens that ended longer ago are deleted, with all that belongs to them; 0 keeps them for ever."""
     logs_retention_days: int = 14
     """What runs that ended longer ago have said is deleted; 0 keeps it as long as the run."""
+    streams_retention_days: int = 28
+    """What came into a stream longer ago is deleted, also while its run lives; 0 keeps it as long as the run."""
+    stream_bytes: int = 314572800
+    """The most bytes that one stream of a run may hold."""
     checkpoint_retention_s: float = 86400.0
     """How long the checkpoints of a run are kept after its end, for forks; a task may say otherwise."""
     checkpoint_grace_s: float = 600.0

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -44,6 +44,11 @@ async def own_postgres(tmp_path: Path) -> AsyncIterator[EmbeddedPostgres]:
 @pytest.fixture
 async def database_url(postgres: str) -> str:
     """An empty database."""
+    return await made(postgres)
+
+
+async def made(postgres: str) -> str:
+    """The URL of one more database."""
     name = f"server{next(_numbers)}"
     connection = await asyncpg.connect(postgres)
     await connection.execute(f"create database {name}")
@@ -51,9 +56,9 @@ async def database_url(postgres: str) -> str:
     return urlsplit(postgres)._replace(path=f"/{name}").geturl()
 
 
-@pytest.fixture
-def as_described(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """In the end, a fault for each answer of this test's servers that the OpenAPI document does not tell of."""
+@contextmanager
+def watched() -> Iterator[None]:
+    """In the end, a fault for each answer of servers made in here that the OpenAPI document does not tell of."""
     misfits: list[str] = []
 
     def create_watched(*given: Any) -> FastAPI:
@@ -61,9 +66,16 @@ def as_described(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         app.add_middleware(AsDescribed, misfits=misfits)
         return app
 
-    monkeypatch.setattr(serving, "create_app", create_watched)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serving, "create_app", create_watched)
+        yield
     assert not misfits, "\n".join(dict.fromkeys(misfits))
+
+
+@pytest.fixture
+def as_described() -> Iterator[None]:
+    with watched():
+        yield
 
 
 @pytest.fixture
@@ -89,6 +101,22 @@ async def start(tmp_path: Path, as_described: None) -> AsyncIterator[Start]:
             return await url
 
         yield start_one
+
+
+@pytest.fixture(scope="module")
+async def lasting_url(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """A server for all tests of a file that don't mind each other."""
+    settings = Settings(port=0, secret_key=KEY, worker_token=TOKEN, data_dir=tmp_path_factory.mktemp("data"))
+    url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    stop = asyncio.Event()
+    with watched():
+        task = asyncio.create_task(serve(settings, await made(postgres), stop=stop, ready=url.set_result))
+        await asyncio.wait({task, url}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+        yield await url
+        stop.set()
+        await task
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """A worker without processes: it says what a real one would say, when the test wants it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import httpx2
@@ -142,3 +143,12 @@ class FakeWorker:
         self._reading = asyncio.create_task(read())
         await connected.wait()
         return heard
+
+
+@asynccontextmanager
+async def awake(url: str) -> AsyncIterator[FakeWorker]:
+    """A worker that is up, with the tasks `echo` and `mail/send`."""
+    worker = FakeWorker(url)
+    await worker.come_up()
+    yield worker
+    await worker.close()

@@ -40,6 +40,8 @@ PATH = {
     "field": "payload",
     "slug": "dev",
     "deployment_id": "deployment_x",
+    "stream_key": "log",
+    "target": "self",
     "each task": "echo",
 }
 BODIES: dict[str, dict[str, Any]] = {

@@ -35,13 +35,14 @@ class Member:
     tags: list[str]
     metadata_lease: int
     metadata_number: int
+    metadata_requests: list[str]
 
     @classmethod
     def of(cls, row: Any) -> Self:
         return cls(**row)
 
 
-_COLUMNS = "id, lease, worker_id, finished_at, metadata, tags, metadata_lease, metadata_number"
+_COLUMNS = "id, lease, worker_id, finished_at, metadata, tags, metadata_lease, metadata_number, metadata_requests"
 
 
 async def family(tx: Transaction, run_id: str, environment_id: str | None = None) -> Family | None:

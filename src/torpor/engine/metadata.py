@@ -28,6 +28,9 @@ MAX_METADATA_BYTES = 256 * 1024
 CHANGEABLE_S = 15 * 60.0
 """So long after its end a run may be told of by its children and through the API: last words come late."""
 
+REQUESTS_KEPT = 16
+"""So many requests through the API a run remembers: one that comes again is among its latest."""
+
 
 @dataclass(frozen=True, slots=True)
 class MetadataChange:
@@ -62,9 +65,18 @@ class EndedLongAgo:
 
 
 async def change_metadata(
-    tx: Transaction, environment_id: str, run_id: str, change: MetadataChange, *, now: datetime
+    tx: Transaction,
+    environment_id: str,
+    run_id: str,
+    change: MetadataChange,
+    *,
+    request_id: str | None = None,
+    now: datetime,
 ) -> Metadata | MetadataTooLarge | EndedLongAgo | Unknown:
-    """Carry out operations on a run that is not over, or not for long. For the API; `operations.check` has passed them."""
+    """Carry out operations on a run that is not over, or not for long. For the API; `operations.check` has passed them.
+
+    A request that comes again, since its answer was lost, changes nothing, if it is one of the run's latest.
+    """
     kin = await family(tx, run_id, environment_id)
     if kin is None:
         return Unknown()
@@ -75,10 +87,15 @@ async def change_metadata(
     if not _is_changeable(run, now):
         assert run.finished_at is not None
         return EndedLongAgo(run.finished_at)
+    if request_id in run.metadata_requests:
+        return Metadata(run.metadata or {}, run.tags)
     after = _carried_out(kin, runs, change, now)
     if isinstance(after, MetadataTooLarge):
         return after
     await _write(tx, after, now=now)
+    if request_id is not None and after:
+        latest = [*run.metadata_requests, request_id][-REQUESTS_KEPT:]
+        await tx.execute("update runs set metadata_requests = $2 where id = $1", run_id, latest)
     return Metadata(after.get(run_id, run.metadata or {}), run.tags)
 
 

@@ -165,12 +165,12 @@ async def prune_streams(tx: Transaction, *, before: datetime, rows: int = ROWS, 
         return Pruned()
     # Its chunks are as old as they are numbered, but for clocks that were wrong: the first young one is where it ends.
     deleted = await tx.fetch(
-        """with some as (select seq, at, octet_length(body) as size from stream_chunks
+        """with oldest as (select seq, at, octet_length(body) as size from stream_chunks
                          where stream_id = $1 order by seq limit $2)
-           delete from stream_chunks using some
-           where stream_id = $1 and stream_chunks.seq = some.seq
-             and some.seq < coalesce((select min(seq) from some where at >= $3), 9223372036854775807)
-           returning some.size""",
+           delete from stream_chunks using oldest
+           where stream_id = $1 and stream_chunks.seq = oldest.seq
+             and oldest.seq < coalesce((select min(seq) from oldest where at >= $3), 9223372036854775807)
+           returning oldest.size""",
         stream["id"],
         rows,
         before,

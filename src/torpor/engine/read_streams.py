@@ -26,9 +26,10 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Chunks in a row. `is_last`: the run is over, and no chunk comes after these."""
+    """Chunks in a row. `is_full`: there may be more. `is_last`: the run is over, and no chunk comes after these."""
 
     chunks: list[Chunk]
+    is_full: bool
     is_last: bool
 
 
@@ -43,7 +44,7 @@ async def page(tx: Transaction, run_id: str, direction: Direction, key: str, *, 
                select seq, part_id, body, at, sum(octet_length(body)) over (order by seq) - octet_length(body) as before
                from (select seq, part_id, body, at from stream_chunks
                      where stream_id = (select id from streams where run_id = $1 and direction = $2 and key = $3) and seq > $4
-                     order by seq limit $5) as some) as some
+                     order by seq limit $5) as found) as page
            where before < $6 order by seq""",
         run_id,
         direction,
@@ -54,12 +55,25 @@ async def page(tx: Transaction, run_id: str, direction: Direction, key: str, *, 
     )
     chunks = [Chunk.of(row) for row in rows]
     is_full = len(rows) == PAGE_CHUNKS or sum(len(chunk.body.encode()) for chunk in chunks) >= PAGE_BYTES
-    return Page(chunks, run["finished_at"] is not None and not is_full)
+    return Page(chunks, is_full, run["finished_at"] is not None and not is_full)
 
 
 async def last_seq(tx: Transaction, run_id: str, direction: Direction, key: str) -> int:
     """The number of the newest chunk; -1: there is none."""
     found = await tx.fetchval(
         "select next_seq - 1 from streams where run_id = $1 and direction = $2 and key = $3", run_id, direction, key
+    )
+    return -1 if found is None else found
+
+
+async def last_of_client(tx: Transaction, run_id: str, key: str, client: str) -> int:
+    """The greatest number that this writer has given one of its parts, whose ids are `client:number`; -1: there is none."""
+    found = await tx.fetchval(
+        """select max(substr(part_id, length($3) + 2)::bigint) from stream_chunks
+           where stream_id = (select id from streams where run_id = $1 and direction = 'output' and key = $2)
+             and starts_with(part_id, $3 || ':')""",
+        run_id,
+        key,
+        client,
     )
     return -1 if found is None else found

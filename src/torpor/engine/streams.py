@@ -130,7 +130,7 @@ async def _append(
         count = await tx.fetchval(
             "select count(*) from streams where run_id = $1 and direction = $2", owner_id, direction
         )
-        if count >= MAX_STREAMS:
+        if (count or 0) >= MAX_STREAMS:
             return TooManyStreams()
     total = size + (stream["size_bytes"] if stream else 0)
     if total > max_bytes:

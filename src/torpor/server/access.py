@@ -80,6 +80,9 @@ ROUTES: dict[str, Access] = {
     "POST /api/v1/idempotencyKeys/{key}/reset": public("write:runs"),
     "GET /api/v1/runs/{run_id}/story": keyed(*READ_RUN),
     "GET /api/v1/runs/{run_id}/logs": keyed(*READ_RUN),
+    "PUT /api/v1/runs/{run_id}/metadata": keyed(*WRITE_RUN),
+    "GET /api/v1/runs/{run_id}/metadata": keyed(*READ_RUN),
+    "POST /api/v1/runs/{run_id}/tags": keyed(*WRITE_RUN),
     "GET /api/v1/runs/{run_id}/checkpoints": keyed(*READ_RUN),
     "POST /api/v1/runs/{run_id}/fork": keyed(*WRITE_RUN),
     "GET /api/v1/checkpoints": keyed("read:runs"),
@@ -98,6 +101,13 @@ ROUTES: dict[str, Access] = {
     "GET /api/v1/bulk-actions": keyed("read:runs"),
     "GET /api/v1/bulk-actions/{bulk_id}": keyed("read:runs"),
     "POST /api/v1/bulk-actions/{bulk_id}/abort": keyed("write:runs"),
+    # streams
+    "GET /realtime/v1/streams/{run_id}/{stream_key}": public(*READ_RUN),
+    "POST /realtime/v1/streams/{run_id}/{target}/{stream_key}/append": public(*WRITE_RUN),
+    "POST /realtime/v1/streams/{run_id}/{target}/{stream_key}": public(*WRITE_RUN),
+    "PUT /realtime/v1/streams/{run_id}/{target}/{stream_key}": public(*WRITE_RUN),
+    "GET /realtime/v1/streams/{run_id}/input/{stream_key}": public(*READ_RUN),
+    "POST /realtime/v1/streams/{run_id}/input/{stream_key}": public("write:inputStreams:{run_id}"),
     # batches
     "POST /api/v3/batches": once("batchTrigger:tasks:{each task}", "batchTrigger:batch"),
     "POST /api/v3/batches/{batch_id}/items": once("write:batch:{batch_id}", "batchTrigger:tasks:{each task}"),
@@ -187,6 +197,9 @@ ROUTES: dict[str, Access] = {
     "POST /worker/v1/runs/{run_id}/batches/results": WORKER,
     "POST /worker/v1/runs/{run_id}/tokens": WORKER,
     "POST /worker/v1/runs/{run_id}/tokens/complete": WORKER,
+    "POST /worker/v1/runs/{run_id}/metadata": WORKER,
+    "POST /worker/v1/runs/{run_id}/streams": WORKER,
+    "POST /worker/v1/runs/{run_id}/inputs": WORKER,
 }
 
 EACH_TASK = "{each task}"

@@ -4,6 +4,8 @@ That is where public tokens are taken, presigned URLs, and the list of time zone
 page has to set, so no cookie of a visitor's is ever used, and every origin may be let in. A preflight is answered without a key.
 """
 
+import re
+
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.routing import compile_path
@@ -24,6 +26,8 @@ EXPOSED = (
     "x-ratelimit-reset, retry-after"
 )
 MAX_AGE_S = 7200
+_MANY = re.compile(r"\{(task_id|stream_key)\}")
+"""Parts of a path that may hold slashes."""
 
 
 def browsable() -> list[str]:
@@ -41,7 +45,7 @@ class Cors:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._open = [
-            (method, compile_path(path.replace("{task_id}", "{task_id:path}"))[0])
+            (method, compile_path(_MANY.sub(r"{\1:path}", path))[0])
             for method, path in (name.split(" ", 1) for name in browsable())
         ]
 

@@ -52,6 +52,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(asyncpg.DataError, _unstorable)
     app.add_exception_handler(asyncpg.ProgramLimitExceededError, _unstorable)
     app.add_exception_handler(UnicodeDecodeError, _not_text)
+    app.add_exception_handler(RecursionError, _too_deep)
     app.add_exception_handler(Exception, _bug)
 
 
@@ -120,6 +121,11 @@ async def _unstorable(request: Request, error: Exception) -> Response:
 
 async def _not_text(request: Request, error: Exception) -> Response:
     return _answer(400, "the request holds text that is not UTF-8")
+
+
+async def _too_deep(request: Request, error: Exception) -> Response:
+    """What is read at one depth of calls is written, or compared, at another."""
+    return _answer(422, "the request holds a value that is nested too deeply")
 
 
 async def _bug(request: Request, error: Exception) -> Response:

@@ -12,6 +12,7 @@ from torpor.config import Settings
 from torpor.objects import Objects, open_objects
 from torpor.server.master_keys import MasterKeys
 from torpor.server.rates import Rates
+from torpor.server.tails import Tails
 from torpor.server.wakeups import Wakeups
 from torpor.store.database import Database
 from torpor.store.records import ApiKey, Environment
@@ -47,6 +48,9 @@ class Hub:
     """Environment -> the keys that its public tokens are verified with."""
     for_workers: tuple[float, Environment] | None = None
     """The environment of this server's workers, and when it was looked up."""
+
+    tails: Tails = field(default_factory=Tails)
+    """The streams that are read here."""
 
     swept_at: datetime | None = None
     """When this server last looked for objects that no row names."""

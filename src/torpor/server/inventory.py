@@ -10,6 +10,7 @@ from torpor.config import Settings
 from torpor.engine import read
 from torpor.engine.batch import MAX_ANNOUNCED
 from torpor.engine.metadata import MAX_METADATA_BYTES
+from torpor.engine.streams import MAX_INPUT_BYTES, MAX_PART_BYTES, MAX_STREAMS
 from torpor.engine.tags import MAX_TAGS
 from torpor.server import env_vars, options, render, scopes, signing
 from torpor.server.auth import Keyed
@@ -70,6 +71,10 @@ def limits_of(settings: Settings, max_queued: int | None) -> dict[str, Any]:
         "batchItems": MAX_ANNOUNCED,
         "outputBytes": MAX_OUTPUT_BYTES,
         "metadataBytes": MAX_METADATA_BYTES,
+        "streams": MAX_STREAMS,
+        "streamBytes": settings.stream_bytes,
+        "streamPartBytes": MAX_PART_BYTES,
+        "streamInputBytes": MAX_INPUT_BYTES,
         "tags": MAX_TAGS,
         "tagCharacters": options.MAX_TAG_LENGTH,
         "idempotencyKeyCharacters": options.MAX_KEY_LENGTH,

@@ -34,6 +34,10 @@ async def prune(here: Hub, *, pause_s: float = PAUSE_S) -> int:
         deleted += await engine.forget_keys(tx, now=now)
     if settings.logs_retention_days:
         deleted += await _prune_logs(here, pause_s)
+    if settings.streams_retention_days:
+        stale = now - timedelta(days=settings.streams_retention_days)
+        streams = lambda tx: engine.prune_streams(tx, before=stale, now=now)  # noqa: E731
+        deleted += await _until_nothing_is_left(here, streams, pause_s)
     if settings.retention_days:
         before = now - timedelta(days=settings.retention_days)
         # Batches before runs: a run is kept as long as it is an item of a batch that is.

@@ -17,6 +17,7 @@ from torpor.config import Settings
 from torpor.errors import ConfigError
 from torpor.server import keys, loops, machines, master_keys
 from torpor.server.app import create_app
+from torpor.server.event_streams import CUT
 from torpor.server.hub import ENVIRONMENT, Hub
 from torpor.server.master_keys import MasterKeys
 from torpor.store import migrate
@@ -123,6 +124,7 @@ async def _run(
         for task in (duties, stopped):
             task.cancel()
         here.wakeups.close()
+        server.cut_event_streams()
         server.should_exit = True
         await asyncio.wait({serving, duties, stopped})
     for task in (duties, serving):
@@ -140,6 +142,17 @@ class _Uvicorn(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._ready()
+
+    def cut_event_streams(self) -> None:
+        """Their clients come again, to another server; one that were told of an end would not (event_streams.py)."""
+        for connection in tuple(self.server_state.connections):
+            cycle = getattr(connection, "cycle", None)
+            if cycle is None or cycle.response_complete or not cycle.scope.get(CUT):
+                continue
+            if cycle.transport.get_write_buffer_size():
+                cycle.transport.abort()  # a slow reader: it would be waited for
+            else:
+                cycle.transport.close()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

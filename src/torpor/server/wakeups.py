@@ -3,6 +3,7 @@
     held dequeue   -- ("work", environment_id)     one at a time: a run is for one worker
     news stream    -- ("news", worker_id)          all, and each notification is kept until it is read
     story, logs    -- ("run", run_id)              all
+    streams        -- ("stream", run_id, direction, key)   all; and ("run", run_id), for its end
     timer duty     -- ("timer",)                   all
     grant duty     -- ("grant",)                   all
     bulk duty      -- ("bulk",)                    all
@@ -25,20 +26,28 @@ class Ear:
     def __init__(self, wakeups: "Wakeups", topic: Topic) -> None:
         self._wakeups = wakeups
         self.topic = topic
+        self._topics = [topic]
         self.heard: deque[dict[str, Any]] = deque()
         self._woken = asyncio.Event()
 
+    def and_to(self, *topic: str) -> "Ear":
+        """It listens to that as well. Before it is entered."""
+        self._topics.append(topic)
+        return self
+
     def __enter__(self) -> "Ear":
-        self._wakeups._ears.setdefault(self.topic, deque()).append(self)
+        for topic in self._topics:
+            self._wakeups._ears.setdefault(topic, deque()).append(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        ears = self._wakeups._ears[self.topic]
-        ears.remove(self)
-        if not ears:
-            del self._wakeups._ears[self.topic]
+        for topic in self._topics:
+            ears = self._wakeups._ears[topic]
+            ears.remove(self)
+            if not ears:
+                del self._wakeups._ears[topic]
         if self.topic[0] == "work" and self._woken.is_set():
             self._wakeups.wake_next(self.topic, None)  # woken, but gone before it looked: the work is another's
 
@@ -91,6 +100,8 @@ class Wakeups:
                 self._wake_all(("bulk",), None)
             case "run":
                 self._wake_all(("run", data["run_id"]), None)
+            case "stream":
+                self._wake_all(("stream", data["run_id"], data["direction"], data["key"]), None)
             case "timer":
                 self._wake_all(("timer",), data)
             case "reconnected":

@@ -189,6 +189,7 @@ class Run(Row):
     stream_keys: list[str]
     metadata_lease: int
     metadata_number: int
+    metadata_requests: list[str]
     given_metadata: dict[str, Any] | None
 
 

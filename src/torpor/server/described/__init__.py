@@ -16,9 +16,11 @@ from torpor.server.described import (
     env_vars,
     inventory,
     keys,
+    metadata,
     queues,
     runs,
     schedules,
+    streams,
     uploads,
     waitpoints,
 )
@@ -26,6 +28,8 @@ from torpor.server.described.operation import Resource
 
 RESOURCES: tuple[Resource, ...] = (
     runs.RESOURCE,
+    metadata.RESOURCE,
+    streams.RESOURCE,
     uploads.RESOURCE,
     checkpoints.RESOURCE,
     bulk.RESOURCE,

@@ -78,6 +78,10 @@ class ServerLimits(Shape):
     batch_items: int
     output_bytes: int
     metadata_bytes: int
+    streams: int
+    stream_bytes: int
+    stream_part_bytes: int
+    stream_input_bytes: int
     tags: int
     tag_characters: int
     idempotency_key_characters: int
@@ -176,6 +180,10 @@ RESOURCE = Resource(
                         "batchItems": 100000,
                         "outputBytes": 32505856,
                         "metadataBytes": 262144,
+                        "streams": 100,
+                        "streamBytes": 314572800,
+                        "streamPartBytes": 524288,
+                        "streamInputBytes": 1048576,
                         "tags": 10,
                         "tagCharacters": 128,
                         "idempotencyKeyCharacters": 2048,

@@ -222,6 +222,8 @@ PATH: dict[str, tuple[str, str]] = {
     "token_id": ("The wait token.", "waitpoint_9k2p"),
     "given_hash": ("What makes the URL unguessable.", "5e1f"),
     "schedule_id": ("The schedule.", "sched_7r2m"),
+    "stream_key": ("The key of the stream.", "tokens"),
+    "target": ("Whose stream it is, seen from the run: `self`, `parent` or `root`.", "self"),
     "name": ("Its name: of a queue, a variable or an object.", "emails"),
     "key_id": ("The key's id.", "apikey_6v4j"),
     "project_ref": ("Any text, since a server has one project.", "proj_1"),

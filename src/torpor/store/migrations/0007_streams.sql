@@ -3,6 +3,7 @@
 alter table runs
     add metadata_lease int not null default 0,   -- report_metadata: under which lease the latest report came …
     add metadata_number int not null default 0,  -- … and its number: one that comes late, or again, changes nothing
+    add metadata_requests text[] not null default '{}',  -- change_metadata: the latest ones, which may come again
     add given_metadata jsonb;                    -- replay: as it was before the first change; null: it was never changed
 
 -- One stream of a run: output, which it makes, or input, which others send it. Who appends holds this row until the
