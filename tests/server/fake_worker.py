@@ -146,9 +146,9 @@ class FakeWorker:
 
 
 @asynccontextmanager
-async def awake(url: str) -> AsyncIterator[FakeWorker]:
+async def awake(url: str, tasks: list[TaskManifest] = TASKS) -> AsyncIterator[FakeWorker]:
     """A worker that is up, with the tasks `echo` and `mail/send`."""
     worker = FakeWorker(url)
-    await worker.come_up()
+    await worker.come_up(tasks)
     yield worker
     await worker.close()

@@ -95,9 +95,7 @@ NEWER = {
 FAMILIES_NOT_SERVED = (
     "query",
     "runs.bulk",
-    "runs.fetchStream",
     "runs.subscribe",
-    "streams",
 )
 NOT_SERVED = {name for name in EXPECTED if name.startswith(FAMILIES_NOT_SERVED)}
 """What this server doesn't answer."""

@@ -1,14 +1,17 @@
 """The official npm client, unchanged: keys and public tokens as a back end and a page use them, and large payloads."""
 
+import asyncio
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
-from fake_worker import KEY, FakeWorker
-from hands import at_work
+from fake_worker import KEY, FakeWorker, awake, manifest
+from hands import append, at_work
 from npm_packages import node
 
 from torpor.sdk.client import AsyncClient
+from torpor.wire import http as wire
 
 pytestmark = pytest.mark.anyio
 
@@ -80,4 +83,46 @@ async def test_the_official_client_uploads_and_fetches_what_is_large(
         "batch": [[150_011, 150_011], [21, 21], [700_011, 700_011]],
         "current": ["v1", "DEPLOYED", "python", "3.12.1"],
         "deployments": ["v1"],
+    }
+
+
+@pytest.mark.timeout(400)
+async def test_the_official_client_reads_a_stream_whole_however_often_it_is_cut_off_and_sends_input(
+    client: AsyncClient, url: str, node_modules: Path, tmp_path: Path
+) -> None:
+    async def work(worker: FakeWorker) -> None:
+        given = await worker.take(20)
+        await worker.start(given)
+        path, after = f"runs/{given.run_id}", -1
+
+        async def told(word: str) -> None:
+            nonlocal after
+            asked = wire.InputRead(given.lease, "control", after, 20)
+            [chunk] = (await worker.say(f"{path}/inputs", asked, wire.InputReply)).chunks
+            assert msgspec.json.decode(chunk.data) == word
+            after = chunk.seq
+
+        await told("go")
+        for n in range(40):
+            await append(worker, given, "numbers", msgspec.Raw(str(n).encode()))
+            report = wire.MetadataReport(given.lease, n + 1, [wire.Op("increment", "$.done.n", 1)], tags=["counts"])
+            await worker.say(f"{path}/metadata", report, wire.MetadataReply)
+        await told("stop")
+        await worker.finish(given, 40)
+
+    async with awake(url, [manifest("count")]) as worker:
+        working = asyncio.create_task(work(worker))
+        environment = {"TRIGGER_API_URL": url, "TRIGGER_SECRET_KEY": KEY}
+        printed = await node("streams.mjs", node_modules, tmp_path, **environment)
+        await working
+    assert json.loads(printed) == {
+        "appended": {"ok": True},
+        "numbers": [*range(40)],
+        "others": ["from outside"],
+        "cuts": 6,
+        "status": "COMPLETED",
+        "metadata": {"done": {"n": 40}},
+        "tags": ["counts"],
+        "fromThirty": 11,
+        "sentTooLate": 400,
     }
