@@ -143,6 +143,8 @@ class Settings:
     """How often one public token may ask the server, lastingly; 0: as often as it likes."""
     token_requests_burst: int = 100
     """How many requests with one public token are taken at once, after a pause."""
+    realtime_subscriptions: int = 0
+    """How many realtime subscriptions of one environment a server holds open; 0: as many as there are."""
     freeze: bool = True
     """False holds every waiting run in memory, as on a machine without CRIU."""
 

@@ -336,6 +336,9 @@ async def _write(tx: Transaction, items: list[BatchItem]) -> None:
         [item.is_cached for item in items],
         [None if item.error is None else _storable(item.error) for item in items],
     )
+    # New runs have been announced. Who follows the batch learns of those that were there before.
+    if joined := [{"run_id": item.run_id} for item in items if item.is_cached]:
+        await tx.notify_all("run", joined)
 
 
 def _storable(text: str) -> str:

@@ -185,7 +185,8 @@ async def _insert(tx: Transaction, drafts: list[Draft]) -> dict[str, Outcome]:
     rows: list[tuple[Any, ...]] = []
     for draft in drafts:
         work = [note("work", environment_id=draft.row["environment_id"])] if draft.row["state"] == "queued" else []
-        rows.append((*draft.row.values(), "run.triggered", draft.told, [*work, *timer]))
+        run = note("run", run_id=draft.run_id)  # who follows its tags or its batch learns of it
+        rows.append((*draft.row.values(), "run.triggered", draft.told, [*work, *timer, run]))
     insert = _statement(tuple(drafts[0].row))
     made = [await tx.fetchrow(insert, *rows[0])] if len(rows) == 1 else await tx.fetchmany(insert, rows)
     made_ids = {row["id"] for row in made if row}

@@ -12,7 +12,7 @@ with every kind of key and token.
     NOTHING     everybody may
 
 In a scope `{name}` is of the path; `{task}`, `{tag}` and `{batch}` are those of the run that the path names, `{each task}`
-those that the request names: of these all are needed.
+those that the request names: of these all are needed; `{a tag}` one of those that it names, as it asks for what has all of them.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -114,6 +114,10 @@ ROUTES: dict[str, Access] = {
     "GET /api/v1/batches/{batch_id}": public(*READ_BATCH),
     "GET /api/v2/batches/{batch_id}": public(*READ_BATCH),
     "GET /api/v1/batches/{batch_id}/results": keyed(*READ_BATCH),
+    # realtime feeds
+    "GET /realtime/v1/runs/{run_id}": public(*READ_RUN),
+    "GET /realtime/v1/runs": public("read:runs", "read:tags:{a tag}"),
+    "GET /realtime/v1/batches/{batch_id}": public(*READ_BATCH),
     # wait tokens
     "POST /api/v1/waitpoints/tokens": keyed("write:waitpoints"),
     "GET /api/v1/waitpoints/tokens": keyed("read:waitpoints"),
@@ -205,6 +209,8 @@ ROUTES: dict[str, Access] = {
 EACH_TASK = "{each task}"
 """The handler asks for these scopes by itself, since only it reads the body; here they let a request through to it."""
 
+A_TAG = "a tag"
+
 # -- letting in -------------------------------------------------------------------------------------------------------
 
 
@@ -292,7 +298,8 @@ async def _check_scopes(request: Request, caller: Caller, scopes: tuple[str, ...
     if any(EACH_TASK in scope for scope in scopes):
         return
     parts = {each: str(value) for each, value in request.path_params.items()}
-    if caller.may(*_filled(scopes, {each: [value] for each, value in parts.items()})):
+    asked = {each: [value] for each, value in parts.items()} | {A_TAG: request.query_params.get("tags", "").split(",")}
+    if caller.may(*_filled(scopes, asked)):
         return
     if "run_id" in parts and any(each in _RUN_FIELDS for scope in scopes for each in _fields(scope)):
         here = hub(request)

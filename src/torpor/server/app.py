@@ -17,6 +17,7 @@ from torpor.server import (
     keys,
     metadata,
     queues,
+    realtime,
     runs,
     schedules,
     signing,
@@ -41,7 +42,15 @@ def create_app(settings: Settings, database: Database, clock: Clock | None = Non
     app.add_middleware(Cors)
     # Hot: plain routes. A task's id may hold slashes, and the path is decoded before it is routed.
     trigger = Route("/api/v1/tasks/{task_id:path}/trigger", runs.trigger, methods=["POST"])
-    plain = (trigger, *batches.routes, *streams.routes, *metadata.routes, *workers.routes, *document.routes)
+    plain = (
+        trigger,
+        *batches.routes,
+        *realtime.routes,
+        *streams.routes,
+        *metadata.routes,
+        *workers.routes,
+        *document.routes,
+    )
     app.router.routes.extend(access.guard(route) for route in plain)
     for resource in (
         runs,

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from torpor.clock import Clock
 from torpor.config import Settings
 from torpor.objects import Objects, open_objects
+from torpor.server.feeds import Feeds
 from torpor.server.master_keys import MasterKeys
 from torpor.server.rates import Rates
 from torpor.server.tails import Tails
@@ -58,6 +59,10 @@ class Hub:
     @cached_property
     def objects(self) -> Objects:
         return open_objects(self.settings.object_store, self.settings.data_dir.resolve() / "objects")
+
+    @cached_property
+    def feeds(self) -> Feeds:
+        return Feeds(self.database)
 
     @cached_property
     def rates(self) -> Rates:

@@ -84,6 +84,7 @@ def limits_of(settings: Settings, max_queued: int | None) -> dict[str, Any]:
         "keyRequestsBurst": settings.key_requests_burst if settings.key_requests_per_s else None,
         "tokenRequestsPerSecond": settings.token_requests_per_s or None,
         "tokenRequestsBurst": settings.token_requests_burst if settings.token_requests_per_s else None,
+        "realtimeSubscriptions": settings.realtime_subscriptions or None,
         "publicTokenSeconds": signing.LONGEST_S,
         "scopes": scopes.MAX_SCOPES,
         "variables": settings.max_variables,

@@ -168,7 +168,7 @@ def run_result(run: Run) -> Json:
     told: Json = {"id": run.id, "taskIdentifier": run.task_id}
     if run.state == RunState.COMPLETED:
         return {"ok": True, **told, "output": run.output or "null", "outputType": "application/json"}
-    return {"ok": False, **told, "error": _result_error(run)}
+    return {"ok": False, **told, "error": task_run_error(run)}
 
 
 _INTERNAL_CODE = {
@@ -178,7 +178,8 @@ _INTERNAL_CODE = {
 }
 
 
-def _result_error(run: Run) -> Json:
+def task_run_error(run: Run) -> Json:
+    """Why a run has ended badly, in the client's terms. A code that the client doesn't know would break its feeds."""
     error = run.error or {}
     if run.state == RunState.FAILED and error:
         trace = error.get("stack_trace", "")

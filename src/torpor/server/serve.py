@@ -114,6 +114,7 @@ async def _run(
     )
     server = _Uvicorn(config, lambda: ready(f"http://{here.settings.host}:{here.settings.port}"))
     await here.database.listen(here.wakeups.hear)
+    await here.database.listen(here.feeds.hear)
     await here.database.listen(here.hear)
     duties = asyncio.create_task(loops.run_all(here), name="duties")
     serving = asyncio.create_task(server.serve([listener]), name="uvicorn")
@@ -125,6 +126,7 @@ async def _run(
             task.cancel()
         here.wakeups.close()
         server.cut_event_streams()
+        here.feeds.close()
         server.should_exit = True
         await asyncio.wait({serving, duties, stopped})
     for task in (duties, serving):

@@ -91,6 +91,7 @@ class ServerLimits(Shape):
     key_requests_burst: int | None
     token_requests_per_second: float | None
     token_requests_burst: int | None
+    realtime_subscriptions: int | None
     public_token_seconds: float
     scopes: int
     variables: int
@@ -193,6 +194,7 @@ RESOURCE = Resource(
                         "keyRequestsBurst": None,
                         "tokenRequestsPerSecond": 10,
                         "tokenRequestsBurst": 100,
+                        "realtimeSubscriptions": None,
                         "publicTokenSeconds": 2592000,
                         "scopes": 500,
                         "variables": 500,

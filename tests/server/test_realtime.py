@@ -1,0 +1,558 @@
+"""Realtime feeds, by raw HTTP: what there is, what has changed, each change once, and none missed."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx2
+import pytest
+from fake_worker import KEY, TOKEN, FakeWorker, Start
+from shape_reader import Poll, ShapeReader, reading
+
+from torpor.config import Settings
+from torpor.engine import read_feeds
+from torpor.sdk.client import AsyncClient
+from torpor.server.serve import serve
+from torpor.wire.runner import NewWait
+
+pytestmark = pytest.mark.anyio
+
+Follow = Callable[..., ShapeReader]
+
+
+@pytest.fixture
+async def http(url: str) -> AsyncIterator[httpx2.AsyncClient]:
+    async with reading(url) as http:
+        yield http
+
+
+@pytest.fixture
+def follow(http: httpx2.AsyncClient, url: str) -> Follow:
+    """`follow("runs", tags="a")`: a reader that has asked nothing yet."""
+    return lambda path, **query: ShapeReader(http, url, path, **query)
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(10):
+        while not await holds():
+            await asyncio.sleep(0.02)
+
+
+# -- a run ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_run_is_followed_to_its_end(client: AsyncClient, worker: FakeWorker, follow: Follow) -> None:
+    made = await client.trigger("echo", {"n": 1}, tags=["b", 'a "quoted" \\ tag'], metadata={"k": [1]}, ttl="10m")
+    reader = follow(f"runs/{made['id']}")
+    (first,) = await reader.read()
+    assert first == {
+        "id": made["id"],
+        "friendlyId": made["id"],
+        "taskIdentifier": "echo",
+        "status": "PENDING",
+        "createdAt": first["createdAt"],
+        "updatedAt": first["createdAt"],
+        "queuedAt": first["createdAt"],
+        **dict.fromkeys(("startedAt", "delayUntil", "expiredAt", "completedAt", "output", "outputType", "error")),
+        **dict.fromkeys(("number", "usageDurationMs", "costInCents", "baseCostInCents"), "0"),
+        "isTest": "f",
+        "ttl": "600s",
+        "payload": '{"n":1}',
+        "payloadType": "application/json",
+        "metadata": '{"k":[1]}',
+        "metadataType": "application/json",
+        "runTags": '{"a \\"quoted\\" \\\\ tag","b"}',
+        "realtimeStreams": "{}",
+    }
+    assert len(first["createdAt"] or "") == len("2026-01-01T00:00:00.000")
+    statuses = [first["status"]]
+    poll = Poll(reader)
+    given = await worker.take()
+    statuses += [row["status"] for row in await poll.told()]
+    poll = Poll(reader)
+    await worker.start(given)
+    statuses += [row["status"] for row in await poll.told()]
+    poll = Poll(reader)
+    await worker.block(given, NewWait("wait_1", "time", duration_s=3600))
+    statuses += [row["status"] for row in await poll.told()]
+    poll = Poll(reader)
+    await worker.finish(given, [1, None])
+    (last,) = await poll.told()
+    assert statuses == ["PENDING", "DEQUEUED", "EXECUTING", "WAITING_TO_RESUME"]
+    assert (last["status"], last["output"], last["outputType"]) == (
+        "COMPLETED_SUCCESSFULLY",
+        "[1,null]",
+        "application/json",
+    )
+    assert last["completedAt"]
+    assert last["startedAt"]
+
+
+async def test_what_has_changed_meanwhile_is_told_at_once(
+    client: AsyncClient, worker: FakeWorker, follow: Follow
+) -> None:
+    made = await client.trigger("echo")
+    live, not_live = follow(f"runs/{made['id']}"), follow(f"runs/{made['id']}")
+    await live.read()
+    await not_live.read()
+    assert await not_live.read() == []
+    await worker.take()
+    assert [row["status"] for row in await live.read(live=True)] == ["DEQUEUED"]
+    assert [row["status"] for row in await not_live.read()] == ["DEQUEUED"]
+    assert await not_live.read() == []
+
+
+async def test_what_nobody_sees_tells_nobody(client: AsyncClient, worker: FakeWorker, follow: Follow) -> None:
+    """Neither a lease that is renewed nor a line of the log."""
+    made = await client.trigger("echo")
+    given = await worker.take_and_start()
+    reader = follow(f"runs/{made['id']}")
+    await reader.read()
+    await worker.heartbeat(given)
+    await worker.log(given, 1, "hello")
+    assert await reader.read() == []
+
+
+async def test_every_end_says_so_with_an_error_that_the_client_knows(
+    client: AsyncClient, worker: FakeWorker, follow: Follow
+) -> None:
+    failed, canceled = await client.trigger("echo"), await client.trigger("echo", delay="1h")
+    await worker.fail(await worker.take_and_start(), "no", retryable=False)
+    await client.cancel(canceled["id"])
+    (row,) = await follow(f"runs/{failed['id']}").read()
+    assert (row["status"], bool(row["completedAt"])) == ("COMPLETED_WITH_ERRORS", True)
+    told = {"type": "BUILT_IN_ERROR", "name": "ValueError", "message": "no", "stackTrace": "Traceback …"}
+    assert json.loads(row["error"] or "") == told
+    (row,) = await follow(f"runs/{canceled['id']}").read()
+    assert (row["status"], bool(row["completedAt"])) == ("CANCELED", True)
+    assert json.loads(row["error"] or "")["code"] == "TASK_RUN_CANCELLED"
+
+
+async def test_a_large_output_is_told_by_its_path(start: Start, database_url: str) -> None:
+    url = await start(database_url, offload_bytes=10)
+    worker = FakeWorker(url)
+    await worker.come_up()
+    async with AsyncClient(url, KEY) as client, reading(url) as http:
+        made = await client.trigger("echo", "a long payload")
+        await worker.finish(await worker.take_and_start(), "a long output")
+        (row,) = await ShapeReader(http, url, f"runs/{made['id']}").read()
+        for field in ("payload", "output"):
+            assert row[f"{field}Type"] == "application/store"
+            answer = await http.get(f"{url}/api/v1/packets/{row[field]}")
+            assert (await http.get(answer.json()["presignedUrl"])).json() == f"a long {field}"
+    await worker.close()
+
+
+async def test_clients_from_before_there_was_dequeued_see_it_as_executing(
+    client: AsyncClient, worker: FakeWorker, url: str
+) -> None:
+    made = await client.trigger("echo")
+    await worker.take()
+    async with httpx2.AsyncClient(headers={"authorization": f"Bearer {KEY}"}) as http:
+        answer = await http.get(f"{url}/realtime/v1/runs/{made['id']}")
+    assert answer.json()[0]["value"]["status"] == "EXECUTING"
+    assert answer.headers["electric-shape-id"] == answer.headers["electric-handle"]
+    assert answer.headers["electric-chunk-last-offset"] == answer.headers["electric-offset"]
+
+
+# -- batches and tags -------------------------------------------------------------------------------------------------
+
+
+async def test_a_batch_is_followed_with_the_runs_that_its_items_have_joined(
+    client: AsyncClient, worker: FakeWorker, follow: Follow, http: httpx2.AsyncClient, url: str
+) -> None:
+    keyed = {"options": {"idempotencyKey": "k"}}
+    there_before: str = (await http.post(f"{url}/api/v1/tasks/echo/trigger", json=keyed)).json()["id"]
+    other: str = (await client.trigger("echo"))["id"]
+    body = {"runCount": 2}
+    batch_id = (await http.post(f"{url}/api/v3/batches", json=body)).json()["id"]
+    reader = follow(f"batches/{batch_id}")
+    assert await reader.read() == []
+    poll = Poll(reader)
+    items = [{"index": 0, "task": "echo"}, {"index": 1, "task": "echo", **keyed}]
+    lines = "\n".join(map(json.dumps, items))
+    await http.post(
+        f"{url}/api/v3/batches/{batch_id}/items", content=lines, headers={"content-type": "application/x-ndjson"}
+    )
+    runs = {row["id"] for row in await poll.told()}
+    assert len(runs) == 2
+    assert there_before in runs
+    given = {each.run_id: each for each in await worker.dequeue()}
+    await worker.finish(given[other], 1)
+    await worker.finish(given[there_before], 2)
+    row = await reader.until(there_before, status="COMPLETED_SUCCESSFULLY")
+    assert row["output"] == "2"
+    assert reader.rows.keys() == runs
+
+
+async def test_a_tag_feed_shows_runs_with_all_of_its_tags_and_those_that_come(
+    client: AsyncClient, worker: FakeWorker, follow: Follow
+) -> None:
+    both = (await client.trigger("echo", tags=["a", "b", "c"]))["id"]
+    await client.trigger("echo", tags=["a"])
+    tagged, everything = follow("runs", tags="b,a"), follow("runs")
+    assert [row["id"] for row in await tagged.read()] == [both]
+    assert len(await everything.read()) == 2
+    poll, other_poll = Poll(tagged), Poll(everything)
+    new = (await client.trigger("echo", tags=["b", "a"]))["id"]
+    assert [row["id"] for row in await poll.told()] == [new]
+    assert [row["id"] for row in await other_poll.told()] == [new]
+
+
+async def test_a_tag_feed_goes_back_as_far_as_it_was_asked_to_and_stays_there(
+    client: AsyncClient, worker: FakeWorker, follow: Follow, database_url: str, http: httpx2.AsyncClient, url: str
+) -> None:
+    old = (await client.trigger("echo", tags=["t"]))["id"]
+    new = (await client.trigger("echo", tags=["t"]))["id"]
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("update runs set created_at = created_at - interval '2 h' where id = $1", old)
+    hour, day, too_far = (follow("runs", tags="t", createdAt=length) for length in ("1h", "24h", "30d"))
+    assert [row["id"] for row in await hour.read()] == [new]
+    assert len(await day.read()) == 2
+    # Both runs have grown old since; but what is followed is followed on.
+    await connection.execute("update runs set created_at = created_at - interval '23 h', metadata = '1'")
+    assert await hour.read() == []
+    assert [row["id"] for row in await follow("runs", tags="t").read()] == [new]
+    assert [row["id"] for row in await too_far.read()] == [new]
+    await connection.close()
+    refused = await http.get(f"{url}/realtime/v1/runs", params={"createdAt": "soon"})
+    assert refused.status_code == 400
+
+
+async def test_what_is_too_much_for_one_answer_comes_in_pages(
+    client: AsyncClient, worker: FakeWorker, follow: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_feeds, "PAGE_RUNS", 2)
+    made = [(await client.trigger("echo", tags=["t"]))["id"] for _ in range(5)]
+    reader = follow("runs", tags="t")
+    assert sorted(row["id"] or "" for row in await reader.read()) == sorted(made)
+    assert reader.pages == 3
+    # So many changes that they begin anew.
+    poll = Poll(reader)
+    await worker.dequeue()
+    await poll.told()
+    assert {row["status"] for row in reader.rows.values()} == {"DEQUEUED"}
+
+
+async def test_a_single_large_run_fills_a_page_by_itself(
+    client: AsyncClient, worker: FakeWorker, follow: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_feeds, "PAGE_BYTES", 100)
+    for _ in range(3):
+        await client.trigger("echo", "x" * 200, tags=["t"])
+    reader = follow("runs", tags="t")
+    assert (len(await reader.read()), reader.pages) == (3, 3)
+
+
+# -- exactly once -----------------------------------------------------------------------------------------------------
+
+
+async def test_changes_that_commit_in_another_order_than_they_began_are_told_once_each(
+    client: AsyncClient, worker: FakeWorker, follow: Follow, database_url: str
+) -> None:
+    """The first transaction has the lower number and commits last: whoever went by numbers would never see it."""
+    batch = await client.batch_trigger("echo", [1, 2], tags=["t"])
+    first_run, second_run = (await client.batch(batch["id"]))["runs"]
+    tagged, batched, alone = follow("runs", tags="t"), follow(f"batches/{batch['id']}"), follow(f"runs/{first_run}")
+    for reader in (tagged, batched, alone):
+        await reader.read()
+    change = "update runs set metadata = '{\"changed\": 1}' where id = $1"
+    slow, quick = await asyncpg.connect(database_url), await asyncpg.connect(database_url)
+    transaction = slow.transaction()
+    await transaction.start()
+    await slow.execute(change, first_run)
+    await quick.execute(change, second_run)
+    assert await alone.read() == []
+    for reader in (tagged, batched):
+        assert [row["id"] for row in await reader.read()] == [second_run]
+        assert await reader.read() == []
+    await transaction.commit()
+    for reader in (tagged, batched, alone):
+        assert [row["id"] for row in await reader.read()] == [first_run]
+        assert await reader.read() == []
+    await slow.close()
+    await quick.close()
+
+
+async def test_an_offset_stays_short_however_many_transactions_are_at_work(
+    client: AsyncClient, worker: FakeWorker, follow: Follow, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then some of what was told may come again, and nothing is missed."""
+    monkeypatch.setattr("torpor.server.shapes.MAX_RUNNING", 1)
+    runs = [(await client.trigger("echo", tags=["t"]))["id"] for _ in range(4)]
+    change = "update runs set metadata = '{\"changed\": 1}' where id = $1"
+    connections = [await asyncpg.connect(database_url) for _ in runs]
+    transactions = [each.transaction() for each in connections]
+    for run_id, connection, transaction in zip(runs, connections, transactions, strict=True):
+        await transaction.start()
+        await connection.execute(change, run_id)
+    reader = follow("runs", tags="t")
+    await reader.read()
+    await transactions.pop().commit()
+    assert [row["id"] for row in await reader.read()] == [runs[3]]
+    assert reader.offset.count("_") == 4
+    for transaction in transactions:
+        await transaction.commit()
+    assert {row["id"] for row in await reader.read()} >= set(runs[:3])
+    for connection in connections:
+        await connection.close()
+
+
+async def test_two_servers_answer_in_turn(start: Start, database_url: str) -> None:
+    one, other = await start(database_url), await start(database_url)
+    worker = FakeWorker(one)
+    await worker.come_up()
+    async with AsyncClient(one, KEY) as client, reading(one) as http:
+        made = await client.trigger("echo", tags=["t"])
+        readers = [ShapeReader(http, one, f"runs/{made['id']}"), ShapeReader(http, one, "runs", tags="t")]
+        seen: list[list[str | None]] = [[row["status"] for row in await reader.read()] for reader in readers]
+
+        async def told(verb: Awaitable[Any]) -> Any:
+            """What happens while both are held by one server, which then leaves them to the other."""
+            polls = [Poll(reader) for reader in readers]
+            done = await verb
+            for statuses, poll, reader in zip(seen, polls, readers, strict=True):
+                statuses += [row["status"] for row in await poll.told()]
+                reader.url = other if reader.url == one else one
+            return done
+
+        given = await told(worker.take())
+        await told(worker.start(given))
+        await told(worker.finish(given))
+    assert seen == [["PENDING", "DEQUEUED", "EXECUTING", "COMPLETED_SUCCESSFULLY"]] * 2
+    await worker.close()
+
+
+async def test_a_server_that_stops_ends_its_polls_and_the_next_one_goes_on(
+    start: Start, database_url: str, tmp_path: Path
+) -> None:
+    stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
+    settings = Settings(port=0, secret_key=KEY, worker_token=TOKEN, data_dir=tmp_path / "data")
+    serving = asyncio.create_task(serve(settings, database_url, stop=stop, ready=ready.set_result))
+    url = await ready
+    worker = FakeWorker(url)
+    await worker.come_up()
+    await worker.close()
+    async with AsyncClient(url, KEY) as client, reading(url) as http:
+        made = await client.trigger("echo", delay="1h", tags=["t"])
+        readers = [ShapeReader(http, url, f"runs/{made['id']}"), ShapeReader(http, url, "runs", tags="t")]
+        for reader in readers:
+            await reader.read()
+        polls = [Poll(reader) for reader in readers]
+        await eventually(lambda: _is_held(http, url))
+        stop.set()
+        for poll in polls:
+            assert await poll.told() == []
+        await serving
+    url = await start(database_url)
+    async with AsyncClient(url, KEY) as client, reading(url) as http:
+        await client.cancel(made["id"])
+        for reader in readers:
+            reader.http, reader.url = http, url
+            assert [row["status"] for row in await reader.read(live=True)] == ["CANCELED"]
+
+
+async def _is_held(http: httpx2.AsyncClient, url: str) -> bool:
+    """A request after the polls has been answered: they were taken before."""
+    return (await http.get(f"{url}/healthz")).status_code == 200
+
+
+async def test_what_was_announced_while_nobody_listened_is_told(
+    client: AsyncClient, worker: FakeWorker, follow: Follow, database_url: str
+) -> None:
+    made = await client.trigger("echo")
+    readers = [follow(f"runs/{made['id']}"), follow("runs")]
+    for reader in readers:
+        await reader.read()
+    polls = [Poll(reader) for reader in readers]
+    connection = await asyncpg.connect(database_url)
+    await connection.execute(
+        """select pg_terminate_backend(pid) from pg_stat_activity
+           where datname = current_database() and query ilike 'listen%'"""
+    )
+    await connection.execute("update runs set metadata = '{\"unheard\": 1}'")  # announced to nobody, as it happens
+    for poll in polls:
+        assert [row["metadata"] for row in await poll.told()] == ['{"unheard":1}']
+    await connection.close()
+
+
+OTHERS_OFFSETS = ("790_1_790_0", "790_1_790_1700000000", "790_1_790_0.run_x", "1795356920939_921016", "now", "9" * 300)
+
+
+async def test_who_has_seen_another_database_begins_anew(
+    client: AsyncClient, worker: FakeWorker, follow: Follow
+) -> None:
+    """After a restore into another cluster, or with an offset that isn't ours at all."""
+    await client.trigger("echo", tags=["t"])
+    for offset, live in product(OTHERS_OFFSETS, (False, True)):
+        reader = follow("runs", tags="t")
+        await reader.read()
+        reader.offset = offset
+        assert len(await reader.read(live=live)) == 1
+
+
+async def test_a_row_that_was_restored_from_another_cluster_is_no_news(
+    client: AsyncClient, worker: FakeWorker, follow: Follow, database_url: str
+) -> None:
+    """Its transaction's number is yet to be given here."""
+    made = await client.trigger("echo", tags=["t"])
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("update runs set changed_in = '999999999'")
+    for reader in (follow("runs", tags="t"), follow(f"runs/{made['id']}")):
+        assert len(await reader.read()) == 1
+        assert await reader.read() == []
+        poll = Poll(reader)
+        await connection.execute("update runs set metadata = jsonb_build_object('at', now())")
+        await connection.execute("select pg_notify('torpor', $1)", json.dumps(["run", {"run_id": made["id"]}]))
+        assert len(await poll.told()) == 1
+        await connection.execute("update runs set changed_in = '999999999'")
+    await connection.close()
+
+
+# -- many, and those who leave ----------------------------------------------------------------------------------------
+
+
+async def test_many_followers_of_a_feed_cost_one_query(
+    client: AsyncClient, worker: FakeWorker, follow: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await client.trigger("echo", tags=["t"])
+    readers = [follow("runs", tags="t") for _ in range(40)]
+    for reader in readers:
+        await reader.read()
+    asked = 0
+    look = read_feeds.runs_of
+
+    async def counted(*arguments: Any, **named: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return await look(*arguments, **named)
+
+    monkeypatch.setattr(read_feeds, "runs_of", counted)
+    for verb in (worker.take_and_start, lambda: client.cancel(made["id"], at_once=True)):
+        polls = [Poll(reader) for reader in readers]
+        await verb()
+        for poll in polls:
+            assert [row["id"] for row in await poll.told()] == [made["id"]]
+    assert asked < 15
+
+
+async def test_who_hangs_up_leaves_nothing_behind(
+    start: Start, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Seen by the limit: while one subscription is open there is no room for another."""
+    url = await start(database_url, realtime_subscriptions=1)
+    async with AsyncClient(url, KEY) as client, reading(url) as http:
+        worker = FakeWorker(url)
+        await worker.come_up()
+        made = await client.trigger("echo", delay="1h")
+        reader, other = ShapeReader(http, url, f"runs/{made['id']}"), ShapeReader(http, url, "runs")
+        await reader.read()
+        await other.read()
+        poll = Poll(reader)
+        refused = await _first_refusal(other)
+        assert refused.json() == {
+            "error": "this environment has 1 realtime subscriptions open, which is its limit",
+            "limit": 1,
+            "value": 2,
+        }
+        poll.task.cancel()
+        await asyncio.wait({poll.task})
+        polls: list[asyncio.Task[httpx2.Response]] = []
+
+        async def is_let_in() -> bool:
+            asked = asyncio.create_task(other.ask(live=True))
+            done, _ = await asyncio.wait({asked}, timeout=0.2)
+            polls.append(asked)
+            return not done
+
+        await eventually(is_let_in)
+        await client.cancel(made["id"])
+        assert (await polls[-1]).status_code == 200
+        await worker.close()
+    assert not caplog.records
+
+
+async def _first_refusal(reader: ShapeReader) -> httpx2.Response:
+    """The other poll may be on its way still; then this one is let in, and hangs up."""
+    while True:
+        asked = asyncio.create_task(reader.ask(live=True))
+        done, _ = await asyncio.wait({asked}, timeout=0.2)
+        if done:
+            answer = asked.result()
+            assert answer.status_code == 429
+            return answer
+        asked.cancel()
+        await asyncio.wait({asked})
+
+
+# -- who may, and what ------------------------------------------------------------------------------------------------
+
+
+async def test_columns_can_be_skipped_and_a_token_has_the_last_word(
+    client: AsyncClient, worker: FakeWorker, follow: Follow, url: str
+) -> None:
+    made = await client.trigger("echo", {"secret": 1}, tags=["t"])
+    reader = follow("runs", tags="t", skipColumns="payload,output,id,createdAt,updatedAt,friendlyId,status,no_column")
+    (row,) = await reader.read()
+    assert {"payload", "output"}.isdisjoint(row)
+    assert {"id", "createdAt", "updatedAt", "friendlyId", "status", "payloadType"} <= row.keys()
+    asked = {"scopes": [f"read:runs:{made['id']}"], "realtime": {"skipColumns": ["payload", "metadata"]}}
+    token = (await reader.http.post(f"{url}/api/v1/auth/public-tokens", json=asked)).json()["token"]
+    async with reading(url, token) as http:
+        (row,) = await ShapeReader(http, url, f"runs/{made['id']}", skipColumns="output").read()
+    assert {"payload", "metadata"}.isdisjoint(row)
+    assert "output" in row
+
+
+SCOPES = {
+    "read:runs": (200, 200, 200),
+    "read:runs:{run}": (200, 403, 403),
+    "read:tags:t": (200, 200, 403),
+    "read:tags": (200, 200, 403),
+    "read:tags:u": (403, 403, 403),
+    "read:batch:{batch}": (200, 403, 200),
+    "read:batch:batch_other": (403, 403, 403),
+    "read:tasks:echo": (200, 403, 403),
+    "write:runs": (403, 403, 403),
+}
+"""What a token with this scope gets of a run, of its tag, and of its batch."""
+
+
+async def test_a_public_token_opens_what_its_scope_says(client: AsyncClient, worker: FakeWorker, url: str) -> None:
+    made = await client.batch_trigger("echo", [1], tags=["t"])
+    (run_id,) = (await client.batch(made["id"]))["runs"]
+    paths = (f"runs/{run_id}", "runs?tags=t,s", f"batches/{made['id']}")
+    told: dict[str, tuple[int, ...]] = {}
+    for scope in SCOPES:
+        token = await client.create_public_token([scope.format(run=run_id, batch=made["id"])])
+        async with reading(url, token, origin="https://page.example") as http:
+            answers = [await http.get(f"{url}/realtime/v1/{path}") for path in paths]
+        told[scope] = tuple(answer.status_code for answer in answers)
+        assert all(answer.headers["access-control-allow-origin"] == "*" for answer in answers)
+        assert all("electric-offset" in answer.headers["access-control-expose-headers"] for answer in answers)
+    assert told == SCOPES
+
+
+async def test_what_is_not_there_is_404(follow: Follow) -> None:
+    for path in ("runs/run_x", "batches/batch_x"):
+        assert (await follow(path).ask()).status_code == 404
+
+
+async def test_a_run_that_is_deleted_ends_its_feed(
+    client: AsyncClient, worker: FakeWorker, follow: Follow, database_url: str
+) -> None:
+    made = await client.trigger("echo", delay="1h")
+    reader = follow(f"runs/{made['id']}")
+    await reader.read()
+    asked = asyncio.create_task(reader.ask(live=True))
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("delete from events")
+    await connection.execute("delete from runs")
+    await connection.execute("select pg_notify('torpor', $1)", json.dumps(["run", {"run_id": made["id"]}]))
+    await connection.close()
+    assert (await asked).status_code == 404
+    assert (await reader.ask()).status_code == 404
