@@ -35,6 +35,8 @@ class Settings:
     """The server, for workers, the command line and clients. TRIGGER_API_URL is read too."""
     secret_key: str | None = None
     """An environment's secret key, `tr_dev_…`. TRIGGER_SECRET_KEY is read too."""
+    access_token: str | None = None
+    """A personal token, `tr_pat_…`, for commands and clients without a secret key. TRIGGER_ACCESS_TOKEN is read too."""
     worker_token: str | None = None
     """The secret that workers and server share."""
     worker_slots: int = 20
@@ -160,7 +162,7 @@ class Settings:
         for field in fields(cls):
             name = "TORPOR_" + field.name.upper()
             text = environ.get(name)
-            if not text and field.name in ("api_url", "secret_key"):
+            if not text and field.name in ("api_url", "secret_key", "access_token"):
                 text = environ.get("TRIGGER_" + field.name.upper())
             if text:
                 values[field.name] = _parse(name, text, getattr(cls, field.name))

@@ -35,6 +35,13 @@ async def test_of_two_keys_that_are_revoked_at_once_one_is_the_last(world: World
     assert await other == engine.LastKey()
 
 
+async def test_a_personal_token_does_not_count_as_a_secret_key(world: World):
+    await world.do(engine.create_key, world.environment_id, key("ada", is_personal=True))
+    last = await configured_key(world)
+    assert await world.do(engine.revoke_key, world.environment_id, last) == engine.LastKey()
+    assert isinstance(await world.do(engine.revoke_key, world.environment_id, "apikey_ada"), engine.KeyRevoked)
+
+
 async def configured_key(world: World) -> str:
     async with world.db.transaction() as tx:
         [found] = [each.id for each in await engine.api_keys(tx, world.environment_id) if each.is_configured]

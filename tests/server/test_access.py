@@ -79,6 +79,9 @@ def test_only_what_nobody_has_to_hide_is_open_and_workers_routes_are_workers_onl
     assert open_to_all == {"GET /healthz", "GET /api/openapi.json", "GET /api/v1/timezones"}
     for name, line in ROUTES.items():
         assert (line.takes == (Kind.WORKER,)) == ("/worker/" in name)
+        assert (Kind.PERSONAL in line.takes) == (Kind.SCOPED in line.takes), (
+            "it lacks the care of keys, and nothing else"
+        )
         assert line.scopes or not {Kind.PUBLIC, Kind.ONE_TIME} & {*line.takes}, name
 
 
@@ -90,6 +93,7 @@ class Bearers:
         self._environment_id = environment_id
         self._scoped: dict[str, str] = {}
         self.dead: dict[str, str] = {}
+        self.personal = ""
 
     async def for_route(self, line: Access) -> dict[str, tuple[str | None, Kind, bool]]:
         """Name -> (what is sent, its kind, whether its scopes are right). NOTHING stands for what opens nothing at all."""
@@ -99,10 +103,13 @@ class Bearers:
             "no header": (None, Kind.NOTHING, False),
             "a garbled key": ("tr_dev_" + "x" * 24, Kind.NOTHING, False),
             "a garbled scoped key": ("tr_dev_sk_" + "x" * 24, Kind.NOTHING, False),
+            "a garbled personal token": ("tr_pat_" + "x" * 40, Kind.NOTHING, False),
             "a garbled token": ("e30.e30." + "x" * 43, Kind.NOTHING, False),
             "a secret key": (KEY, Kind.SECRET, True),
             "a revoked secret key": (self.dead["revoked"], Kind.NOTHING, False),
             "a secret key that has run out": (self.dead["expired"], Kind.NOTHING, False),
+            "a personal token": (self.personal, Kind.PERSONAL, True),
+            "a revoked personal token": (self.dead["revoked personal"], Kind.NOTHING, False),
             "a scoped key": (await self.scoped(right), Kind.SCOPED, True),
             "a scoped key for something else": (await self.scoped("read:novelties"), Kind.SCOPED, not line.scopes),
             "a scoped key for another one": (await self.scoped(right + "_other"), Kind.SCOPED, not line.scopes),
@@ -174,6 +181,10 @@ async def test_every_route_with_every_kind_of_bearer_answers_as_the_table_says(
         revoked = await client.create_key("revoked")
         await client.revoke_key(revoked["id"])
         bearers.dead["revoked"] = revoked["key"]
+        bearers.personal = (await client.create_key("Ada", personal=True))["key"]
+        gone = await client.create_key("Ada", personal=True)
+        await client.revoke_key(gone["id"])
+        bearers.dead["revoked personal"] = gone["key"]
         bearers.dead["expired"] = (await client.create_key("expired", expires=0.001))["key"]
         wrong: list[str] = []
         for name, line in ROUTES.items():

@@ -17,14 +17,18 @@ def approve(
     ] = None,
     reject: Annotated[bool, typer.Option("--reject", help="Say no instead.")] = False,
     comment: Annotated[str | None, typer.Option(help="Why; the run sees it.")] = None,
-    by: Annotated[str | None, typer.Option(help="Who answers. Default: your user name.")] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Who answers. Default: whose the personal token is, else your user name.")
+    ] = None,
 ) -> None:
     """Approve (or reject) what a run asks for."""
-    from torpor.cli.connection import client
+    from torpor.cli.connection import client, find_target
 
     with client(which or "approval") as api:
         token = find_approval(api, which)
-        api.approve(token["id"], not reject, by=by or _user(), comment=comment)
+        if by is None and not find_target().is_personal:  # else the server knows
+            by = _user()
+        api.approve(token["id"], not reject, by=by, comment=comment)
         # The first answer wins, and a later one is not an error; say which it was.
         said = api.token(token["id"])
     title = token.get("title") or token["id"]

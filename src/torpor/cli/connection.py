@@ -1,7 +1,8 @@
 """Which server the command line talks to, and with which key.
 
-In this order: TORPOR_API_URL and TORPOR_SECRET_KEY, then what `torpor dev` left in the project (see project.py), then
-this machine's default port. The requests themselves are those of `torpor.Client`.
+In this order: TORPOR_API_URL with TORPOR_SECRET_KEY or TORPOR_ACCESS_TOKEN, then what `torpor dev` left in the project (see
+project.py), then what `torpor login` keeps (login.py), then this machine's default port. The requests themselves are those
+of `torpor.Client`.
 """
 
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from torpor.cli.login import PERSONAL, read_logins
 from torpor.cli.project import find_state, is_running
 from torpor.config import Settings
 from torpor.errors import ApiError, ConfigError, ConnectionFailed, NotFound, TorporError, Unauthorized
@@ -35,6 +37,11 @@ class Target:
     key_from: str
     is_kept_alive: bool = False  # a `torpor dev` runs it: a server that is away comes back in a moment
 
+    @property
+    def is_personal(self) -> bool:
+        """The key is a person's: the server knows who asks."""
+        return self.secret_key.startswith(PERSONAL)
+
 
 def find_target(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Target:
     """The server and key to use.
@@ -46,19 +53,36 @@ def find_target(environ: Mapping[str, str] | None = None, cwd: Path | None = Non
     settings = Settings.from_environment(environ)
     found = find_state(environ, cwd or Path.cwd())
     state, left_by = (found[0], f"`torpor dev` ({found[1] / 'dev.json'})") if found else (None, "")
+    logins, kept_by = read_logins(), "`torpor login`"
     if settings.api_url:
         url, url_from = settings.api_url, "TORPOR_API_URL"
     elif state:
         url, url_from = state.url, left_by
+    elif logins.last:
+        url, url_from = logins.last, kept_by
     else:
-        url, url_from = f"http://{settings.host}:{settings.port}", "the default"
+        url, url_from = default_url(environ)
+    url = url.rstrip("/")
     if settings.secret_key:
-        return Target(url.rstrip("/"), settings.secret_key, url_from, "TORPOR_SECRET_KEY")
+        return Target(url, settings.secret_key, url_from, "TORPOR_SECRET_KEY")
+    if settings.access_token:
+        return Target(url, settings.access_token, url_from, "TORPOR_ACCESS_TOKEN")
     if found and url == found[0].url:
-        return Target(url.rstrip("/"), found[0].secret_key, url_from, left_by, is_running(found[1]))
+        return Target(url, found[0].secret_key, url_from, left_by, is_running(found[1]))
+    if token := logins.servers.get(url):
+        return Target(url, token, url_from, kept_by)
     raise ConfigError(
-        "no secret key: set TORPOR_SECRET_KEY, or start `torpor dev` here, which makes one and keeps it for later commands"
+        "no secret key: set TORPOR_SECRET_KEY, or start `torpor dev` here, which makes one and keeps it for later commands; "
+        "with a token of your own: `torpor login`"
     )
+
+
+def default_url(environ: Mapping[str, str]) -> tuple[str, str]:
+    """The server that settings name, or else this machine's, and where that was found."""
+    settings = Settings.from_environment(environ)
+    if settings.api_url:
+        return settings.api_url, "TORPOR_API_URL"
+    return f"http://{settings.host}:{settings.port}", "the default"
 
 
 def check_reachable(target: Target) -> None:

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 COMES_UP_S = 60.0
 TRIES_TO_COME_UP = 3
 LOOK_AT_DATABASE_S = 1.0
-SECRETS = ("TORPOR_SECRET_KEY", "TRIGGER_SECRET_KEY", "TORPOR_DATABASE_URL", "TORPOR_WORKER_TOKEN")
+SECRETS = (
+    *("TORPOR_SECRET_KEY", "TRIGGER_SECRET_KEY", "TORPOR_ACCESS_TOKEN", "TRIGGER_ACCESS_TOKEN"),
+    *("TORPOR_DATABASE_URL", "TORPOR_WORKER_TOKEN"),
+)
 """Given to each service that needs them, and to no other: a worker, for one, never sees the database."""
 
 

@@ -37,16 +37,21 @@ def list_keys(
     for heading in ("id", "name", "key", "may", "used", "ends"):
         table.add_column(heading, no_wrap=heading in ("id", "key"), overflow="fold")
     for key in found:
-        scopes = key.get("scopes")
         table.add_row(
             key["id"],
             Text(key["name"] + (" (yours)" if key["isYours"] else "")),
             Text(key["hint"]),
-            Text("everything" if scopes is None else "\n".join(scopes)),
+            Text(_may(key)),
             ago(instant(key["lastUsedAt"])) if "lastUsedAt" in key else "never",
             _end(key),
         )
     make_console().print(table)
+
+
+def _may(key: dict[str, Any]) -> str:
+    if key.get("isPersonal"):
+        return "everything but keys"
+    return "\n".join(key["scopes"]) if "scopes" in key else "everything"
 
 
 def _end(key: dict[str, Any]) -> str:
@@ -61,16 +66,18 @@ def _end(key: dict[str, Any]) -> str:
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="What it is for.", metavar="NAME", show_default=False)],
+    name: Annotated[str, typer.Argument(help="What, or whom, it is for.", metavar="NAME", show_default=False)],
     scope: Scopes = None,
+    personal: Annotated[bool, typer.Option("--personal", help="The token of a person, for `torpor login`.")] = False,
     expires: Annotated[str | None, typer.Option(help="After how long, such as 30d, or when. Default: never.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make another key and print it, this once. With scopes it may do no more than they say."""
+    """Make another key and print it, this once. With scopes it may do no more than they say; --personal makes the token of the
+    person whom it is named for, who may do everything but look after keys."""
     from torpor.cli.connection import client
 
     with client() as api:
-        made = api.create_key(name, scopes=scope or None, expires=expires)
+        made = api.create_key(name, scopes=scope or None, expires=expires, personal=personal)
     _tell(made, as_json)
 
 

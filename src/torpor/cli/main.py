@@ -19,6 +19,7 @@ from torpor.cli import (
     env,
     init,
     keys,
+    login,
     queues,
     runs,
     schedules,
@@ -44,6 +45,9 @@ app.command(rich_help_panel=START)(init.init)
 app.command(rich_help_panel=START)(dev.dev)
 app.command(rich_help_panel=START)(server.server)
 app.command(rich_help_panel=START)(worker.worker)
+app.command(rich_help_panel=START)(login.login)
+app.command(rich_help_panel=START)(login.logout)
+app.command(rich_help_panel=START)(login.whoami)
 app.command(rich_help_panel=USE)(trigger.trigger)
 app.add_typer(runs.app, name="runs", rich_help_panel=USE)
 app.add_typer(checkpoints.app, name="checkpoints", rich_help_panel=USE)

@@ -1,4 +1,4 @@
-"""The keys with which the API is asked: secret keys, which may do everything, and scoped ones.
+"""The keys with which the API is asked: secret keys, which may do everything, scoped ones, and tokens of persons.
 
 A key is found by its hash. Secret keys are kept as well, sealed (server/master_keys.py has what opens them), since clients
 sign public tokens with them. What is over stays for a month, so that nobody wonders where it went, and so that a key that
@@ -31,6 +31,7 @@ class NewApiKey:
     sealed: bytes | None = None
     master: str | None = None
     expires_at: datetime | None = None
+    is_personal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,11 @@ class LastKey:
 def is_valid(key: ApiKey, now: datetime) -> bool:
     """Whether it opens anything."""
     return key.revoked_at is None and (key.expires_at is None or key.expires_at > now)
+
+
+def is_secret_key(key: ApiKey) -> bool:
+    """Whether it may do everything."""
+    return key.scopes is None and not key.is_personal
 
 
 async def configure_key(tx: Transaction, environment_id: str, new: NewApiKey, *, now: datetime) -> ApiKey:
@@ -148,8 +154,8 @@ async def revoke_key(
     key = keys.get(key_id)
     if key is None:
         return Unknown()
-    others = (other for other in keys.values() if other.id != key_id and other.scopes is None)
-    if key.scopes is None and is_valid(key, now) and not any(is_valid(other, now) for other in others):
+    others = (other for other in keys.values() if other.id != key_id and is_secret_key(other))
+    if is_secret_key(key) and is_valid(key, now) and not any(is_valid(other, now) for other in others):
         return LastKey()
     row = await tx.fetchrow(
         "update api_keys set revoked_at = coalesce(revoked_at, $2) where id = $1 returning *", key_id, now
@@ -209,8 +215,9 @@ async def forget_keys(tx: Transaction, *, now: datetime) -> int:
 
 async def _insert(tx: Transaction, environment_id: str, new: NewApiKey, now: datetime) -> ApiKey:
     row = await tx.fetchrow(
-        """insert into api_keys (key_hash, environment_id, created_at, id, name, hint, scopes, sealed, master, expires_at)
-           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) returning *""",
+        """insert into api_keys (key_hash, environment_id, created_at, id, name, hint, scopes, sealed, master, expires_at,
+                                 is_personal)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) returning *""",
         new.key_hash,
         environment_id,
         now,
@@ -221,6 +228,7 @@ async def _insert(tx: Transaction, environment_id: str, new: NewApiKey, now: dat
         new.sealed,
         new.master,
         new.expires_at,
+        new.is_personal,
     )
     return ApiKey.of(row)
 

@@ -61,17 +61,27 @@ async def unpause(tx: Transaction, environment_id: str, queue_id: str, *, now: d
 
 
 async def override(
-    tx: Transaction, environment_id: str, queue_id: str, concurrency_limit: int, *, now: datetime
+    tx: Transaction,
+    environment_id: str,
+    queue_id: str,
+    concurrency_limit: int,
+    *,
+    by: str | None = None,
+    now: datetime,
 ) -> Changed | Unknown:
-    """Another limit than the declared one, until `reset`. A lower one stops nobody who works. For the API."""
-    return await _change(
-        tx, environment_id, queue_id, "override_limit = $3, overridden_at = $4", concurrency_limit, now
-    )
+    """Another limit than the declared one, until `reset`. A lower one stops nobody who works. For the API.
+
+    `by` is whoever wants it so, if that is known.
+    """
+    change = "override_limit = $3, overridden_at = $4, overridden_by = $5"
+    return await _change(tx, environment_id, queue_id, change, concurrency_limit, now, by)
 
 
 async def reset(tx: Transaction, environment_id: str, queue_id: str, *, now: datetime) -> Changed | Unknown:
     """Back to the declared limit. For the API."""
-    return await _change(tx, environment_id, queue_id, "override_limit = null, overridden_at = null")
+    return await _change(
+        tx, environment_id, queue_id, "override_limit = null, overridden_at = null, overridden_by = null"
+    )
 
 
 async def _change(tx: Transaction, environment_id: str, queue_id: str, change: str, *values: Any) -> Changed | Unknown:

@@ -308,8 +308,9 @@ def _present(body: Json) -> Json:
     return {name: value for name, value in body.items() if value is not None}
 
 
-def create_key(name: str, scopes: list[str] | None, expires: Any) -> Call:
-    return post("/api/v1/keys", _present({"name": name, "scopes": scopes, "expires": _until(expires)}))
+def create_key(name: str, scopes: list[str] | None, expires: Any, personal: bool) -> Call:
+    body = {"name": name, "scopes": scopes, "expires": _until(expires), "personal": personal or None}
+    return post("/api/v1/keys", _present(body))
 
 
 def rotate_key(key_id: str, overlap: Any) -> Call:
@@ -455,9 +456,12 @@ class Target:
     @classmethod
     def choose(cls, url: str | None, key: str | None) -> "Target":
         settings = Settings.from_environment()
-        key = key or settings.secret_key
+        key = key or settings.secret_key or settings.access_token
         if not key:
-            raise ConfigError("no secret key: pass secret_key=, or set TORPOR_SECRET_KEY to the one the server printed")
+            raise ConfigError(
+                "no secret key: pass secret_key=, or set TORPOR_SECRET_KEY to the one the server printed "
+                "(or TORPOR_ACCESS_TOKEN to a personal token)"
+            )
         return cls((url or settings.api_url or f"http://{settings.host}:{settings.port}").rstrip("/"), key)
 
     def request(self, http: "httpx2.Client | httpx2.AsyncClient", call: Call) -> "httpx2.Request":

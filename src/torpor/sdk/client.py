@@ -22,7 +22,8 @@ class Client:
 
     Args:
         api_url: the server. Default: `TORPOR_API_URL`, else `TRIGGER_API_URL`, else the local one.
-        secret_key: an environment's key. Default: `TORPOR_SECRET_KEY`, else `TRIGGER_SECRET_KEY`.
+        secret_key: an environment's key, or a person's token. Default: `TORPOR_SECRET_KEY`, else `TRIGGER_SECRET_KEY`, else
+            `TORPOR_ACCESS_TOKEN`, else `TRIGGER_ACCESS_TOKEN`.
         transport: an httpx2 transport, for instance one to a unix socket.
 
     Values come back as the API writes them: `client.run(id)["status"]`.
@@ -239,21 +240,31 @@ class Client:
         """Set all of them, or none: without `override`, if one of them is set already."""
         self._do(calls.import_variables(variables, override, secret))
 
+    def whoami(self) -> Json:
+        """What this client asks with: `{"kind", "person", "environment", "key"}`; `person` only of a personal token."""
+        return self._do(calls.get("/api/v1/whoami"))
+
     def api_keys(self) -> list[Json]:
         """The environment's secret and scoped keys, also those that were over within a month: which, not what they are."""
         return self._do(calls.get("/api/v1/keys"))["data"]
 
     def create_key(
-        self, name: str, *, scopes: list[str] | None = None, expires: str | float | timedelta | datetime | None = None
+        self,
+        name: str,
+        *,
+        scopes: list[str] | None = None,
+        expires: str | float | timedelta | datetime | None = None,
+        personal: bool = False,
     ) -> Json:
         """One more key; its text is in the reply's `key`, this once.
 
         Args:
-            name: what it is for.
+            name: what it is for; of a personal token whose it is.
             scopes: all that it may do, such as `["trigger:tasks:report", "read:runs"]`; without them it is a secret key.
             expires: after how long, or when; default: never.
+            personal: the token of a person, who may do everything but look after keys.
         """
-        return self._do(calls.create_key(name, scopes, expires))
+        return self._do(calls.create_key(name, scopes, expires, personal))
 
     def rotate_key(self, key_id: str, overlap: str | float | timedelta | None = None) -> Json:
         """Another key like this one, its text in the reply's `key`; this one holds beside it for a day, or `overlap`."""
@@ -632,15 +643,24 @@ class AsyncClient:
         """As `Client.import_variables`."""
         await self._do(calls.import_variables(variables, override, secret))
 
+    async def whoami(self) -> Json:
+        """As `Client.whoami`."""
+        return await self._do(calls.get("/api/v1/whoami"))
+
     async def api_keys(self) -> list[Json]:
         """As `Client.api_keys`."""
         return (await self._do(calls.get("/api/v1/keys")))["data"]
 
     async def create_key(
-        self, name: str, *, scopes: list[str] | None = None, expires: str | float | timedelta | datetime | None = None
+        self,
+        name: str,
+        *,
+        scopes: list[str] | None = None,
+        expires: str | float | timedelta | datetime | None = None,
+        personal: bool = False,
     ) -> Json:
         """As `Client.create_key`."""
-        return await self._do(calls.create_key(name, scopes, expires))
+        return await self._do(calls.create_key(name, scopes, expires, personal))
 
     async def rotate_key(self, key_id: str, overlap: str | float | timedelta | None = None) -> Json:
         """As `Client.rotate_key`."""

@@ -4,6 +4,7 @@ A route without a line doesn't start (`guard`), and docs/api.md has the same tab
 with every kind of key and token.
 
     SECRET      a secret key may do everything
+    PERSONAL    a person's token everything that a scoped key could, but not what keys are for: other keys
     SCOPED      a scoped key needs one of the scopes
     PUBLIC      so does a public token
     ONE_TIME    and one that is good for one use
@@ -48,15 +49,15 @@ def secret() -> Access:
 
 
 def keyed(*scopes: str) -> Access:
-    return Access((Kind.SECRET, Kind.SCOPED), scopes)
+    return Access((Kind.SECRET, Kind.PERSONAL, Kind.SCOPED), scopes)
 
 
 def public(*scopes: str) -> Access:
-    return Access((Kind.SECRET, Kind.SCOPED, Kind.PUBLIC), scopes)
+    return Access((Kind.SECRET, Kind.PERSONAL, Kind.SCOPED, Kind.PUBLIC), scopes)
 
 
 def once(*scopes: str) -> Access:
-    return Access((Kind.SECRET, Kind.SCOPED, Kind.PUBLIC, Kind.ONE_TIME), scopes)
+    return Access((Kind.SECRET, Kind.PERSONAL, Kind.SCOPED, Kind.PUBLIC, Kind.ONE_TIME), scopes)
 
 
 WORKER = Access((Kind.WORKER,))
@@ -154,6 +155,7 @@ ROUTES: dict[str, Access] = {
     "GET /healthz": NOTHING,
     "GET /api/openapi.json": NOTHING,
     # keys and tokens
+    "GET /api/v1/whoami": keyed(),
     "GET /api/v1/keys": secret(),
     "POST /api/v1/keys": secret(),
     "POST /api/v1/keys/{key_id}/rotate": secret(),

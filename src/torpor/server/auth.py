@@ -1,4 +1,4 @@
-"""Who asks: by a secret key, a scoped key, a public token, or the token that workers and server share.
+"""Who asks: by a secret key, a personal token, a scoped key, a public token, or the token that workers and server share.
 
 What each route takes is declared in `access.py`, and looked at before its handler runs; handlers ask here on whose behalf
 they work. Secrets are looked up by hash or compared in constant time; nothing secret is logged or said in an error.
@@ -32,6 +32,7 @@ class Kind(StrEnum):
     """What a request can carry. The names are those of the documentation."""
 
     SECRET = "secret key"
+    PERSONAL = "personal token"
     SCOPED = "scoped key"
     PUBLIC = "public token"
     ONE_TIME = "one-time token"
@@ -49,11 +50,16 @@ class Caller:
     key_id: str = ""  # the key, or the one that its token was made with
     scopes: tuple[str, ...] | None = None  # None: everything
     token: PublicToken | None = None
+    person: str | None = None  # whose personal token it is: who does what is done
 
     @property
     def repeats(self) -> tuple[str, ...]:
         """What tells this caller's repeated requests from others': strangers with tokens share an environment."""
         return () if self.token is None else (self.token.identity.hex(),)
+
+    def did(self, what: str) -> str:
+        """Who did it, as far as that is known: for a story."""
+        return f"{what} through the API" if self.person is None else f"{what} by {self.person}"
 
     def may(self, *wanted: str) -> bool:
         """Whether one of these scopes is granted."""
@@ -154,6 +160,8 @@ async def _of_key(here: Hub, text: str) -> Caller | None:
             here.keys[key_hash] = (time.monotonic(), key, environment)
     if not engine.is_valid(key, now):
         return None
+    if key.is_personal:
+        return Caller(environment, Kind.PERSONAL, key.id, person=key.name)
     if key.scopes is None:
         return Caller(environment, Kind.SECRET, key.id)
     return Caller(environment, Kind.SCOPED, key.id, tuple(key.scopes))

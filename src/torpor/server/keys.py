@@ -1,4 +1,4 @@
-"""Keys: list, make, rotate, revoke. And the data keys that checkpoints are sealed with: list, rotate.
+"""Keys, also those of persons: list, make, rotate, revoke. And the data keys that checkpoints are sealed with: list, rotate.
 
 The text of a key is in the reply that makes it, and nowhere else.
 """
@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from torpor import engine, ids
 from torpor.durations import parse_duration, parse_when
+from torpor.errors import ConfigError
 from torpor.server import auth, render, scopes
 from torpor.server.auth import Keyed
 from torpor.server.bodies import decode, read_body, reply
@@ -27,6 +28,7 @@ from torpor.store.records import ApiKey
 OVERLAP_S = 24 * 3600.0
 LONGEST_OVERLAP_S = 30 * 24 * 3600.0
 MAX_NAME = 128
+PERSONAL = "tr_pat_"
 _LETTERS = string.ascii_letters + string.digits
 
 router = APIRouter()
@@ -36,6 +38,7 @@ class KeyBody(msgspec.Struct, rename="camel"):
     name: str
     scopes: list[str] | None = None
     expires: Any = None
+    personal: bool = False
 
 
 class RotateBody(msgspec.Struct):
@@ -44,6 +47,17 @@ class RotateBody(msgspec.Struct):
 
 _key_body = msgspec.json.Decoder(KeyBody)
 _rotate_body = msgspec.json.Decoder(RotateBody)
+
+
+@router.get("/api/v1/whoami")
+async def whoami(request: Request, environment: Keyed) -> Response:
+    """What the request came with, and whose it is."""
+    here, caller = hub(request), auth.caller(request)
+    async with here.database.transaction() as tx:
+        [key] = [each for each in await engine.api_keys(tx, environment.id) if each.id == caller.key_id]
+    person = {} if caller.person is None else {"person": caller.person}
+    told = {"kind": caller.kind, **person, "environment": environment.slug}
+    return reply({**told, "key": render.api_key(key, caller.key_id, here.clock.now())})
 
 
 @router.get("/api/v1/keys")
@@ -58,14 +72,16 @@ async def listing(request: Request, environment: Keyed) -> Response:
 
 @router.post("/api/v1/keys")
 async def create(request: Request, environment: Keyed) -> Response:
-    """A key, with `key`, its text, this once. With scopes it is a scoped key."""
+    """A key, with `key`, its text, this once. With scopes it is a scoped key; `personal`, the token of whom it is named for."""
     here, body = hub(request), decode(await read_body(request), _key_body)
     now = here.clock.now()
     if not 0 < len(body.name) <= MAX_NAME or "\0" in body.name:
         raise Refused(422, f"name: a text of 1 to {MAX_NAME} characters is needed")
+    if body.personal and body.scopes is not None:
+        raise Refused(422, "scopes: a personal token has none, it may do what its person may")
     allowed = None if body.scopes is None else scopes.check("scopes", body.scopes)
     expires_at = _end(body.expires, now)
-    text, new = made(here.master_keys, environment.slug, body.name, allowed, expires_at)
+    text, new = made(here.master_keys, environment.slug, body.name, allowed, expires_at, is_personal=body.personal)
     async with here.database.transaction() as tx:
         done = await engine.create_key(tx, environment.id, new, now=now)
     return reply({**render.api_key(done.key, "", now), "key": text})
@@ -82,7 +98,9 @@ async def rotate(request: Request, key_id: str, environment: Keyed) -> Response:
     def make(old: ApiKey) -> engine.NewApiKey:
         nonlocal text
         name = _ROTATED if old.is_configured else old.name
-        text, new = made(here.master_keys, environment.slug, name, old.scopes, old.expires_at)
+        text, new = made(
+            here.master_keys, environment.slug, name, old.scopes, old.expires_at, is_personal=old.is_personal
+        )
         return new
 
     async with here.database.transaction() as tx:
@@ -123,27 +141,41 @@ _ROTATED = "instead of TORPOR_SECRET_KEY"
 
 
 def made(
-    masters: MasterKeys, slug: str, name: str, allowed: list[str] | None, expires_at: datetime | None
+    masters: MasterKeys,
+    slug: str,
+    name: str,
+    allowed: list[str] | None,
+    expires_at: datetime | None,
+    *,
+    is_personal: bool = False,
 ) -> tuple[str, engine.NewApiKey]:
-    """A fresh key: its text, and what is kept of it. Of a scoped one only the hash, since nobody signs with it."""
-    random = "".join(secrets.choice(_LETTERS) for _ in range(24))
-    text = f"tr_{slug}_{random}" if allowed is None else f"tr_{slug}_sk_{random}"
-    key_id = ids.new("apikey")
-    sealed = masters.seal(_hash(text), text) if allowed is None else None
+    """A fresh key: its text, and what is kept of it. Of a scoped or personal one only the hash, since nobody signs with it."""
+    beginning, length = (PERSONAL, 40) if is_personal else (f"tr_{slug}_" + ("" if allowed is None else "sk_"), 24)
+    text = beginning + "".join(secrets.choice(_LETTERS) for _ in range(length))
+    sealed = masters.seal(_hash(text), text) if allowed is None and not is_personal else None
     return text, engine.NewApiKey(
-        key_id,
+        ids.new("apikey"),
         _hash(text),
         name,
-        f"{text[:-24]}…{text[-4:]}",
+        f"{beginning}…{text[-4:]}",
         allowed,
         sealed.wrapped if sealed else None,
         sealed.master if sealed else None,
         expires_at,
+        is_personal,
     )
 
 
 def configured(masters: MasterKeys, text: str) -> engine.NewApiKey:
-    """What is kept of the key that the server's setting names."""
+    """What is kept of the key that the server's setting names.
+
+    Raises:
+        ConfigError: it can't be an environment's secret key.
+    """
+    if text.startswith(PERSONAL):
+        raise ConfigError(
+            "TORPOR_SECRET_KEY is a personal token (tr_pat_…): a server needs the secret key of its environment"
+        )
     sealed = masters.seal(_hash(text), text)
     # Of one that somebody has made up by hand four letters may be a good part.
     hint = f"…{text[-4:]}" if len(text) >= 24 else ""

@@ -1,5 +1,6 @@
 """Queues and the environment: look, list, pause, and set limits while running."""
 
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -10,7 +11,7 @@ from starlette.responses import Response
 
 from torpor.engine import queues, read
 from torpor.engine.near import near
-from torpor.server import paging
+from torpor.server import auth, paging
 from torpor.server.auth import Keyed
 from torpor.server.bodies import decode, read_body, reply
 from torpor.server.errors import Refused
@@ -65,7 +66,8 @@ async def override(request: Request, name: str, environment: Keyed) -> Response:
     limit = body.concurrencyLimit
     if isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit <= MOST:
         raise Refused(422, f"concurrencyLimit: a whole number from 0 to {MOST} is needed, not {limit!r}")
-    return await _changed(request, environment, name, body.type, queues.override, limit)
+    by = auth.caller(request).person
+    return await _changed(request, environment, name, body.type, partial(queues.override, by=by), limit)
 
 
 @router.post("/api/v1/queues/{name:path}/concurrency/reset")
@@ -169,7 +171,7 @@ def _shown(view: read.QueueView) -> dict[str, Any]:
             "base": queue.concurrency_limit,
             "override": queue.override_limit,
             "overriddenAt": queue.overridden_at,
-            "overriddenBy": None,
+            "overriddenBy": queue.overridden_by,
         },
     }
 

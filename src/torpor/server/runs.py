@@ -209,10 +209,9 @@ async def cancel(request: Request, run_id: str, environment: Keyed) -> Response:
     """200 too when the run had ended before. `?at_once=true` kills its process instead of asking it to end."""
     here = hub(request)
     at_once = bool(paging.flag(request.query_params, "at_once"))
+    reason = auth.caller(request).did("canceled")
     async with here.database.transaction() as tx:
-        outcome = await engine.cancel(
-            tx, environment.id, run_id, reason="canceled through the API", at_once=at_once, now=here.clock.now()
-        )
+        outcome = await engine.cancel(tx, environment.id, run_id, reason=reason, at_once=at_once, now=here.clock.now())
     if isinstance(outcome, engine.Unknown):
         raise not_found()
     return reply({"id": run_id})

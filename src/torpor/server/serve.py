@@ -47,7 +47,7 @@ async def serve(
         clock: where `now` comes from.
 
     Raises:
-        ConfigError: there is no secret key, the port is taken, or a master key is missing.
+        ConfigError: there is no secret key, or it is none, the port is taken, or a master key is missing.
     """
     if not settings.secret_key:
         raise ConfigError("TORPOR_SECRET_KEY is not set: the server needs the secret key of its environment")

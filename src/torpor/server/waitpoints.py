@@ -111,11 +111,14 @@ async def retrieve(request: Request, token_id: str, environment: Keyed) -> Respo
 
 @router.post("/api/v1/waitpoints/tokens/{token_id}/complete")
 async def complete(request: Request, token_id: str, environment: Keyed) -> Response:
-    """The first value wins; a later one is answered the same and changes nothing."""
-    here = hub(request)
+    """The first value wins; a later one is answered the same and changes nothing. An approval with a personal token is that
+    person's, unless it says otherwise."""
+    here, person = hub(request), auth.caller(request).person
     body = decode(await read_body(request), _completion_body)
     data = bytes(body.data)
-    decode(data, _anything)  # a raw member is skipped unread, and what is kept must be whole
+    value = decode(data, _anything)  # a raw member is skipped unread, and what is kept must be whole
+    if person is not None and isinstance(value, dict) and "approved" in value and value.get("by") is None:
+        data = msgspec.json.encode({**value, "by": person})
     async with here.database.transaction() as tx:
         if await read.token(tx, environment.id, token_id) is None:
             raise not_found()

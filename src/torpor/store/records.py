@@ -49,6 +49,7 @@ class ApiKey(Row):
     last_used_at: datetime | None
     expires_at: datetime | None
     revoked_at: datetime | None
+    is_personal: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class Queue(Row):
     overridden_at: datetime | None
     is_paused: bool
     created_at: datetime
+    overridden_by: str | None
 
 
 @dataclass(frozen=True, slots=True)

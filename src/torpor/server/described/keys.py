@@ -18,6 +18,7 @@ class NewKey(Given):
     name: Annotated[str, Meta(min_length=1, max_length=128)]
     scopes: Annotated[Scopes, Meta(description="With scopes it is a scoped key.")] | None = None
     expires: When | None = None
+    personal: Annotated[bool, Meta(description="The token of a person, whose name it has.")] = False
 
 
 class Rotation(Given):
@@ -57,6 +58,9 @@ class Key(Shape, kw_only=True):
     name: str
     hint: str
     scopes: list[str] | UnsetType = UNSET
+    is_personal: Annotated[bool, Meta(description="It is the token of a person, whose name it has.")] | UnsetType = (
+        UNSET
+    )
     is_valid: bool
     is_configured: Annotated[bool, Meta(description="It is the server's `TORPOR_SECRET_KEY`.")]
     is_yours: Annotated[bool, Meta(description="The request came with it.")]
@@ -64,6 +68,15 @@ class Key(Shape, kw_only=True):
     last_used_at: Annotated[Instant, Meta(description="True to the hour.")] | UnsetType = UNSET
     expires_at: Instant | UnsetType = UNSET
     revoked_at: Instant | UnsetType = UNSET
+
+
+class Caller(Shape, kw_only=True):
+    """Whom a request comes from."""
+
+    kind: Annotated[str, Meta(description="`secret key`, `personal token` or `scoped key`.")]
+    person: Annotated[str, Meta(description="Whose personal token it is.")] | UnsetType = UNSET
+    environment: str
+    key: Key
 
 
 class Keys(Shape):
@@ -114,6 +127,8 @@ KEY: dict[str, Any] = {
     "isYours": False,
     "createdAt": "2026-03-01T07:00:00Z",
 }
+PERSON = {name: value for name, value in KEY.items() if name != "scopes"}
+PERSON |= {"name": "Ada Lovelace", "hint": "tr_pat_…x7Qa", "isPersonal": True}
 TEXT = {"key": "tr_dev_sk_<24 letters>"}
 DATA_KEYS = {"data": [{"id": "key_3e8u", "createdAt": "2026-03-01T07:00:00Z"}]}
 NO_KEY = {404: "There is no such key."}
@@ -123,6 +138,23 @@ RESOURCE = Resource(
     "Keys and tokens",
     "What they are, and what is kept of them, is in [keys](keys.md).",
     {
+        "GET /api/v1/whoami": Operation(
+            "whoami",
+            "What the request came with, and whose it is.",
+            is_own=True,
+            answers={
+                200: Answer(
+                    "The caller.",
+                    Caller,
+                    {
+                        "kind": "personal token",
+                        "person": "Ada Lovelace",
+                        "environment": "dev",
+                        "key": {**PERSON, "isYours": True},
+                    },
+                )
+            },
+        ),
         "GET /api/v1/keys": Operation(
             "listKeys",
             "The environment's keys, oldest first, also those that were over within a month.",
@@ -131,7 +163,7 @@ RESOURCE = Resource(
         ),
         "POST /api/v1/keys": Operation(
             "createKey",
-            "Make a key.",
+            "Make a key, or the token of a person.",
             is_own=True,
             body=Body(NewKey, {"name": "the web shop", "scopes": ["read:runs"], "expires": "30d"}, is_required=True),
             answers={200: Answer("The key, with its text.", KeyMade, KEY | TEXT)},

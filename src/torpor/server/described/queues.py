@@ -52,7 +52,7 @@ class Bound(Shape):
     base: Annotated[int | None, Meta(description="As declared in code.")]
     override: Annotated[int | None, Meta(description="As set while running.")]
     overridden_at: Instant | None
-    overridden_by: None
+    overridden_by: Annotated[str, Meta(description="Whose personal token did it.")] | None
 
 
 class Queue(Shape):
