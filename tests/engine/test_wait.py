@@ -1,5 +1,6 @@
 """Blocking, answers, and who is woken by what."""
 
+import asyncio
 from datetime import timedelta
 
 import msgspec
@@ -465,3 +466,38 @@ async def test_a_batch_is_waited_for_by_its_waitpoint(world: World):
     assert [(answer.wait_id, answer.status) for answer in blocked.answers] == [("b", "failed")]
     assert [(wait.wait_id, wait.kind) for wait in blocked.open] == [("a", "batch")]
     assert await world.complete(waitpoint_id) == engine.Unknown(), "not from outside"
+
+
+async def test_whoever_follows_a_run_hears_of_each_change_of_its_status(world: World):
+    """A note of the run goes out with each; else who follows it live would learn of it by chance, much later."""
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    await world.db.listen(lambda kind, data: heard.put_nowait(data["run_id"]) if kind in ("run", "mark") else None)
+
+    async def told(run_id: str, state: RunState) -> None:
+        assert (await world.run(run_id)).state == state
+        async with world.db.transaction() as tx:
+            await tx.notify("mark", run_id="mark")
+        notes = [await heard.get()]
+        while notes[-1] != "mark":
+            notes.append(await heard.get())
+        assert run_id in notes, state
+
+    run_id = await world.trigger(delay_until=world.now + timedelta(seconds=5))
+    world.later(6)
+    await world.do(engine.fire_due)
+    await told(run_id, RunState.QUEUED)
+    lease = await world.take(run_id)
+    await told(run_id, RunState.DEQUEUED)
+    await world.start(lease)
+    await told(run_id, RunState.EXECUTING)
+    for wait_id in ("a", "b"):  # the second time where slots are limited
+        token = await world.token()
+        await world.block(lease, token_wait(wait_id, token))
+        await told(run_id, RunState.WAITING)
+        await world.complete(token)
+        if wait_id == "b":
+            assert await world.do(engine.grant, world.environment_id) == 1
+        else:
+            await world.do(engine.collect, lease, [wait_id])
+            await world.do(engine.queues.configure, world.environment_id, concurrency_limit=1)
+        await told(run_id, RunState.EXECUTING)

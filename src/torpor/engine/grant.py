@@ -65,4 +65,5 @@ async def grant_ready(tx: Transaction, environment_id: str, most: int, *, now: d
     )
     for row in rows:
         await tx.notify("news", worker_id=row["worker_id"], run_id=row["id"], lease=row["lease"], kind="answered")
+    await tx.notify_all("run", [{"run_id": row["id"]} for row in rows])
     return len(rows)

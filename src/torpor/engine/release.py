@@ -58,7 +58,9 @@ async def release(
         if row["state"] == "pending_version"
     ]
     await tell_pending(tx, reasons, now=now)
-    for environment_id in sorted({row["environment_id"] for row in rows if row["state"] == "queued"}):
+    if queued := [row for row in rows if row["state"] == "queued"]:
+        await tx.notify_all("run", [{"run_id": row["id"]} for row in queued])
+    for environment_id in sorted({row["environment_id"] for row in queued}):
         await tx.notify("work", environment_id=environment_id)
     if expires := [row["expires_at"] for row in rows if row["expires_at"]]:
         await tx.notify("timer", due_at=to_iso(min(expires)))

@@ -95,10 +95,12 @@ async def collect(
             run.id,
             now,
         )
+        await tx.notify("run", run_id=run.id)
     elif waits and not answered and idle and run.state == RunState.EXECUTING:
         await tx.execute(
             f"update runs set state = 'waiting', updated_at = $2, {active.ends('$2')} where id = $1", run.id, now
         )
+        await tx.notify("run", run_id=run.id)
         await slots.released(tx, run)
     elif not answered and run.ready_at is not None:
         await tx.execute("update runs set ready_at = null, updated_at = $2 where id = $1", run.id, now)
@@ -200,6 +202,7 @@ async def _move(
             run.id,
             now,
         )
+        await tx.notify("run", run_id=run.id)
     if report.blockers and open_waits:
         last = await tx.fetchval(
             "select data from events where run_id = $1 and kind = 'run.held' order by id desc limit 1", run.id
