@@ -127,7 +127,7 @@ class BlockingInputs(_Reader):
 
 
 def inputs(name: str) -> Inputs:
-    """One of the run's inputs. See `Client.send_input` for the other end.
+    """One of the run's inputs. What is sent to it: `POST /realtime/v1/streams/{run_id}/input/{name}`.
 
     Raises:
         TypeError, ValueError: the name can't be one.

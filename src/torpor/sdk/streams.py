@@ -10,7 +10,7 @@ slow or away, what is not stored yet is held back in the worker, up to a limit; 
 """
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar, get_args, overload
 
 import msgspec
@@ -58,7 +58,7 @@ class Stream:
             session.append(self._to, self.name, Chunk(ids.new("chunk"), msgspec.Raw(data)))
 
     @overload
-    def pipe(self, chunks: AsyncIterable[T], each: Callable[[T], object] | None = None) -> Awaitable[int]: ...
+    def pipe(self, chunks: AsyncIterable[T], each: Callable[[T], object] | None = None) -> Coroutine[Any, Any, int]: ...
     @overload
     def pipe(self, chunks: Iterable[T], each: Callable[[T], object] | None = None) -> int: ...
     def pipe(self, chunks: Any, each: Callable[[Any], object] | None = None) -> Any:
@@ -153,7 +153,7 @@ def stream(name: str = "default", *, to: Target = "self") -> Stream:
     """A stream by its name. It begins with its first part, and need not be closed: it ends with its run.
 
     Args:
-        name: at most 256 characters.
+        name: at most 256 printable characters.
         to: whose it is: this run's, its parent's, or that of the run at the top of the tree. Where there is none above, its own.
 
     Raises:
@@ -180,6 +180,8 @@ def checked_name(what: str, name: str) -> str:
     """
     if not isinstance(name, str):
         raise TypeError(f"{what}({name!r}): a name is text")
-    if not name or len(name) > LONGEST_NAME:
-        raise ValueError(f"{what}({name[:40]!r}): a name has 1 to {LONGEST_NAME} characters")
+    if not name or len(name) > LONGEST_NAME or not name.isprintable() or name.startswith("input/"):
+        raise ValueError(
+            f"{what}({name[:40]!r}): a name has 1 to {LONGEST_NAME} printable characters, and does not begin with input/"
+        )
     return name

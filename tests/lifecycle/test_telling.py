@@ -1,0 +1,115 @@
+"""What a run says of itself is with the server once: through freezes and moves, before a crash, and from what comes back."""
+
+import json
+import os
+import signal
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stack import KEY, Stack, StackMaker, eventually
+
+pytestmark = pytest.mark.criu
+
+
+def read_stream(stack: Stack, run_id: str, name: str) -> list[Any]:
+    """All that there is in a stream of a run that is over."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{stack.port}/realtime/v1/streams/{run_id}/{name}",
+        headers={"Authorization": f"Bearer {KEY}", "Timeout-Seconds": "5"},
+    )
+    records: list[Any] = []
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        for line in answer:
+            if line.startswith(b"data:"):
+                records += json.loads(line[5:]).get("records", [])
+    return [json.loads(record["body"])["data"] for record in records]
+
+
+def metadata(stack: Stack, run_id: str) -> dict[str, Any]:
+    return stack.run(run_id).get("metadata") or {}
+
+
+def test_a_frozen_run_and_its_parent_have_told_everything_once(stack: Stack) -> None:
+    tokens = [stack.client.create_token()["id"] for _ in range(2)]
+    parent = stack.trigger("parent_of", tokens)
+    children = eventually(
+        lambda: found if len(found := _children(stack, parent)) == 2 else None, what="the children are there"
+    )
+    for child in children:
+        stack.await_event(child, "run.suspended")
+        assert metadata(stack, child) == {"step": "before", "n": 1}
+        assert stack.run(child)["tags"] == ["told"]
+    for token in tokens:
+        stack.client.complete_token(token, "go on")
+    told = {"step": "after", "n": 10_011}
+    for child in children:
+        assert stack.output(child) == told
+        assert metadata(stack, child) == told
+        assert read_stream(stack, child, "words") == ["before", "after"]
+        assert read_stream(stack, child, "one") == read_stream(stack, child, "other") == list(range(50))
+    assert stack.output(parent) == {"children": 2}
+    stack.assert_nothing_left()
+
+
+def _children(stack: Stack, parent: str) -> list[str]:
+    related = stack.run(parent).get("relatedRuns") or {}
+    return [child["id"] for child in related.get("children", [])]
+
+
+def test_a_killed_run_comes_back_from_where_it_has_told_all(stack: Stack) -> None:
+    run_id = stack.trigger("dies_telling", str(stack.journal()))
+    eventually(lambda: metadata(stack, run_id).get("lives") == [False], what="it works behind its save point")
+    pid = stack.process_of(run_id)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: metadata(stack, run_id).get("lives") == [False, True], what="it came back")
+    stack.journal("journal.go").touch()
+    assert stack.output(run_id) == [False, True]
+    assert read_stream(stack, run_id, "words") == [*range(200), "saved", "restored"]
+    assert metadata(stack, run_id)["n"] == 200
+    stack.assert_nothing_left()
+
+
+def test_a_run_that_is_moved_in_the_middle_of_telling_leaves_out_nothing(
+    make_stack: StackMaker, tmp_path: Path
+) -> None:
+    """It is stopped wherever it is, in the middle of a message as well, and goes on with another worker."""
+    one = make_stack(TORPOR_OBJECT_STORE=f"file://{tmp_path}/objects")
+    other = one.beside(tmp_path / "other")
+    one.start()
+    run_id = one.trigger("streams_on", str(one.journal()))
+    eventually(lambda: len(one.lines()) > 5, what="it gives out numbers")
+    other.start_worker()
+    try:
+        assert f"{run_id}  moved" in one.drain()
+        before = len(one.lines())
+        eventually(lambda: len(one.lines()) > before + 5, what="it gives out more")
+        one.journal("journal.go").touch()
+        count = one.output(run_id)
+        assert read_stream(one, run_id, "numbers") == list(range(count))
+        assert metadata(one, run_id) == {"n": count}
+    finally:
+        other.stop_worker()
+
+
+def test_a_run_reads_what_it_is_sent(stack: Stack) -> None:
+    run_id = stack.trigger("chats")
+    for part in ("hello", {"n": 1}, "bye"):
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{stack.port}/realtime/v1/streams/{run_id}/input/chat",
+            data=json.dumps({"data": part}).encode(),
+            headers={"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"},
+        )
+        assert urllib.request.urlopen(request, timeout=60).status == 200
+    assert stack.output(run_id) == ["hello", {"n": 1}]
+    assert read_stream(stack, run_id, "answers") == ["you said hello", "you said {'n': 1}"]
+
+
+def test_metadata_that_gets_too_large_costs_the_run_nothing_else(stack: Stack) -> None:
+    run_id = stack.trigger("tells_too_much")
+    assert stack.output(run_id) == {"small": 1, "first": 200_000, "n": 1}
+    [refused] = stack.events(run_id, "run.not_stored")
+    assert "metadata.set('second', …) can't be stored" in refused["reason"]
+    assert sorted(metadata(stack, run_id)) == ["first", "n", "small"]
