@@ -45,6 +45,7 @@ PATH = {
     "each task": "echo",
 }
 BODIES: dict[str, dict[str, Any]] = {
+    "POST /api/v2/tasks/batch": {"json": {"items": [{"task": "echo"}]}},
     "POST /api/v3/batches": {"json": {"runCount": 1, "taskIdentifiers": ["echo"]}},
     "POST /api/v3/batches/{batch_id}/items": {
         "content": b'{"index": 0, "task": "echo"}\n',

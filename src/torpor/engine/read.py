@@ -277,7 +277,7 @@ async def token(tx: Transaction, environment_id: str, waitpoint_id: str) -> Toke
         waitpoint_id,
         environment_id,
     )
-    return (await _views(tx, [Waitpoint.of(row)]))[0] if row else None
+    return (await views(tx, [Waitpoint.of(row)]))[0] if row else None
 
 
 async def tokens(
@@ -297,7 +297,7 @@ async def tokens(
     conditions.add_if("created_at >= {}", where.created_from)
     conditions.add_if("created_at <= {}", where.created_to)
     listing = await read_page(tx, "waitpoints", conditions, page, Waitpoint.of)
-    return Listing(await _views(tx, listing.items), listing.next, listing.previous)
+    return Listing(await views(tx, listing.items), listing.next, listing.previous)
 
 
 async def workers(tx: Transaction, environment_id: str | None = None) -> list[Worker]:
@@ -400,7 +400,8 @@ async def schedules(tx: Transaction, environment_id: str, page: int = 1, size: i
     return Numbered([Schedule.of(row) for row in rows], page, size, count or 0)
 
 
-async def _views(tx: Transaction, waitpoints: list[Waitpoint]) -> list[TokenView]:
+async def views(tx: Transaction, waitpoints: list[Waitpoint]) -> list[TokenView]:
+    """These tokens, with the runs that are blocked on those that are open."""
     rows = await tx.fetch(
         """select distinct waitpoint_id, run_id from waits
            where waitpoint_id = any($1::text[]) and detached_at is null order by run_id""",

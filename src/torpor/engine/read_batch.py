@@ -1,7 +1,9 @@
 """Fetch a batch, its items and their results. Writes nothing."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
+from torpor.engine.pages import FIRST, Conditions, Listing, Page, read_page
 from torpor.store.database import Transaction
 from torpor.store.records import Batch, BatchItem, Run
 
@@ -20,6 +22,37 @@ async def batch(tx: Transaction, environment_id: str, batch_id: str) -> Batch | 
     """One batch."""
     row = await tx.fetchrow("select * from batches where id = $1 and environment_id = $2", batch_id, environment_id)
     return Batch.of(row) if row else None
+
+
+BATCH_STATUS = {
+    "PENDING": "not is_aborted and completed_at is null and not is_sealed",
+    "PROCESSING": "not is_aborted and completed_at is null and is_sealed",
+    "COMPLETED": "not is_aborted and completed_at is not null and failed_items = 0",
+    "PARTIAL_FAILED": "not is_aborted and completed_at is not null and failed_items between 1 and run_count - 1",
+    "ABORTED": "(is_aborted or completed_at is not null and failed_items > 0 and failed_items = run_count)",
+}
+"""Public names, as render.batch_status gives them."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFilter:
+    """Which batches; `status` holds public names."""
+
+    status: list[str] | None = None
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+
+
+async def batches(
+    tx: Transaction, environment_id: str, where: BatchFilter = BatchFilter(), page: Page = FIRST
+) -> Listing[Batch]:
+    """Batches, newest first."""
+    conditions = Conditions(environment_id)
+    if where.status is not None:
+        conditions.parts.append(f"({' or '.join(BATCH_STATUS[name] for name in where.status) or 'false'})")
+    conditions.add_if("created_at >= {}", where.created_from)
+    conditions.add_if("created_at <= {}", where.created_to)
+    return await read_page(tx, "batches", conditions, page, Batch.of)
 
 
 async def run_ids(tx: Transaction, batch_id: str) -> list[str]:

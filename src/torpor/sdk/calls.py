@@ -184,6 +184,10 @@ def batch_item(task_id: str, payload: Any, options: Json) -> BatchItem[Any]:
     return BatchItem(task_id, written, trigger_options(options, payload))
 
 
+def run_counts(period: Any, bucket: Any) -> Call:
+    return get("/api/v1/runs/counts", {"period": _duration(period), "bucket": _duration(bucket)})
+
+
 def reschedule(run_id: str, delay: Any) -> Call:
     asked = post(f"/api/v1/runs/{segment(run_id)}/reschedule", {"delay": _text(_duration(delay))})
     return replace(asked, query=get("", INLINE).query)

@@ -89,6 +89,10 @@ class Client:
         `schedule`, `batch`, `bulk_action`, `search`, `since`, `until`, `period`."""
         return self._each(calls.Pages("/api/v1/runs", filters))
 
+    def run_counts(self, period: str | timedelta = "24h", bucket: str | timedelta = "1h") -> list[Json]:
+        """How many runs were made in each stretch of time, oldest first, by status: `{"from", "total", "counts"}`."""
+        return self._do(calls.run_counts(period, bucket))["data"]
+
     def cancel(self, run_id: str, *, at_once: bool = False) -> Json:
         """End a run and its children: one that executes is asked to end by itself, and killed after 30 seconds.
 
@@ -319,6 +323,10 @@ class Client:
         """One batch: `status`, `runCount`, `runs`, and in `processing` the items that could not become runs."""
         return self._do(calls.get(f"/api/v2/batches/{calls.segment(batch_id)}"))
 
+    def batches(self, **filters: Any) -> Iterator[Json]:
+        """Batches, newest first: `status`, `since`, `until`, `period`."""
+        return self._each(calls.Pages("/api/v1/batches", filters))
+
     def batch_results(self, batch_id: str) -> Iterator[Json]:
         """How the items have ended, in their order; those that have not are left out."""
         return self._each(batch_http.Results(batch_id))
@@ -353,6 +361,14 @@ class Client:
     ) -> Json:
         """Answer a `wait.for_approval`."""
         return self._do(calls.complete(token_id, calls.approval(approved, by, comment)))
+
+    def approvals(self, page_size: int = 25) -> Iterator[Json]:
+        """What runs ask of people, those that wait first: `title`, `context`, `runIds`, `status`, and the answer."""
+        return self._each(calls.Pages("/api/v1/approvals", {"page_size": page_size}))
+
+    def approval(self, token_id: str) -> Json:
+        """One approval."""
+        return self._do(calls.get(f"/api/v1/approvals/{calls.segment(token_id)}"))
 
     def create_schedule(
         self,
@@ -537,6 +553,10 @@ class AsyncClient:
         """As `Client.runs`."""
         return self._each(calls.Pages("/api/v1/runs", filters))
 
+    async def run_counts(self, period: str | timedelta = "24h", bucket: str | timedelta = "1h") -> list[Json]:
+        """As `Client.run_counts`."""
+        return (await self._do(calls.run_counts(period, bucket)))["data"]
+
     async def cancel(self, run_id: str, *, at_once: bool = False) -> Json:
         """As `Client.cancel`."""
         return await self._do(calls.cancel(run_id, at_once))
@@ -704,6 +724,10 @@ class AsyncClient:
         """As `Client.batch`."""
         return await self._do(calls.get(f"/api/v2/batches/{calls.segment(batch_id)}"))
 
+    def batches(self, **filters: Any) -> AsyncIterator[Json]:
+        """As `Client.batches`."""
+        return self._each(calls.Pages("/api/v1/batches", filters))
+
     def batch_results(self, batch_id: str) -> AsyncIterator[Json]:
         """As `Client.batch_results`."""
         return self._each(batch_http.Results(batch_id))
@@ -738,6 +762,14 @@ class AsyncClient:
     ) -> Json:
         """As `Client.approve`."""
         return await self._do(calls.complete(token_id, calls.approval(approved, by, comment)))
+
+    def approvals(self, page_size: int = 25) -> AsyncIterator[Json]:
+        """As `Client.approvals`."""
+        return self._each(calls.Pages("/api/v1/approvals", {"page_size": page_size}))
+
+    async def approval(self, token_id: str) -> Json:
+        """As `Client.approval`."""
+        return await self._do(calls.get(f"/api/v1/approvals/{calls.segment(token_id)}"))
 
     async def create_schedule(
         self,

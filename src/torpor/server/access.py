@@ -97,6 +97,7 @@ ROUTES: dict[str, Access] = {
     "GET /api/v1/packets/{path}": keyed("read:packets"),
     "PUT /api/v1/objects/{environment_id}/{name}/{given_hash}": HASH,
     "GET /api/v1/objects/{environment_id}/{name}/{given_hash}": HASH,
+    "GET /api/v1/runs/counts": keyed("read:runs"),
     # bulk actions
     "POST /api/v1/bulk-actions": keyed("write:runs"),
     "GET /api/v1/bulk-actions": keyed("read:runs"),
@@ -112,6 +113,8 @@ ROUTES: dict[str, Access] = {
     # batches
     "POST /api/v3/batches": once("batchTrigger:tasks:{each task}", "batchTrigger:batch"),
     "POST /api/v3/batches/{batch_id}/items": once("write:batch:{batch_id}", "batchTrigger:tasks:{each task}"),
+    "POST /api/v2/tasks/batch": once("batchTrigger:tasks:{each task}", "batchTrigger:batch"),
+    "GET /api/v1/batches": keyed("read:batch", "read:runs"),
     "GET /api/v1/batches/{batch_id}": public(*READ_BATCH),
     "GET /api/v2/batches/{batch_id}": public(*READ_BATCH),
     "GET /api/v1/batches/{batch_id}/results": keyed(*READ_BATCH),
@@ -125,6 +128,11 @@ ROUTES: dict[str, Access] = {
     "GET /api/v1/waitpoints/tokens/{token_id}": keyed("read:waitpoints:{token_id}"),
     "POST /api/v1/waitpoints/tokens/{token_id}/complete": public("write:waitpoints:{token_id}"),
     "POST /api/v1/waitpoints/tokens/{token_id}/callback/{given_hash}": HASH,
+    # approvals
+    "GET /api/v1/approvals": keyed("read:waitpoints"),
+    "GET /api/v1/approvals/{token_id}": public("read:waitpoints:{token_id}", "write:waitpoints:{token_id}"),
+    "POST /api/v1/approvals/{token_id}/approve": public("write:waitpoints:{token_id}"),
+    "POST /api/v1/approvals/{token_id}/reject": public("write:waitpoints:{token_id}"),
     # schedules
     "POST /api/v1/schedules": keyed("write:schedules"),
     "GET /api/v1/schedules": keyed("read:schedules"),

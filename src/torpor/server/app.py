@@ -7,6 +7,7 @@ from torpor.clock import Clock, SystemClock
 from torpor.config import Settings
 from torpor.server import (
     access,
+    approvals,
     batches,
     bulk,
     checkpoints,
@@ -18,6 +19,7 @@ from torpor.server import (
     metadata,
     queues,
     realtime,
+    run_counts,
     runs,
     schedules,
     signing,
@@ -54,6 +56,7 @@ def create_app(settings: Settings, database: Database, clock: Clock | None = Non
     app.router.routes.extend(access.guard(route) for route in plain)
     for resource in (
         runs,
+        run_counts,
         bulk,
         metadata,
         uploads,
@@ -61,6 +64,7 @@ def create_app(settings: Settings, database: Database, clock: Clock | None = Non
         checkpoints,
         batches,
         waitpoints,
+        approvals,
         queues,
         schedules,
         inventory,

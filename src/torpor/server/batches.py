@@ -20,7 +20,7 @@ from torpor.durations import parse_duration
 from torpor.engine import read_batch
 from torpor.engine.batch import MAX_ANNOUNCED
 from torpor.engine.states import STATUS, RunState
-from torpor.server import auth, offload, render, signing, uploads
+from torpor.server import auth, offload, paging, render, signing, uploads
 from torpor.server.auth import Caller, Keyed, Kind
 from torpor.server.bodies import decode, read_body, reply
 from torpor.server.errors import Refused, not_found, stale
@@ -323,7 +323,87 @@ def added(outcome: object) -> engine.ItemsAdded:
             raise AssertionError(outcome)
 
 
+# -- all at once ------------------------------------------------------------------------------------------------------
+
+
+class WholeBatchBody(msgspec.Struct):
+    items: list[msgspec.Raw]
+    parentRunId: str | None = None  # the wire's name
+
+
+_whole_batch_body = msgspec.json.Decoder(WholeBatchBody)
+
+
+@router.post("/api/v2/tasks/batch")
+async def create_whole(request: Request, environment: Keyed) -> Response:
+    """As clients up to 4.2 send a batch: its items in one body, numbered by their places."""
+    here, caller = hub(request), auth.caller(request)
+    body = decode(await read_body(request), _whole_batch_body)
+    if body.parentRunId:
+        raise Refused(422, "parentRunId is not supported: a batch gets its parent when the task itself triggers it")
+    items = [_numbered(index, raw) for index, raw in enumerate(body.items)]
+    task_ids = list(dict.fromkeys(item.task for item in items))
+    _check_tasks(caller, task_ids)
+    key = request.headers.get("idempotency-key")
+    asked = engine.BatchRequest(
+        batch_id=id_for(request, "batch", environment.id, *caller.repeats),
+        run_count=checked_count(len(items)),
+        idempotency_key=read_key("idempotency-key", key),
+        idempotency_key_ttl_s=_ttl_s(request.headers.get("idempotency-key-ttl")),
+    )
+    assert asked.batch_id is not None
+    async with here.database.transaction() as tx:
+        await signing.use_once(tx, caller, asked.batch_id)
+        made = await engine.create_batch(tx, environment.id, asked, now=here.clock.now())
+    assert isinstance(made, engine.BatchCreated)
+    is_cached = made.is_cached and made.batch_id != asked.batch_id and made.is_sealed
+    for start in range(0, 0 if is_cached else len(items), wire.MAX_CHUNK_ITEMS):
+        chunk = [
+            await new_item(
+                here, environment.id, item, parent_lease=None, trigger_function="batchTrigger", now=here.clock.now()
+            )
+            for item in items[start : start + wire.MAX_CHUNK_ITEMS]
+        ]
+        await _add(here, environment.id, made.batch_id, chunk)
+    told = {"id": made.batch_id, "runCount": made.run_count, "isCached": is_cached}
+    return reply(
+        told | ({"idempotencyKey": key} if key else {}), 202, _headers(request, caller, made.batch_id, task_ids)
+    )
+
+
+def _numbered(index: int, raw: msgspec.Raw) -> Item:
+    """One of them; an item of an older client doesn't say its number."""
+    try:
+        task = msgspec.json.decode(raw, type=WholeItem)
+    except msgspec.ValidationError as error:
+        raise Refused(400, f"items[{index}]: {error}") from None
+    return Item(index, task.task, task.payload, task.options)
+
+
+class WholeItem(msgspec.Struct):
+    task: str
+    payload: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    options: dict[str, Any] | None = None
+
+
 # -- look -------------------------------------------------------------------------------------------------------------
+
+
+@router.get("/api/v1/batches")
+async def listing(request: Request, environment: Keyed) -> Response:
+    """Without their runs: how many there are, and how many are yet to come or to end."""
+    here, query = hub(request), request.query_params
+    paging.refuse_filters(query, _LIST_FILTERS)
+    since, until = paging.created_between(query, here.clock.now())
+    wanted = read_batch.BatchFilter(paging.statuses(query, read_batch.BATCH_STATUS), since, until)
+    async with here.database.transaction() as tx:
+        found = await read_batch.batches(tx, environment.id, wanted, paging.read_page(query))
+    return reply(paging.page_reply([render.batch_in_list(one) for one in found.items], found))
+
+
+_LIST_FILTERS = frozenset(
+    {"filter[status]", "filter[createdAt][from]", "filter[createdAt][to]", "filter[createdAt][period]"}
+)
 
 
 @router.get("/api/v1/batches/{batch_id}")

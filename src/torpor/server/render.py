@@ -202,20 +202,26 @@ def batch_status(batch: Batch) -> str:
     return "COMPLETED"
 
 
+def _batch_summary(batch: Batch) -> Json:
+    return {
+        "id": batch.id,
+        "status": batch_status(batch),
+        "idempotencyKey": batch.idempotency_key,
+        "createdAt": batch.created_at,
+        "updatedAt": max(batch.updated_at, batch.completed_at or batch.updated_at),
+        "runCount": batch.run_count,
+    }
+
+
 def batch(batch: Batch, run_ids: list[str], failed: Sequence[BatchItem]) -> Json:
     errors = [{"index": item.index, "taskIdentifier": item.task_id, "error": item.error} for item in failed]
-    return _present(
-        {
-            "id": batch.id,
-            "status": batch_status(batch),
-            "idempotencyKey": batch.idempotency_key,
-            "createdAt": batch.created_at,
-            "updatedAt": max(batch.updated_at, batch.completed_at or batch.updated_at),
-            "runCount": batch.run_count,
-            "runs": run_ids,
-            "processing": _present({"completedAt": batch.sealed_at, "errors": errors}),
-        }
-    )
+    processing = _present({"completedAt": batch.sealed_at, "errors": errors})
+    return _present({**_batch_summary(batch), "runs": run_ids, "processing": processing})
+
+
+def batch_in_list(batch: Batch) -> Json:
+    counts = {"items": batch.item_count, "pending": batch.pending, "failedItems": batch.failed_items}
+    return _present({**_batch_summary(batch), "counts": counts, "completedAt": batch.completed_at})
 
 
 def batch_result(result: ItemResult) -> Json | None:
@@ -381,6 +387,38 @@ def token_whole(here: Hub, view: TokenView) -> Json:
         case _:
             output = token.output or "null"
             return item | {"output": output, "outputType": "application/json", "outputIsError": False}
+
+
+def approval(here: Hub, view: TokenView) -> Json:
+    """What a run asks of a person, and the answer. A value that is no answer counts as a rejection, as it does in the run."""
+    token = view.token
+    told: Json = {}
+    match token.status:
+        case "pending":
+            status = "WAITING"
+        case "timed_out":
+            status = "TIMED_OUT"
+        case _:
+            value = msgspec.json.decode(token.output) if token.output else None
+            answer = value if isinstance(value, dict) else {"approved": value is True}
+            status = "APPROVED" if answer.get("approved") is True else "REJECTED"
+            told = {name: answer[name] for name in ("by", "comment") if isinstance(answer.get(name), str)}
+    return _present(
+        {
+            "id": token.id,
+            "status": status,
+            "title": token.title,
+            "context": token.context,
+            "runIds": view.run_ids,
+            "madeBy": token.created_by_run_id,
+            "tags": token.tags,
+            "createdAt": token.created_at,
+            "timeoutAt": token.due_at,
+            "answeredAt": token.completed_at,
+            "url": token_url(here, token.id),
+            **told,
+        }
+    )
 
 
 # -- schedules --------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ A route is described under the name that it has in access.py, where it says who 
 """
 
 from torpor.server.described import (
+    approvals,
     batches,
     bulk,
     checkpoints,
@@ -37,6 +38,7 @@ RESOURCES: tuple[Resource, ...] = (
     batches.RESOURCE,
     realtime.RESOURCE,
     waitpoints.RESOURCE,
+    approvals.RESOURCE,
     schedules.RESOURCE,
     queues.RESOURCE,
     env_vars.RESOURCE,

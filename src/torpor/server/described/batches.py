@@ -6,10 +6,13 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from torpor.server.described.operation import (
+    CREATED,
     JWT_HEADERS,
+    PAGED,
     REPEATABLE,
     Answer,
     Body,
+    Cursors,
     Duration,
     Flag,
     Given,
@@ -87,10 +90,13 @@ class Processing(Shape, kw_only=True):
     errors: Annotated[list[ItemError], Meta(description="The first 1,000.")]
 
 
-class Batch(Shape, kw_only=True):
+BatchStatus = Literal["PENDING", "PROCESSING", "COMPLETED", "PARTIAL_FAILED", "ABORTED"]
+
+
+class BatchSummary(Shape, kw_only=True):
     id: str
     status: Annotated[
-        Literal["PENDING", "PROCESSING", "COMPLETED", "PARTIAL_FAILED", "ABORTED"],
+        BatchStatus,
         Meta(
             description="`PENDING`: items are yet to come. `PROCESSING`: all items are there, runs are yet to end. `COMPLETED`: "
             "all runs have ended, however they did. `PARTIAL_FAILED`: the same, and some items could not become runs. `ABORTED`: "
@@ -101,8 +107,38 @@ class Batch(Shape, kw_only=True):
     created_at: Instant
     updated_at: Instant
     run_count: int
+
+
+class Batch(BatchSummary, kw_only=True):
     runs: list[str]
     processing: Processing
+
+
+class BatchCounts(Shape):
+    items: Annotated[int, Meta(description="Those that have come.")]
+    pending: Annotated[int, Meta(description="Those that are yet to come, or whose runs are yet to end.")]
+    failed_items: Annotated[int, Meta(description="Those that could not become runs.")]
+
+
+class BatchInList(BatchSummary, kw_only=True):
+    counts: BatchCounts
+    completed_at: Instant | UnsetType = UNSET
+
+
+class BatchPage(Shape):
+    data: list[BatchInList]
+    pagination: Cursors
+
+
+class WholeItem(Given):
+    task: str
+    payload: Any = None
+    options: Options | None = None
+
+
+class WholeBatch(Given):
+    items: list[WholeItem]
+    parent_run_id: Annotated[str | None, Meta(description="422: such a batch has no parent.")] = None
 
 
 class ItemResult(Shape, kw_only=True):
@@ -201,6 +237,46 @@ RESOURCE = Resource(
                 400: "A line is no JSON, or the body broke off: send it again.",
                 413: "A line is too large, and does not say which item it is.",
                 415: "The items are not sent as `application/x-ndjson`.",
+            },
+        ),
+        "POST /api/v2/tasks/batch": Operation(
+            "createBatch",
+            "Open a batch and send its items with one call.",
+            "As clients up to 4.2 do. Items are numbered by their places. The headers `idempotency-key` and "
+            "`idempotency-key-ttl` are the batch's.",
+            headers=(
+                *REPEATABLE,
+                Parameter("idempotency-key", Annotated[str, Meta(max_length=2048)], "The same key, the same batch."),
+                Parameter("idempotency-key-ttl", str, "How long."),
+                Parameter("x-trigger-client", str, "As for `POST /api/v3/batches`.", "browser"),
+            ),
+            body=Body(WholeBatch, {"items": [{"task": "echo", "payload": 1}]}, is_required=True),
+            answers={
+                202: Answer(
+                    "The batch.",
+                    BatchOpened,
+                    {"id": "batch_4t8w1y6z", "runCount": 1, "isCached": False},
+                    headers=JWT_HEADERS,
+                )
+            },
+        ),
+        "GET /api/v1/batches": Operation(
+            "listBatches",
+            "List batches.",
+            is_own=True,
+            query=(*PAGED, Parameter("filter[status]", list[BatchStatus], "By status.", ["PROCESSING"]), *CREATED),
+            answers={
+                200: Answer(
+                    "A page, newest first.",
+                    BatchPage,
+                    {
+                        "data": [
+                            {name: value for name, value in BATCH.items() if name not in ("runs", "processing")}
+                            | {"counts": {"items": 2, "pending": 1, "failedItems": 0}}
+                        ],
+                        "pagination": {},
+                    },
+                )
             },
         ),
         **{

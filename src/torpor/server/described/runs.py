@@ -210,6 +210,17 @@ class RunPage(Shape):
     pagination: Cursors
 
 
+class RunCount(Shape):
+    from_: Instant = msgspec.field(name="from")
+    total: int
+    counts: Annotated[dict[str, int], Meta(description="By status; what there is none of is left out.")]
+
+
+class RunCounts(Shape):
+    data: list[RunCount]
+    bucket_seconds: float
+
+
 class RunError(Shape):
     message: str
     name: str | UnsetType = UNSET
@@ -428,6 +439,30 @@ RESOURCE = Resource(
                 *FILTERS,
             ),
             answers={200: Answer("A page of runs.", RunPage, PAGE_EXAMPLE)},
+        ),
+        "GET /api/v1/runs/counts": Operation(
+            "countRuns",
+            "How many runs were made when, and what has become of them.",
+            "For a chart: up to 1,000 buckets, which begin at whole multiples of their length, the empty ones too. Hooks are not "
+            "counted.",
+            is_own=True,
+            query=(
+                Parameter("period", str, "How far back; 24 hours unless it is given.", "7d"),
+                Parameter("bucket", str, "The length of a bucket; an hour unless it is given.", "6h"),
+                Parameter("filter[taskIdentifier]", list[str], "Of these tasks.", ["onboard"]),
+            ),
+            answers={
+                200: Answer(
+                    "The buckets, oldest first.",
+                    RunCounts,
+                    {
+                        "data": [
+                            {"from": "2026-03-01T00:00:00Z", "total": 12, "counts": {"COMPLETED": 11, "FAILED": 1}}
+                        ],
+                        "bucketSeconds": 21600.0,
+                    },
+                )
+            },
         ),
         "GET /api/v3/runs/{run_id}": Operation(
             "retrieveRun",

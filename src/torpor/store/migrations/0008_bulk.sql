@@ -79,3 +79,9 @@ create table bulk_runs (
 );
 -- read_runs: those of a bulk action, newest first.
 create index bulk_runs_shown on bulk_runs (bulk_id, shown_at desc, shown_id desc) where shown_id is not null;
+
+-- read_approvals: those that wait, and those that do not, each newest first.
+create index waitpoints_asking on waitpoints (environment_id, created_at desc, id desc)
+    where kind = 'token' and title is not null and status = 'pending';
+create index waitpoints_asked on waitpoints (environment_id, created_at desc, id desc)
+    where kind = 'token' and title is not null and status <> 'pending';
