@@ -15,7 +15,9 @@ from sse import Events, reading
 from torpor import ids
 from torpor.config import Settings
 from torpor.engine.read_streams import PAGE_BYTES
-from torpor.sdk.client import AsyncClient
+from torpor.errors import NotFound
+from torpor.sdk import calls
+from torpor.sdk.client import AsyncClient, Client
 from torpor.server import streams, tails
 from torpor.server.serve import serve
 from torpor.store.database import Database
@@ -425,3 +427,70 @@ async def test_old_chunks_are_pruned_by_the_servers_duty(start: Start, database_
                     break
             await asyncio.sleep(0.02)
     await database.close()
+
+
+# -- our own client ---------------------------------------------------------------------------------------------------
+
+
+class Cutting(httpx2.AsyncHTTPTransport):
+    """A network that breaks each answer of a stream off after its second piece, in the middle of an event."""
+
+    cuts = 0
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        response = await super().handle_async_request(request)
+        if request.url.path.startswith(STREAMS) and request.method == "GET":
+            response.stream = self._cut(response.stream)
+        return response
+
+    def _cut(self, whole: Any) -> Any:
+        cutting = self
+
+        class Broken(httpx2.AsyncByteStream):
+            async def __aiter__(self) -> AsyncIterator[bytes]:
+                pieces = 0
+                async for piece in whole:
+                    pieces += 1
+                    if pieces == 2 and cutting.cuts < 5:
+                        cutting.cuts += 1
+                        yield piece[: len(piece) // 2]
+                        raise httpx2.ReadError("the network is down")
+                    yield piece
+
+            async def aclose(self) -> None:
+                await whole.aclose()
+
+        return Broken()
+
+
+async def test_our_clients_read_it_whole_and_send_and_change(
+    url: str, worker: FakeWorker, given: wire.Assignment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "FIRST_PAUSE_S", 0.01)
+    parts = [0, {"line": "a\u2028b\x85c\n\n"}, None, *range(30)]
+
+    async def work() -> None:
+        asked = InputRead(given.lease, "chat", -1, 20)
+        [chunk] = (await worker.say(f"runs/{given.run_id}/inputs", asked, InputReply)).chunks
+        assert msgspec.json.decode(chunk.data) == "go"
+        for part in parts:
+            await say(worker, given, "default", part)
+        await worker.finish(given)
+
+    network = Cutting()
+    async with AsyncClient(url, KEY, transport=network) as client:
+        working = asyncio.create_task(work())
+        await client.send_input(given.run_id, "chat", "go")
+        more = {"type": "increment", "key": "n", "value": 2}
+        assert await client.update_metadata(given.run_id, {"n": 1}, operations=[more]) == {"n": 3}
+        await client.add_tags(given.run_id, "a", "b")
+        assert [part async for part in client.read_stream(given.run_id)] == parts
+        assert network.cuts == 5
+        await working
+        assert [part async for part in client.read_stream(given.run_id, "default", 32)] == parts[32:]
+        with pytest.raises(NotFound):
+            await anext(client.read_stream("run_x"))
+    with Client(url, KEY) as blocking:
+        assert await asyncio.to_thread(lambda: [*blocking.read_stream(given.run_id)]) == parts
+        run = await asyncio.to_thread(blocking.run, given.run_id)
+    assert (run["metadata"], run["tags"]) == ({"n": 3}, ["a", "b"])

@@ -56,6 +56,7 @@ class Call:
     body: bytes = b""
     held_s: float = 0.0  # how long the server may hold it
     content_type: str = "application/json"
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 def get(path: str, query: Json | None = None, held_s: float = 0.0) -> Call:
@@ -476,6 +477,7 @@ class Target:
             "x-trigger-source": "sdk",
             "x-trigger-api-version": "2025-07-16",
             "x-trigger-request-idempotency-key": os.urandom(16).hex(),
+            **dict(call.headers),
         }
         timeout = {"connect": 5.0, "read": 30.0 + call.held_s, "write": 30.0, "pool": 60.0}
         return http.build_request(

@@ -7,12 +7,12 @@ run never load it.
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Literal
 
-from torpor.sdk import batch, batch_doors, batch_http, calls
+from torpor.sdk import batch, batch_doors, batch_http, calls, stream_calls
 from torpor.sdk.calls import Json
 from torpor.sdk.idempotency import Idempotency
 
@@ -180,6 +180,79 @@ class Client:
     def logs(self, run_id: str, follow: bool = False) -> Iterator[Json]:
         """What a run logged and printed; with `follow` as it comes, until the run ends."""
         return self._each(calls.Story(run_id, "logs", follow))
+
+    def read_stream(self, run_id: str, key: str = "default", start: int | Literal["latest"] = 0) -> Iterator[Any]:
+        """What a run appends to a stream, part by part as it comes, until the run is over. A connection that breaks is made
+        again, and nothing is lost or comes twice.
+
+        Args:
+            run_id: the run; it need not have begun.
+            key: which of its streams.
+            start: with which part to begin; "latest": with what comes from now on.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        reading = stream_calls.StreamReading(run_id, key, start)
+        attempts = calls.Attempts(self._target)
+        while call := reading.call:
+            request = self._target.request(self._http, call)
+            pause: float | None = 0.0
+            try:
+                response = self._http.send(request, stream=True)
+                try:
+                    if not response.is_success:
+                        response.read()
+                        pause = attempts.answered(response)
+                    else:
+                        for data in response.iter_bytes():
+                            yield from reading.read(data)
+                            attempts = calls.Attempts(self._target)
+                finally:
+                    response.close()
+            except self._no_reply as error:
+                pause = attempts.failed(error)
+            time.sleep(pause or 0.0)
+
+    def send_input(self, run_id: str, key: str, data: Any) -> None:
+        """Send something to a run, which its code reads from the input stream `key`.
+
+        Raises:
+            ApiError: the run is over.
+        """
+        self._do(stream_calls.send_input(run_id, key, data))
+
+    def update_metadata(
+        self,
+        run_id: str,
+        metadata: Json | None = None,
+        *,
+        operations: Sequence[Json] = (),
+        parent_operations: Sequence[Json] = (),
+        root_operations: Sequence[Json] = (),
+    ) -> Json:
+        """Change a run's metadata; returns it as it is then.
+
+        Args:
+            run_id: the run.
+            metadata: instead of all there is.
+            operations: such as `{"type": "increment", "key": "$.steps.done", "value": 1}`: what to change of it, in order.
+            parent_operations: the same for its parent's.
+            root_operations: the same for its root's.
+
+        Raises:
+            Unprocessable: the run is over for long.
+        """
+        call = stream_calls.update_metadata(run_id, metadata, operations, parent_operations, root_operations)
+        return (self._do(call))["metadata"]
+
+    def add_tags(self, run_id: str, *tags: str) -> None:
+        """Add tags to a run, up to ten in all.
+
+        Raises:
+            Unprocessable: there would be more.
+        """
+        self._do(stream_calls.add_tags(run_id, tags))
 
     def checkpoints(self, run_id: str) -> list[Json]:
         """The images of a run, oldest first, also those that were dropped."""
@@ -614,6 +687,49 @@ class AsyncClient:
     def logs(self, run_id: str, follow: bool = False) -> AsyncIterator[Json]:
         """As `Client.logs`."""
         return self._each(calls.Story(run_id, "logs", follow))
+
+    async def read_stream(
+        self, run_id: str, key: str = "default", start: int | Literal["latest"] = 0
+    ) -> AsyncIterator[Any]:
+        reading = stream_calls.StreamReading(run_id, key, start)
+        attempts = calls.Attempts(self._target)
+        while call := reading.call:
+            request = self._target.request(self._http, call)
+            pause: float | None = 0.0
+            try:
+                response = await self._http.send(request, stream=True)
+                try:
+                    if not response.is_success:
+                        await response.aread()
+                        pause = attempts.answered(response)
+                    else:
+                        async for data in response.aiter_bytes():
+                            for part in reading.read(data):
+                                yield part
+                            attempts = calls.Attempts(self._target)
+                finally:
+                    await response.aclose()
+            except self._no_reply as error:
+                pause = attempts.failed(error)
+            await asyncio.sleep(pause or 0.0)
+
+    async def send_input(self, run_id: str, key: str, data: Any) -> None:
+        await self._do(stream_calls.send_input(run_id, key, data))
+
+    async def update_metadata(
+        self,
+        run_id: str,
+        metadata: Json | None = None,
+        *,
+        operations: Sequence[Json] = (),
+        parent_operations: Sequence[Json] = (),
+        root_operations: Sequence[Json] = (),
+    ) -> Json:
+        call = stream_calls.update_metadata(run_id, metadata, operations, parent_operations, root_operations)
+        return (await self._do(call))["metadata"]
+
+    async def add_tags(self, run_id: str, *tags: str) -> None:
+        await self._do(stream_calls.add_tags(run_id, tags))
 
     async def checkpoints(self, run_id: str) -> list[Json]:
         """As `Client.checkpoints`."""
