@@ -67,7 +67,7 @@ def shop() -> Iterator[DevState]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-@pytest.mark.parametrize("language", ["python"])
+@pytest.mark.parametrize("language", ["python", "node"])
 @pytest.mark.timeout(400)
 def test_an_order_is_frozen_until_somebody_answers(shop: DevState, language: str, tmp_path: Path) -> None:
     if language == "python":

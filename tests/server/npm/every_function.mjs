@@ -145,6 +145,10 @@ await call("runs.list", async (list) => {
   const page = await list({ tag: "first", status: ["COMPLETED"], taskIdentifier: "echo", period: "1h", limit: 5 });
   return page.data.map(({ id, env }) => [id === run.id, env.name]);
 });
+await call("runs.list of a project", async (list) => {
+  const page = await list("proj_any", { env: ["dev"], tag: "first", status: ["COMPLETED"] });
+  return page.data.map(({ id }) => id === run.id);
+});
 await call("runs.cancel", async (cancel) => {
   const later = await tasks.trigger("echo", 1, { delay: "1h" });
   return [(await cancel(later.id)).id === later.id, (await runs.retrieve(later.id)).status];
