@@ -68,9 +68,7 @@ async def test_the_official_client_sets_environment_variables(
 
 
 @pytest.mark.timeout(400)
-async def test_the_official_client_uploads_and_fetches_what_is_large(
-    url: str, node_modules: Path, tmp_path: Path
-) -> None:
+async def test_the_official_client_uploads_what_is_large_and_asks(url: str, node_modules: Path, tmp_path: Path) -> None:
     async with at_work(url):
         printed = await node("packets.mjs", node_modules, tmp_path, TRIGGER_API_URL=url, TRIGGER_SECRET_KEY=KEY)
     large = len('{"text":"","when":"1970-01-01T00:00:00.000Z"}') + 100_000
@@ -83,6 +81,9 @@ async def test_the_official_client_uploads_and_fetches_what_is_large(
         "batch": [[150_011, 150_011], [21, 21], [700_011, 700_011]],
         "current": ["v1", "DEPLOYED", "python", "3.12.1"],
         "deployments": ["v1"],
+        "query": [{"status": "Completed", "n": 7}],
+        "csv": "status,n\nCompleted,7\n",
+        "badQuery": [400, "query: there is no function pg_sleep"],
     }
 
 

@@ -394,6 +394,12 @@ def deployments(filters: Json) -> Pages:
     return Pages("/api/v1/deployments", filters, names)
 
 
+def query(text: str, period: Any, since: Any, until: Any) -> Call:
+    body = {"query": text, "period": None if period is None else _text(_duration(period))}
+    body |= {name: None if value is None else _text(value) for name, value in (("from", since), ("to", until))}
+    return post("/api/v1/query", {name: value for name, value in body.items() if value is not None})
+
+
 class Numbered:
     """A listing whose pages have numbers."""
 

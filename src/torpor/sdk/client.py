@@ -528,6 +528,27 @@ class Client:
         """
         return self._do(calls.get(f"/api/v1/deployments/{calls.segment(deployment_id)}"))
 
+    def query(
+        self,
+        text: str,
+        *,
+        period: str | float | timedelta | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> list[Json]:
+        """Ask the runs of the environment in words like SQL's: `SELECT status, count() AS n FROM runs GROUP BY status`.
+
+        Args:
+            text: one SELECT from `runs`, at most 10,000 rows.
+            period: of runs that were triggered so long ago at most; without one of these three: seven days.
+            since: of runs that were triggered from then on.
+            until: and before that.
+
+        Raises:
+            ApiError: it can't be asked so; the message says what isn't allowed.
+        """
+        return self._do(calls.query(text, period, since, until))["results"]
+
     def workers(self) -> list[Json]:
         """The workers, and what each can do."""
         return self._do(calls.get("/api/v1/workers"))["data"]
@@ -954,6 +975,17 @@ class AsyncClient:
     async def deployment(self, deployment_id: str = "current") -> Json:
         """As `Client.deployment`."""
         return await self._do(calls.get(f"/api/v1/deployments/{calls.segment(deployment_id)}"))
+
+    async def query(
+        self,
+        text: str,
+        *,
+        period: str | float | timedelta | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> list[Json]:
+        """As `Client.query`."""
+        return (await self._do(calls.query(text, period, since, until)))["results"]
 
     async def workers(self) -> list[Json]:
         """As `Client.workers`."""

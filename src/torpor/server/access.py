@@ -155,6 +155,10 @@ ROUTES: dict[str, Access] = {
     "GET /api/v1/deployments/current": public("read:deployments"),
     "GET /api/v1/deployments/latest": public("read:deployments"),
     "GET /api/v1/deployments/{deployment_id}": public("read:deployments:{deployment_id}"),
+    # queries
+    "POST /api/v1/query": public("read:query:runs"),
+    "GET /api/v1/query/schema": public("read:query:runs"),
+    "GET /api/v1/query/dashboards": public("read:query:runs"),
     # what there is
     "GET /api/v1/tasks": keyed("read:tasks"),
     "GET /api/v1/workers": keyed("read:workers"),

@@ -53,6 +53,9 @@ class Hub:
     tails: Tails = field(default_factory=Tails)
     """The streams that are read here."""
 
+    queries: int = 0
+    """How many queries this server carries out now."""
+
     swept_at: datetime | None = None
     """When this server last looked for objects that no row names."""
 

@@ -79,6 +79,10 @@ class Transaction:
         texts = [msgspec.json.encode([kind, data]).decode() for data in notes]
         await self._connection.execute("select pg_notify($1, text) from unnest($2::text[]) as text", CHANNEL, texts)
 
+    async def fetch_once(self, statement: str, *values: Any) -> list[asyncpg.Record]:
+        """As `fetch`, for a statement that won't come again: it doesn't push out those that the connection remembers."""
+        return await (await self._connection.prepare(statement)).fetch(*values)
+
     def savepoint(self) -> asyncpg.transaction.Transaction:
         """`await .start()`, then `.commit()` or `.rollback()`: rolling back gives up the locks taken since."""
         return self._connection.transaction()

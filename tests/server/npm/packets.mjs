@@ -1,6 +1,7 @@
-// Payloads and outputs that are large, through the official client: it uploads the ones and fetches the others by itself.
+// Payloads and outputs that are large, through the official client: it uploads the ones and fetches the others by itself. And
+// what it asks of deployments and runs.
 // TRIGGER_API_URL and TRIGGER_SECRET_KEY are set as for any program. Somebody echoes runs meanwhile.
-import { batch, configure, deployments, runs, tasks } from "@trigger.dev/sdk";
+import { batch, configure, deployments, query, runs, tasks } from "@trigger.dev/sdk";
 
 configure({ requestOptions: { retry: { maxAttempts: 1 } } });
 
@@ -12,16 +13,16 @@ async function echoed(run) {
   return [size(payload), size(output)];
 }
 
-const asked = [];
+const sent = [];
 const ask = globalThis.fetch;
 globalThis.fetch = (url, options) => {
-  asked.push(`${options?.method ?? "GET"} ${new URL(url).pathname.split("/").slice(1, 4).join("/")}`);
+  sent.push(`${options?.method ?? "GET"} ${new URL(url).pathname.split("/").slice(1, 4).join("/")}`);
   return ask(url, options);
 };
 
 const large = { text: "é".repeat(100_000), when: new Date(0) };
 const run = await tasks.trigger("echo", large);
-told.uploads = asked.splice(0);
+told.uploads = sent.splice(0);
 told.large = await echoed(run);
 told.text = await echoed(await tasks.trigger("echo", "x".repeat(200_000)));
 // More than a row holds: the run tells it by URL.
@@ -40,5 +41,10 @@ const current = await deployments.retrieveCurrent();
 told.current = [current.version, current.status, current.runtime, current.runtimeVersion];
 told.deployments = [];
 for await (const each of deployments.list({ limit: 1, status: "DEPLOYED", period: "1h" })) told.deployments.push(each.version);
+
+const asked = "SELECT status, count() AS n FROM runs GROUP BY status";
+told.query = (await query.execute(asked, { period: "1h", scope: "environment" })).results;
+told.csv = (await query.execute(asked, { from: new Date(0), to: Date.now() + 60_000, format: "csv" })).results;
+told.badQuery = await query.execute("SELECT pg_sleep(1) FROM runs").catch((error) => [error.status, error.message.slice(0, 36)]);
 
 process.stdout.write(JSON.stringify(told), () => process.exit(0));

@@ -18,6 +18,7 @@ from torpor.server.described import (
     inventory,
     keys,
     metadata,
+    queries,
     queues,
     realtime,
     runs,
@@ -43,6 +44,7 @@ RESOURCES: tuple[Resource, ...] = (
     queues.RESOURCE,
     env_vars.RESOURCE,
     deployments.RESOURCE,
+    queries.RESOURCE,
     inventory.RESOURCE,
     keys.RESOURCE,
 )
