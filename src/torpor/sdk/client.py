@@ -6,13 +6,14 @@ run never load it.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Literal
 
-from torpor.sdk import batch, batch_doors, batch_http, calls, stream_calls
+from torpor.sdk import batch, batch_doors, batch_http, calls, stream_calls, subscriptions
 from torpor.sdk.calls import Json
 from torpor.sdk.idempotency import Idempotency
 
@@ -56,8 +57,8 @@ class Client:
         """Close the connections."""
         self._http.close()
 
-    def _do(self, call: calls.Call) -> Any:
-        request, attempts = self._target.request(self._http, call), calls.Attempts(self._target)
+    def _do(self, call: calls.Call, attempts: calls.Attempts | None = None) -> Any:
+        request, attempts = self._target.request(self._http, call), attempts or calls.Attempts(self._target)
         while True:
             try:
                 pause = attempts.answered(self._http.send(request))
@@ -70,6 +71,17 @@ class Client:
     def _each(self, pages: calls.Pages | calls.Numbered | calls.Story | batch_http.Results) -> Iterator[Json]:
         while call := pages.call:
             yield from pages.read(self._do(call))
+
+    def _follow(self, subscription: subscriptions.Subscription) -> Iterator[Json]:
+        told = None
+        with contextlib.suppress(StopIteration):
+            while True:
+                step = subscription.send(told)
+                told = None
+                if isinstance(step, calls.Call):
+                    told = self._do(step, subscriptions.Attempts(self._target))
+                else:
+                    yield step
 
     def trigger(self, task_id: str, payload: Any = None, **options: Any) -> Json:
         """Ask for a run: `{"id": "run_…", "isCached"?: bool}`. Options: tags, delay, idempotency_key, max_attempts, ….
@@ -253,6 +265,40 @@ class Client:
             Unprocessable: there would be more.
         """
         self._do(stream_calls.add_tags(run_id, tags))
+
+    def subscribe(self, run_id: str, *, skip: Iterable[str] = ()) -> Iterator[Json]:
+        """A run as it is, and again whenever it has changed, until it has ended: at most a few milliseconds later.
+
+        Args:
+            run_id: the run.
+            skip: what isn't needed: `payload`, `output`, `metadata`.
+
+        A server or a network that is away for a while is waited for.
+
+        Raises:
+            NotFound: there is no such run.
+
+        Example:
+            >>> for run in client.subscribe("run_1"):  # doctest: +SKIP
+            ...     print(run["status"], run.get("metadata"))
+        """
+        return self._follow(subscriptions.run(run_id, skip))
+
+    def subscribe_to_tag(
+        self, tags: str | Iterable[str], *, period: str | timedelta = "", skip: Iterable[str] = ()
+    ) -> Iterator[Json]:
+        """The runs with this tag, or all of these, each again whenever it has changed. It never ends by itself.
+
+        Args:
+            tags: one or several.
+            period: how far back the first ones were made, a day at most, and unless it is given: `"1h"`.
+            skip: as `subscribe`.
+        """
+        return self._follow(subscriptions.tagged(tags, period, skip))
+
+    def subscribe_to_batch(self, batch_id: str, *, skip: Iterable[str] = ()) -> Iterator[Json]:
+        """The runs of a batch, each again whenever it has changed, until the batch is over. As `subscribe`."""
+        return self._follow(subscriptions.batch(batch_id, skip))
 
     def checkpoints(self, run_id: str) -> list[Json]:
         """The images of a run, oldest first, also those that were dropped."""
@@ -617,8 +663,8 @@ class AsyncClient:
         """Close the connections."""
         await self._http.aclose()
 
-    async def _do(self, call: calls.Call) -> Any:
-        request, attempts = self._target.request(self._http, call), calls.Attempts(self._target)
+    async def _do(self, call: calls.Call, attempts: calls.Attempts | None = None) -> Any:
+        request, attempts = self._target.request(self._http, call), attempts or calls.Attempts(self._target)
         while True:
             try:
                 pause = attempts.answered(await self._http.send(request))
@@ -634,6 +680,17 @@ class AsyncClient:
         while call := pages.call:
             for item in pages.read(await self._do(call)):
                 yield item
+
+    async def _follow(self, subscription: subscriptions.Subscription) -> AsyncIterator[Json]:
+        told = None
+        with contextlib.suppress(StopIteration):
+            while True:
+                step = subscription.send(told)
+                told = None
+                if isinstance(step, calls.Call):
+                    told = await self._do(step, subscriptions.Attempts(self._target))
+                else:
+                    yield step
 
     async def trigger(self, task_id: str, payload: Any = None, **options: Any) -> Json:
         """As `Client.trigger`."""
@@ -751,6 +808,20 @@ class AsyncClient:
 
     async def add_tags(self, run_id: str, *tags: str) -> None:
         await self._do(stream_calls.add_tags(run_id, tags))
+
+    def subscribe(self, run_id: str, *, skip: Iterable[str] = ()) -> AsyncIterator[Json]:
+        """As `Client.subscribe`."""
+        return self._follow(subscriptions.run(run_id, skip))
+
+    def subscribe_to_tag(
+        self, tags: str | Iterable[str], *, period: str | timedelta = "", skip: Iterable[str] = ()
+    ) -> AsyncIterator[Json]:
+        """As `Client.subscribe_to_tag`."""
+        return self._follow(subscriptions.tagged(tags, period, skip))
+
+    def subscribe_to_batch(self, batch_id: str, *, skip: Iterable[str] = ()) -> AsyncIterator[Json]:
+        """As `Client.subscribe_to_batch`."""
+        return self._follow(subscriptions.batch(batch_id, skip))
 
     async def checkpoints(self, run_id: str) -> list[Json]:
         """As `Client.checkpoints`."""
