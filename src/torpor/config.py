@@ -135,6 +135,20 @@ class Settings:
     """A run never gets more CPU than its machine's size says, also when nobody else wants it."""
     max_request_bytes: int = 3145728
     """The most bytes that a request of the public API may have, and an item of a batch."""
+    max_batch_items: int = 100000
+    """How many items a batch may announce; for each that never comes a line is written."""
+    max_metadata_bytes: int = 262144
+    """The most bytes of JSON that a run's metadata may have."""
+    max_tags: int = 10
+    """How many tags a run may have, and a wait token."""
+    max_attempts: int = 100
+    """How many attempts a trigger may ask for."""
+    max_ttl_s: float = 0.0
+    """The longest ttl that a trigger may ask for; 0: any."""
+    max_schedules: int = 0
+    """How many schedules may be made through the API; 0: any number. Those declared in code don't count."""
+    max_public_token_s: float = 2592000.0
+    """How long a public token that the server makes may be good."""
     max_variables: int = 500
     """How many variables an environment may have."""
     key_requests_per_s: float = 0.0

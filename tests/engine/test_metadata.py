@@ -19,7 +19,7 @@ from torpor.engine import (
     TooManyTags,
     Unknown,
 )
-from torpor.engine.metadata import CHANGEABLE_S, MAX_METADATA_BYTES
+from torpor.engine.metadata import BOUNDS, CHANGEABLE_S
 from torpor.wire.http import FinishReport, MetadataReport, Op
 from torpor.wire.operations import apply
 
@@ -176,12 +176,12 @@ async def test_reports_that_are_lost_repeated_and_late_add_up_to_what_a_model_sa
 
 async def test_too_much_of_it_is_refused_and_the_whole_report_with_it(world: World):
     lease, parent, _ = await family(world)
-    long = Op("set", "long", "x" * MAX_METADATA_BYTES)
+    long = Op("set", "long", "x" * BOUNDS.size_bytes)
     refused = await say(world, lease, 1, MORE, parent_operations=[long], tags=["t"])
-    assert refused == MetadataTooLarge(parent.run_id, MAX_METADATA_BYTES + len('{"long":""}'))
+    assert refused == MetadataTooLarge(parent.run_id, BOUNDS.size_bytes + len('{"long":""}'))
     # Its number is not used up: what can be done of it may be said again.
     assert await say(world, lease, 1, MORE) == Metadata({"n": 1}, [])
-    exactly = Op("set", "long", "x" * (MAX_METADATA_BYTES - len('{"long":""}')))
+    exactly = Op("set", "long", "x" * (BOUNDS.size_bytes - len('{"long":""}')))
     assert isinstance(await say(world, parent, 1, exactly), Metadata)
 
 

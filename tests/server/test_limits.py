@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import httpx2
 import pytest
@@ -127,6 +128,58 @@ async def test_a_body_that_is_too_large_is_413_with_limit_and_value(start: Start
             assert (told.status_code, told.json()["limit"]) == (413, 1000), path
         served = (await http.get(f"{url}/api/v1/limits")).json()
     assert served == limits_of(replace(Settings(), max_request_bytes=1000), None)
+
+
+SMALL: dict[str, Any] = {
+    "max_tags": 2,
+    "max_metadata_bytes": 100,
+    "max_attempts": 3,
+    "max_ttl_s": 60.0,
+    "max_batch_items": 5,
+    "max_schedules": 1,
+    "max_public_token_s": 120.0,
+}
+METADATA = {"text": "x" * 100}
+SCHEDULE = {"task": "echo", "cron": "0 7 * * *"}
+OVER: list[tuple[str, str, dict[str, Any], int, float, float]] = [
+    ("POST", "/api/v1/tasks/echo/trigger", {"options": {"tags": ["a", "b", "c"]}}, 422, 2, 3),
+    ("POST", "/api/v1/waitpoints/tokens", {"tags": ["a", "b", "c"]}, 422, 2, 3),
+    ("POST", "/api/v1/runs/RUN/tags", {"tags": ["b", "c"]}, 422, 2, 3),
+    ("POST", "/api/v1/tasks/echo/trigger", {"options": {"metadata": METADATA}}, 413, 100, 111),
+    ("PUT", "/api/v1/runs/RUN/metadata", {"metadata": METADATA}, 413, 100, 111),
+    ("POST", "/api/v1/tasks/echo/trigger", {"options": {"maxAttempts": 4}}, 422, 3, 4),
+    ("POST", "/api/v1/tasks/echo/trigger", {"options": {"ttl": "61s"}}, 422, 60, 61),
+    ("POST", "/api/v3/batches", {"runCount": 6}, 422, 5, 6),
+    ("POST", "/api/v1/schedules", {**SCHEDULE, "deduplicationKey": "second"}, 422, 1, 2),
+]
+"""What is asked, and with which status, limit and value it is refused."""
+
+
+async def test_a_limit_that_is_set_holds_wherever_it_is_met_and_is_told_with_the_value(
+    start: Start, database_url: str
+) -> None:
+    url = await start(database_url, **SMALL)
+    worker = FakeWorker(url)
+    await worker.come_up()
+    async with httpx2.AsyncClient(base_url=url, headers={"authorization": f"Bearer {KEY}"}) as http:
+        first = {**SCHEDULE, "deduplicationKey": "first"}
+        for _ in range(2):
+            assert (await http.post("/api/v1/schedules", json=first)).is_success, "it is the same one"
+        allowed = {"tags": ["a"], "metadata": {"text": "x" * 80}, "maxAttempts": 3, "ttl": "60s"}
+        run = (await http.post("/api/v1/tasks/echo/trigger", json={"options": allowed})).json()
+        for method, path, body, status, limit, value in OVER:
+            told = await http.request(method, path.replace("RUN", run["id"]), json=body)
+            assert (told.status_code, told.json().get("limit"), told.json().get("value")) == (status, limit, value), (
+                path
+            )
+        told = await http.post("/api/v1/auth/public-tokens", json={"scopes": ["read:runs"], "expirationTime": "3m"})
+        assert (told.status_code, told.json()["limit"]) == (400, 120)
+        made = await http.post("/api/v1/auth/public-tokens", json={"scopes": ["read:runs"]})
+        assert made.is_success, "it ends sooner than it would otherwise"
+        served = (await http.get("/api/v1/limits")).json()
+    assert served == limits_of(replace(Settings(), **SMALL), None)
+    assert (served["tags"], served["schedules"], served["ttlSeconds"]) == (2, 1, 60)
+    await worker.close()
 
 
 async def test_a_repeated_request_makes_the_same_thing_on_whichever_server_it_arrives(

@@ -29,8 +29,6 @@ from torpor.store.database import Transaction
 from torpor.store.records import Batch, BatchItem, Run
 
 IDEMPOTENCY_TTL_S = 30 * 24 * 3600.0
-MAX_ANNOUNCED = 100_000
-"""The most items that can be announced: abort_batches writes a line for each that never came."""
 ABORT_AFTER_S = 30 * 60.0
 ABORT_LIMIT = 20
 Why = Callable[[str, object], str]

@@ -46,6 +46,7 @@ class TriggerRequest:
     debounce: Debounce | None = None
     lock_to_version: str | None = None
     inherit_tags: bool = False  # its children get its tags, and theirs
+    max_tags: int = MAX_TAGS  # those that are handed down included
     max_duration_s: float | None = None
     preset: str | None = None
     batch_id: str | None = None
@@ -266,7 +267,7 @@ def _tags(request: TriggerRequest, parent: Run | None) -> tuple[list[str], list[
     handed_down = parent.tags if parent and parent.inherit_tags else []
     own = list(dict.fromkeys(request.tags))
     tags = list(dict.fromkeys([*own, *handed_down]))
-    room = max(MAX_TAGS, len(own))
+    room = max(request.max_tags, len(own))
     return tags[:room], tags[room:]
 
 

@@ -18,18 +18,27 @@ import msgspec
 from torpor.engine.family import Family, Member, family, lock_members
 from torpor.engine.locks import fenced
 from torpor.engine.outcomes import Lease, Stale, Unknown
-from torpor.engine.tags import TooManyTags, with_tags
+from torpor.engine.tags import MAX_TAGS, TooManyTags, with_tags
 from torpor.store.database import Transaction
 from torpor.wire import operations
 from torpor.wire.http import MetadataReport, Op
 
-MAX_METADATA_BYTES = 256 * 1024
-"""As JSON."""
 CHANGEABLE_S = 15 * 60.0
 """So long after its end a run may be told of by its children and through the API: last words come late."""
 
 REQUESTS_KEPT = 16
 """So many requests through the API a run remembers: one that comes again is among its latest."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataBounds:
+    """How many bytes of JSON a run's metadata may have, and how many tags a run."""
+
+    size_bytes: int = 256 * 1024
+    tags: int = MAX_TAGS
+
+
+BOUNDS = MetadataBounds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,7 @@ async def change_metadata(
     change: MetadataChange,
     *,
     request_id: str | None = None,
+    bounds: MetadataBounds = BOUNDS,
     now: datetime,
 ) -> Metadata | MetadataTooLarge | EndedLongAgo | Unknown:
     """Carry out operations on a run that is not over, or not for long. For the API; `operations.check` has passed them.
@@ -89,7 +99,7 @@ async def change_metadata(
         return EndedLongAgo(run.finished_at)
     if request_id in run.metadata_requests:
         return Metadata(run.metadata or {}, run.tags)
-    after = _carried_out(kin, runs, change, now)
+    after = _carried_out(kin, runs, change, bounds.size_bytes, now)
     if isinstance(after, MetadataTooLarge):
         return after
     await _write(tx, after, now=now)
@@ -100,7 +110,7 @@ async def change_metadata(
 
 
 async def report_metadata(
-    tx: Transaction, lease: Lease, report: MetadataReport, *, now: datetime
+    tx: Transaction, lease: Lease, report: MetadataReport, *, bounds: MetadataBounds = BOUNDS, now: datetime
 ) -> Metadata | MetadataTooLarge | TooManyTags | Stale:
     """What a run's code has done to its metadata, its parent's, its root's, and its tags. For the worker that holds the
     lease; `operations.check` has passed the operations.
@@ -118,10 +128,10 @@ async def report_metadata(
         return run
     if run.metadata_lease == lease.number and report.number <= run.metadata_number:
         return Metadata(run.metadata or {}, run.tags)
-    after = _carried_out(kin, runs, change, now)
+    after = _carried_out(kin, runs, change, bounds.size_bytes, now)
     if isinstance(after, MetadataTooLarge):
         return after
-    tags = with_tags(run.tags, report.tags)
+    tags = with_tags(run.tags, report.tags, bounds.tags)
     if isinstance(tags, TooManyTags):
         return tags
     await _write(tx, after, now=now)
@@ -150,7 +160,7 @@ def _concerned(kin: Family, change: MetadataChange) -> set[str]:
 
 
 def _carried_out(
-    kin: Family, runs: dict[str, Member], change: MetadataChange, now: datetime
+    kin: Family, runs: dict[str, Member], change: MetadataChange, most_bytes: int, now: datetime
 ) -> dict[str, dict[str, Any]] | MetadataTooLarge:
     """What is to become of whose metadata; a run that stays as it is isn't in it."""
     after: dict[str, dict[str, Any]] = {}
@@ -159,7 +169,7 @@ def _carried_out(
         if wanted and run is not None and _is_changeable(run, now):
             after[run_id] = operations.apply(after.get(run_id, run.metadata or {}), wanted)
     for run_id, metadata in after.items():
-        if (size := len(msgspec.json.encode(metadata))) > MAX_METADATA_BYTES:
+        if (size := len(msgspec.json.encode(metadata))) > most_bytes:
             return MetadataTooLarge(run_id, size)
     return {
         run_id: metadata

@@ -71,6 +71,13 @@ class ScheduleMisfit:
 
 
 @dataclass(frozen=True, slots=True)
+class TooManySchedules:
+    """There would be so many that were made through the API. Nothing has changed."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class DeclaredInCode:
     """This schedule is declared above its task: only a new version changes or removes it (422)."""
 
@@ -81,15 +88,17 @@ class DeclaredInCode:
 
 
 async def create_schedule(
-    tx: Transaction, environment_id: str, request: ScheduleRequest, *, now: datetime
-) -> Scheduled | ScheduleMisfit | UnknownTask:
+    tx: Transaction, environment_id: str, request: ScheduleRequest, *, most: int | None = None, now: datetime
+) -> Scheduled | ScheduleMisfit | UnknownTask | TooManySchedules:
     """Make a schedule, or change the one that has this deduplication key: what the request leaves out is reset.
 
-    For the API.
+    For the API. There are `most` at most, those declared in code aside.
     """
     plan = await _checked(tx, environment_id, request, now=now)
     if not isinstance(plan, Pattern):
         return plan
+    if most is not None and (count := await _count_with(tx, environment_id, request.deduplication_key)) > most:
+        return TooManySchedules(count)
     row = await tx.fetchrow(
         """insert into schedules (id, environment_id, task_id, kind, deduplication_key, external_id, cron, timezone,
                                   window_text, catch_up, created_at, updated_at)
@@ -111,6 +120,23 @@ async def create_schedule(
     found = Schedule.of(row)
     is_new = found.created_at == now and found.next_tick_at is None
     return Scheduled(await _write(tx, found, request, plan, now=now), is_new)
+
+
+async def _count_with(tx: Transaction, environment_id: str, deduplication_key: str | None) -> int:
+    """How many were made through the API, with this one. Who makes one waits for others who do."""
+    await tx.execute("select from environments where id = $1 for no key update", environment_id)
+    others = await tx.fetchval(
+        """select count(*) from schedules where environment_id = $1 and kind = 'imperative'
+               and deduplication_key is distinct from $2""",
+        environment_id,
+        deduplication_key,
+    )
+    is_there = await tx.fetchval(
+        "select true from schedules where environment_id = $1 and deduplication_key = $2",
+        environment_id,
+        deduplication_key,
+    )
+    return 0 if is_there else (others or 0) + 1
 
 
 async def update_schedule(

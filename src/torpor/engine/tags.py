@@ -8,7 +8,7 @@ from torpor.engine.outcomes import Unknown
 from torpor.store.database import Transaction
 
 MAX_TAGS = 10
-"""The most that a run may have."""
+"""The most that a run may have, unless a setting says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class TooManyTags:
 
 
 async def add_tags(
-    tx: Transaction, environment_id: str, run_id: str, tags: list[str], *, now: datetime
+    tx: Transaction, environment_id: str, run_id: str, tags: list[str], *, most: int = MAX_TAGS, now: datetime
 ) -> Tagged | TooManyTags | Unknown:
     """Add tags to a run, also to one that is over. For the API. Those that it has count once."""
     if not await tx.fetchval("select true from runs where id = $1 and environment_id = $2", run_id, environment_id):
@@ -35,7 +35,7 @@ async def add_tags(
     run = (await lock_members(tx, [run_id])).get(run_id)
     if run is None:
         return Unknown()
-    after = with_tags(run.tags, tags)
+    after = with_tags(run.tags, tags, most)
     if isinstance(after, TooManyTags):
         return after
     if after != run.tags:
@@ -44,8 +44,8 @@ async def add_tags(
     return Tagged(after, len(after) - len(run.tags))
 
 
-def with_tags(present: list[str], added: list[str]) -> list[str] | TooManyTags:
+def with_tags(present: list[str], added: list[str], most: int) -> list[str] | TooManyTags:
     """Both, each once, in the order in which they came."""
     after = list(dict.fromkeys((*present, *added)))
     # Whoever has too many already, by an older limit, may keep them.
-    return TooManyTags(len(after)) if len(after) > max(MAX_TAGS, len(present)) else after
+    return TooManyTags(len(after)) if len(after) > max(most, len(present)) else after

@@ -16,9 +16,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from torpor import engine, ids
+from torpor.config import Settings
 from torpor.durations import parse_duration
 from torpor.engine import read_batch
-from torpor.engine.batch import MAX_ANNOUNCED
 from torpor.engine.states import STATUS, RunState
 from torpor.server import auth, offload, paging, render, signing, uploads
 from torpor.server.auth import Caller, Keyed, Kind
@@ -62,7 +62,7 @@ async def create(request: Request, environment: Keyed) -> Response:
         raise Refused(422, "parentRunId is not supported: a batch gets its parent when the task itself triggers it")
     asked = engine.BatchRequest(
         batch_id=id_for(request, "batch", environment.id, *caller.repeats),
-        run_count=checked_count(body.runCount),
+        run_count=checked_count(body.runCount, here.settings),
         idempotency_key=read_key("idempotencyKey", body.idempotencyKey),
         idempotency_key_ttl_s=_ttl_s(body.idempotencyKeyTTL),
     )
@@ -99,12 +99,12 @@ def _headers(request: Request, caller: Caller, batch_id: str, task_ids: list[str
     return signing.headers(hub(request), caller, granted, lifetime_s=signing.OF_A_BATCH_S, tasks=tasks)
 
 
-def checked_count(run_count: int | None) -> int | None:
-    if run_count is not None and not 0 <= run_count <= MAX_ANNOUNCED:
+def checked_count(run_count: int | None, limits: Settings) -> int | None:
+    if run_count is not None and not 0 <= run_count <= (most := limits.max_batch_items):
         raise Refused(
             422,
-            f"runCount: from 0 to {MAX_ANNOUNCED}, not {run_count}; leave it out and seal the batch with ?seal=true",
-            limit=MAX_ANNOUNCED,
+            f"runCount: from 0 to {most}, not {run_count}; leave it out and seal the batch with ?seal=true",
+            limit=most,
             value=run_count,
         )
     return run_count
@@ -283,7 +283,7 @@ async def new_item(
         asked = trigger_request(
             item.task,
             await uploads.payload_text(here, environment_id, item.payload, options.get("payloadType")),
-            read_options(item.task, options, now=now),
+            read_options(item.task, options, here.settings, now=now),
             run_id=ids.new("run"),
             parent_lease=parent_lease,
             trigger_function=trigger_function,

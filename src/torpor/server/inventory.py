@@ -8,15 +8,13 @@ from starlette.responses import Response
 
 from torpor.config import Settings
 from torpor.engine import read
-from torpor.engine.batch import MAX_ANNOUNCED
-from torpor.engine.metadata import MAX_METADATA_BYTES
 from torpor.engine.streams import MAX_INPUT_BYTES, MAX_PART_BYTES, MAX_STREAMS
-from torpor.engine.tags import MAX_TAGS
-from torpor.server import env_vars, options, render, scopes, signing
+from torpor.server import env_vars, options, render, scopes
 from torpor.server.auth import Keyed
 from torpor.server.bodies import reply
 from torpor.server.errors import not_found
 from torpor.server.hub import hub
+from torpor.store.records import Environment
 from torpor.wire.http import MAX_OUTPUT_BYTES
 
 router = APIRouter()
@@ -61,31 +59,35 @@ async def worker(request: Request, worker_id: str, environment: Keyed) -> Respon
 @router.get("/api/v1/limits")
 async def limits(request: Request, environment: Keyed) -> Response:
     """What a request is held to; the same numbers stand in refusals."""
-    return reply(limits_of(hub(request).settings, environment.max_queued))
+    return reply(limits_of(hub(request).settings, environment))
 
 
-def limits_of(settings: Settings, max_queued: int | None) -> dict[str, Any]:
+def limits_of(settings: Settings, environment: Environment | None) -> dict[str, Any]:
+    """All limits of a server, and of an environment if there is one."""
     return {
         "requestBytes": settings.max_request_bytes,
         "batchItemBytes": settings.max_request_bytes,
-        "batchItems": MAX_ANNOUNCED,
+        "batchItems": settings.max_batch_items,
         "outputBytes": MAX_OUTPUT_BYTES,
-        "metadataBytes": MAX_METADATA_BYTES,
+        "metadataBytes": settings.max_metadata_bytes,
         "streams": MAX_STREAMS,
         "streamBytes": settings.stream_bytes,
         "streamPartBytes": MAX_PART_BYTES,
         "streamInputBytes": MAX_INPUT_BYTES,
-        "tags": MAX_TAGS,
+        "tags": settings.max_tags,
         "tagCharacters": options.MAX_TAG_LENGTH,
         "idempotencyKeyCharacters": options.MAX_KEY_LENGTH,
-        "attempts": options.MAX_ATTEMPTS,
-        "queuedPerQueue": max_queued,
+        "attempts": settings.max_attempts,
+        "ttlSeconds": settings.max_ttl_s or None,
+        "schedules": settings.max_schedules or None,
+        "concurrentRuns": environment.concurrency_limit if environment else None,
+        "queuedPerQueue": environment.max_queued if environment else None,
         "keyRequestsPerSecond": settings.key_requests_per_s or None,
         "keyRequestsBurst": settings.key_requests_burst if settings.key_requests_per_s else None,
         "tokenRequestsPerSecond": settings.token_requests_per_s or None,
         "tokenRequestsBurst": settings.token_requests_burst if settings.token_requests_per_s else None,
         "realtimeSubscriptions": settings.realtime_subscriptions or None,
-        "publicTokenSeconds": signing.LONGEST_S,
+        "publicTokenSeconds": settings.max_public_token_s,
         "scopes": scopes.MAX_SCOPES,
         "variables": settings.max_variables,
         "variableBytes": env_vars.MAX_VALUE_BYTES,

@@ -10,14 +10,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from torpor import engine
+from torpor.config import Settings
 from torpor.engine import read
-from torpor.engine.metadata import CHANGEABLE_S, MAX_METADATA_BYTES
-from torpor.engine.tags import MAX_TAGS
+from torpor.engine.metadata import CHANGEABLE_S
 from torpor.server import auth
 from torpor.server.auth import Keyed
 from torpor.server.bodies import WORKER_LIMIT, decode, read_body, reply
 from torpor.server.errors import Refused, not_found, stale
-from torpor.server.hub import hub
+from torpor.server.hub import Hub, hub
 from torpor.server.options import read_tags
 from torpor.server.repeats import HEADER, id_for
 from torpor.wire import http as wire
@@ -55,9 +55,15 @@ async def change_metadata(request: Request, run_id: str, environment: Keyed) -> 
     request_id = id_for(request, "change", run_id) if HEADER in request.headers else None
     async with here.database.transaction() as tx:
         outcome = await engine.change_metadata(
-            tx, environment.id, run_id, change, request_id=request_id, now=here.clock.now()
+            tx,
+            environment.id,
+            run_id,
+            change,
+            request_id=request_id,
+            bounds=_bounds(here),
+            now=here.clock.now(),
         )
-    return reply({"metadata": _changed(outcome).metadata})
+    return reply({"metadata": _changed(outcome, here.settings).metadata})
 
 
 @router.get("/api/v1/runs/{run_id}/metadata")
@@ -73,14 +79,16 @@ async def metadata(request: Request, run_id: str, environment: Keyed) -> Respons
 async def add_tags(request: Request, run_id: str, environment: Keyed) -> Response:
     """One tag or several: `{"message"}`. Those that the run has count once."""
     here, body = hub(request), decode(await read_body(request), _tags_body)
-    tags = read_tags("tags", body.tags)
+    tags = read_tags("tags", body.tags, here.settings)
     async with here.database.transaction() as tx:
-        outcome = await engine.add_tags(tx, environment.id, run_id, tags, now=here.clock.now())
+        outcome = await engine.add_tags(
+            tx, environment.id, run_id, tags, most=here.settings.max_tags, now=here.clock.now()
+        )
     match outcome:
         case engine.Unknown():
             raise not_found()
         case engine.TooManyTags():
-            raise _too_many(outcome)
+            raise _too_many(outcome, here.settings)
         case engine.Tagged(added=0):
             return reply({"message": "No new tags to add"})
         case engine.Tagged(added=added):
@@ -94,11 +102,11 @@ async def report(request: Request) -> Response:
     if message.number < 1:
         raise Refused(400, "number: reports are counted from 1")
     _check((*message.operations, *message.parent_operations, *message.root_operations))
-    message.tags = read_tags("tags", message.tags)
+    message.tags = read_tags("tags", message.tags, here.settings)
     lease = engine.Lease(request.path_params["run_id"], message.lease)
     async with here.database.transaction() as tx:
-        outcome = await engine.report_metadata(tx, lease, message, now=here.clock.now())
-    now = _changed(outcome)
+        outcome = await engine.report_metadata(tx, lease, message, bounds=_bounds(here), now=here.clock.now())
+    now = _changed(outcome, here.settings)
     return reply(wire.MetadataReply(now.metadata, now.tags))
 
 
@@ -110,19 +118,20 @@ def _check(wanted: Iterable[Op]) -> None:
             raise Refused(400, str(error)) from None
 
 
-def _changed(outcome: object) -> engine.Metadata:
+def _bounds(here: Hub) -> engine.MetadataBounds:
+    return engine.MetadataBounds(here.settings.max_metadata_bytes, here.settings.max_tags)
+
+
+def _changed(outcome: object, limits: Settings) -> engine.Metadata:
     match outcome:
         case engine.Metadata():
             return outcome
         case engine.MetadataTooLarge(run_id=run_id, value=value):
-            raise Refused(
-                413,
-                f"the metadata of {run_id} would have {value} bytes; at most {MAX_METADATA_BYTES} are kept",
-                limit=MAX_METADATA_BYTES,
-                value=value,
-            )
+            most = limits.max_metadata_bytes
+            told = f"the metadata of {run_id} would have {value} bytes; at most {most} are kept"
+            raise Refused(413, told, limit=most, value=value)
         case engine.TooManyTags():
-            raise _too_many(outcome)
+            raise _too_many(outcome, limits)
         case engine.EndedLongAgo():
             raise Refused(
                 422, f"the run is over for more than {CHANGEABLE_S / 60:g} minutes: its metadata stays as it is"
@@ -133,9 +142,9 @@ def _changed(outcome: object) -> engine.Metadata:
             raise not_found()
 
 
-def _too_many(outcome: engine.TooManyTags) -> Refused:
-    told = f"a run has at most {MAX_TAGS} tags; with these it would have {outcome.value}"
-    return Refused(422, told, limit=MAX_TAGS, value=outcome.value)
+def _too_many(outcome: engine.TooManyTags, limits: Settings) -> Refused:
+    told = f"a run has at most {limits.max_tags} tags; with these it would have {outcome.value}"
+    return Refused(422, told, limit=limits.max_tags, value=outcome.value)
 
 
 routes = [Route("/worker/v1/runs/{run_id}/metadata", report, methods=["POST"])]

@@ -11,15 +11,13 @@ from typing import Any
 
 import msgspec
 
+from torpor.config import Settings
 from torpor.durations import parse_duration, parse_when
 from torpor.engine import Debounce
-from torpor.engine.metadata import MAX_METADATA_BYTES
-from torpor.engine.tags import MAX_TAGS
 from torpor.server.errors import Refused
 
 MAX_TAG_LENGTH = 128
 MAX_KEY_LENGTH = 2048
-MAX_ATTEMPTS = 100
 MAX_PRIORITY_S = 365 * 86_400
 MAX_CONCURRENCY_KEY_LENGTH = 512
 MAX_DEBOUNCE_KEY_LENGTH = 512
@@ -66,9 +64,10 @@ class TriggerOptions:
     inherit_tags: bool = False
     max_duration_s: float | None = None
     preset: str | None = None
+    max_tags: int = 10
 
 
-def read_options(task_id: str, given: dict[str, Any], *, now: datetime) -> TriggerOptions:
+def read_options(task_id: str, given: dict[str, Any], limits: Settings, *, now: datetime) -> TriggerOptions:
     """What the caller asks for; 422 (413 for too much metadata) that names the option which can't be had."""
     options = {name: value for name, value in given.items() if value is not None}
     for name in options:
@@ -85,24 +84,25 @@ def read_options(task_id: str, given: dict[str, Any], *, now: datetime) -> Trigg
         idempotency_key=read_key("options.idempotencyKey", key),
         idempotency_key_options=key_options,
         idempotency_key_ttl_s=read_seconds("options.idempotencyKeyTTL", options.get("idempotencyKeyTTL")),
-        tags=read_tags("options.tags", options.get("tags")),
-        metadata=_metadata(options.get("metadata")),
-        max_attempts=_max_attempts(options.get("maxAttempts")),
+        tags=read_tags("options.tags", options.get("tags"), limits),
+        metadata=_metadata(options.get("metadata"), limits.max_metadata_bytes),
+        max_attempts=_max_attempts(options.get("maxAttempts"), limits.max_attempts),
         delay_until=_delay(options.get("delay"), now),
         is_test=_flag("test", options.get("test", False)),
         queue=_queue(options.get("queue")),
         concurrency_key=_concurrency_key(options.get("concurrencyKey")),
         priority_s=_number("priority", options.get("priority", 0), at_least=0, at_most=MAX_PRIORITY_S),
-        ttl_s=read_seconds("options.ttl", options.get("ttl")),
+        ttl_s=_ttl(options.get("ttl"), limits.max_ttl_s),
         debounce=_debounce(options.get("debounce")),
         lock_to_version=_text("lockToVersion", options.get("lockToVersion"), 128),
         inherit_tags=_flag("inheritTags", options.get("inheritTags", False)),
         max_duration_s=_max_duration(options.get("maxDuration")),
         preset=_machine(options.get("machine")),
+        max_tags=limits.max_tags,
     )
 
 
-def read_tags(where: str, given: Any) -> list[str]:
+def read_tags(where: str, given: Any, limits: Settings) -> list[str]:
     """One tag or several, without repetitions."""
     tags = [given] if isinstance(given, str) else given or []
     if not isinstance(tags, list) or not all(isinstance(tag, str) and tag for tag in tags):
@@ -112,8 +112,8 @@ def read_tags(where: str, given: Any) -> list[str]:
             told = f"{where}: a tag has at most {MAX_TAG_LENGTH} characters; {tag[:40]!r}… has {len(tag)}"
             raise Refused(422, told, limit=MAX_TAG_LENGTH, value=len(tag))
     tags = list(dict.fromkeys(tags))
-    if len(tags) > MAX_TAGS:
-        raise Refused(422, f"{where}: at most {MAX_TAGS} tags; there are {len(tags)}", limit=MAX_TAGS, value=len(tags))
+    if len(tags) > (most := limits.max_tags):
+        raise Refused(422, f"{where}: at most {most} tags; there are {len(tags)}", limit=most, value=len(tags))
     return tags
 
 
@@ -223,21 +223,28 @@ def read_when(where: str, given: Any, now: datetime) -> datetime:
         raise Refused(422, f"{where}: {error}") from None
 
 
-def _metadata(given: Any) -> dict[str, Any] | None:
+def _metadata(given: Any, most: int) -> dict[str, Any] | None:
     if given is None:
         return None
     if not isinstance(given, dict):
         raise _wrong("metadata", "it must be an object")
     size = len(msgspec.json.encode(given))
-    if size > MAX_METADATA_BYTES:
-        told = f"options.metadata has {size} bytes; at most {MAX_METADATA_BYTES} are taken"
-        raise Refused(413, told, limit=MAX_METADATA_BYTES, value=size)
+    if size > most:
+        raise Refused(413, f"options.metadata has {size} bytes; at most {most} are taken", limit=most, value=size)
     return given
 
 
-def _max_attempts(given: Any) -> int | None:
+def _max_attempts(given: Any, most: int) -> int | None:
     if given is None:
         return None
-    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= MAX_ATTEMPTS:
-        raise _wrong("maxAttempts", f"it must be a whole number from 1 to {MAX_ATTEMPTS}")
+    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= most:
+        more = {"limit": most, "value": given} if isinstance(given, int) and given > most else {}
+        raise Refused(422, f"options.maxAttempts: it must be a whole number from 1 to {most}", **more)
     return given
+
+
+def _ttl(given: Any, most_s: float) -> float | None:
+    ttl_s = read_seconds("options.ttl", given)
+    if ttl_s is not None and most_s and ttl_s > most_s:
+        raise Refused(422, f"options.ttl: at most {most_s:g} s, not {ttl_s:g} s", limit=most_s, value=ttl_s)
+    return ttl_s

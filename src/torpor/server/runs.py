@@ -57,7 +57,7 @@ async def trigger(request: Request) -> Response:
     asked = trigger_request(
         task_id,
         await uploads.payload_text(here, environment.id, body.payload, given.get("payloadType")),
-        read_options(task_id, given, now=now),
+        read_options(task_id, given, here.settings, now=now),
         run_id=id_for(request, "run", environment.id, task_id, *caller.repeats),
     )
     asked = await offload.stow_payload(here, environment.id, asked)
@@ -283,7 +283,7 @@ async def replay(request: Request, run_id: str, environment: Keyed) -> Response:
     asked = {{"version": "lockToVersion", "isTest": "test"}.get(name, name): value for name, value in asked.items()}
     async with here.database.transaction() as tx:
         old = await _known(tx, environment, run_id)
-    read_as = read_options(old.task_id, asked, now=now)
+    read_as = read_options(old.task_id, asked, here.settings, now=now)
     for name in asked:
         if asked[name] is not None and name not in _REPLAYED and name not in HARMLESS:
             raise Refused(422, f"{name} can't be changed by a replay; what can: {', '.join(_REPLAYED)}")

@@ -48,7 +48,13 @@ async def create(request: Request, environment: Keyed) -> Response:
         )
     now = here.clock.now()
     async with here.database.transaction() as tx:
-        outcome = await engine.create_schedule(tx, environment.id, _asked(body, key), now=now)
+        outcome = await engine.create_schedule(
+            tx, environment.id, _asked(body, key), most=here.settings.max_schedules or None, now=now
+        )
+    if isinstance(outcome, engine.TooManySchedules):
+        most = here.settings.max_schedules
+        told = f"at most {most} schedules may be made through the API; there would be {outcome.count}"
+        raise Refused(422, told, limit=most, value=outcome.count)
     return _told(outcome, environment, body.task, now)
 
 

@@ -24,7 +24,6 @@ from torpor.store.database import Transaction
 from torpor.store.records import Environment
 
 LIFETIME_S = 15 * 60.0
-LONGEST_S = 30 * 24 * 3600.0
 OF_A_RUN_S = OF_A_BATCH_S = 3600.0
 OF_A_WAIT_TOKEN_S = 24 * 3600.0
 """How long the tokens are good that come with a reply."""
@@ -86,7 +85,7 @@ def _minted(request: Request, wanted: Any, expires: Any, is_one_time: bool, real
         caller.environment.id,
         granted,
         key_id=caller.key_id,
-        expires_at=_end(expires, now),
+        expires_at=_end(expires, here.settings.max_public_token_s, now),
         now=now,
         is_one_time=is_one_time,
         skipped_columns=_skipped(realtime),
@@ -140,11 +139,11 @@ def _secret(here: Hub, caller: Caller) -> bytes:
     return here.master_keys.derive(auth.signing(caller.key_id))[0]
 
 
-def _end(value: Any, now: datetime) -> datetime:
-    """`"2h"`, or seconds since 1970; 400 when it is over, or more than 30 days off."""
+def _end(value: Any, longest_s: float, now: datetime) -> datetime:
+    """`"2h"`, or seconds since 1970; 400 when it is over, or more than `longest_s` off."""
     try:
         if value is None:
-            end = now + timedelta(seconds=LIFETIME_S)
+            end = now + timedelta(seconds=min(LIFETIME_S, longest_s))
         elif isinstance(value, str):
             end = now + parse_duration(value)
         elif isinstance(value, int | float) and not isinstance(value, bool):
@@ -155,8 +154,9 @@ def _end(value: Any, now: datetime) -> datetime:
         raise Refused(400, f"expirationTime: {error}") from None
     if end < now + timedelta(seconds=1):
         raise Refused(400, "expirationTime: it is over already")
-    if end > now + timedelta(seconds=LONGEST_S):
-        raise Refused(400, "expirationTime: at most 30 days from now")
+    if end > now + timedelta(seconds=longest_s):
+        told = f"expirationTime: at most {longest_s:g} s from now"
+        raise Refused(400, told, limit=longest_s, value=(end - now).total_seconds())
     return end
 
 

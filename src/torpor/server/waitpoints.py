@@ -57,7 +57,7 @@ async def create(request: Request, environment: Keyed) -> Response:
     asked = engine.TokenRequest(
         waitpoint_id=id_for(request, "waitpoint", environment.id),
         timeout_at=timeout_at,
-        tags=read_tags("tags", body.tags),
+        tags=read_tags("tags", body.tags, here.settings),
         idempotency_key=read_key("idempotencyKey", body.idempotency_key),
         idempotency_key_ttl_s=key_ttl.total_seconds() if key_ttl else None,
         title=body.title,

@@ -400,7 +400,7 @@ async def trigger(request: Request) -> Response:
     asked = trigger_request(
         call.task_id,
         bytes(call.payload).decode(),
-        read_options(call.task_id, call.options, now=now),
+        read_options(call.task_id, call.options, here.settings, now=now),
         run_id=_id("run_id", call.run_id),
         parent_lease=_lease(request, call),
         trigger_function="triggerAndWait" if waits else "trigger",
@@ -418,7 +418,7 @@ async def create_batch(request: Request) -> Response:
     here, call = hub(request), await _message(request, _batch_call)
     asked = engine.BatchRequest(
         batch_id=_id("batch_id", call.batch_id),
-        run_count=batches.checked_count(call.run_count),
+        run_count=batches.checked_count(call.run_count, here.settings),
         idempotency_key=call.idempotency_key,
         idempotency_key_ttl_s=call.idempotency_key_ttl_s,
         parent_lease=_lease(request, call),
@@ -472,7 +472,7 @@ async def tokens(request: Request) -> Response:
         waitpoint_id=_id("waitpoint_id", call.waitpoint_id),
         timeout_s=call.timeout_s,
         timeout_at=_instant("timeout_at", call.timeout_at),
-        tags=read_tags("tags", call.tags),
+        tags=read_tags("tags", call.tags, here.settings),
         idempotency_key=call.idempotency_key,
         idempotency_key_ttl_s=call.idempotency_key_ttl_s,
         title=approval.get("title"),

@@ -86,6 +86,9 @@ class ServerLimits(Shape):
     tag_characters: int
     idempotency_key_characters: int
     attempts: int
+    ttl_seconds: float | None
+    schedules: int | None
+    concurrent_runs: int | None
     queued_per_queue: int | None
     key_requests_per_second: float | None
     key_requests_burst: int | None
