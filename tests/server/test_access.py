@@ -32,6 +32,7 @@ PATH = {
     "checkpoint_id": "checkpoint_x",
     "worker_id": "worker_x",
     "bulk_id": "bulk_x",
+    "span_id": "0123456789abcdef",
     "project_ref": "proj_x",
     "given_hash": "0" * 64,
     "environment_id": "env_x",

@@ -300,6 +300,14 @@ class Client:
         """The runs of a batch, each again whenever it has changed, until the batch is over. As `subscribe`."""
         return self._follow(subscriptions.batch(batch_id, skip))
 
+    def trace(self, run_id: str) -> Json:
+        """A run's story as a tree of spans: `{"traceId", "rootSpan": {"id", "data", "children"}}`."""
+        return self._do(calls.get(f"/api/v1/runs/{calls.segment(run_id)}/trace"))["trace"]
+
+    def events(self, run_id: str) -> list[Json]:
+        """The events of a run's spans: log lines, and what the story says beside. `story` and `logs` have all of them."""
+        return self._do(calls.get(f"/api/v1/runs/{calls.segment(run_id)}/events"))["events"]
+
     def checkpoints(self, run_id: str) -> list[Json]:
         """The images of a run, oldest first, also those that were dropped."""
         return self._do(calls.get(f"/api/v1/runs/{calls.segment(run_id)}/checkpoints"))["data"]
@@ -822,6 +830,14 @@ class AsyncClient:
     def subscribe_to_batch(self, batch_id: str, *, skip: Iterable[str] = ()) -> AsyncIterator[Json]:
         """As `Client.subscribe_to_batch`."""
         return self._follow(subscriptions.batch(batch_id, skip))
+
+    async def trace(self, run_id: str) -> Json:
+        """As `Client.trace`."""
+        return (await self._do(calls.get(f"/api/v1/runs/{calls.segment(run_id)}/trace")))["trace"]
+
+    async def events(self, run_id: str) -> list[Json]:
+        """As `Client.events`."""
+        return (await self._do(calls.get(f"/api/v1/runs/{calls.segment(run_id)}/events")))["events"]
 
     async def checkpoints(self, run_id: str) -> list[Json]:
         """As `Client.checkpoints`."""

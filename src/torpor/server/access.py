@@ -97,6 +97,9 @@ ROUTES: dict[str, Access] = {
     "GET /api/v1/packets/{path}": keyed("read:packets"),
     "PUT /api/v1/objects/{environment_id}/{name}/{given_hash}": HASH,
     "GET /api/v1/objects/{environment_id}/{name}/{given_hash}": HASH,
+    "GET /api/v1/runs/{run_id}/trace": keyed(*READ_RUN),
+    "GET /api/v1/runs/{run_id}/spans/{span_id}": keyed(*READ_RUN),
+    "GET /api/v1/runs/{run_id}/events": keyed(*READ_RUN),
     "GET /api/v1/runs/counts": keyed("read:runs"),
     # bulk actions
     "POST /api/v1/bulk-actions": keyed("write:runs"),

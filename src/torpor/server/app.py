@@ -25,6 +25,7 @@ from torpor.server import (
     schedules,
     signing,
     streams,
+    traces,
     uploads,
     waitpoints,
     workers,
@@ -58,6 +59,7 @@ def create_app(settings: Settings, database: Database, clock: Clock | None = Non
     for resource in (
         runs,
         run_counts,
+        traces,
         bulk,
         metadata,
         uploads,

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from torpor.engine import TokenView, read_approvals
-from torpor.server import offload, paging, render
+from torpor.server import auth, offload, paging, render
 from torpor.server.auth import Keyed
 from torpor.server.bodies import decode, read_body, reply
 from torpor.server.errors import not_found
@@ -55,7 +55,7 @@ async def reject(request: Request, token_id: str, environment: Keyed) -> Respons
 async def _answer(request: Request, token_id: str, environment_id: str, *, approved: bool) -> Response:
     here, body = hub(request), decode(await read_body(request), _answer_body)
     await _known(here, environment_id, token_id)
-    said = {"approved": approved, "by": body.by, "comment": body.comment}
+    said = {"approved": approved, "by": body.by or auth.caller(request).person, "comment": body.comment}
     data = msgspec.json.encode({name: value for name, value in said.items() if value is not None})
     await complete_with(here, token_id, data)
     return reply(await _known(here, environment_id, token_id))

@@ -24,6 +24,7 @@ from torpor.server.described import (
     runs,
     schedules,
     streams,
+    traces,
     uploads,
     waitpoints,
 )
@@ -35,6 +36,7 @@ RESOURCES: tuple[Resource, ...] = (
     streams.RESOURCE,
     uploads.RESOURCE,
     checkpoints.RESOURCE,
+    traces.RESOURCE,
     bulk.RESOURCE,
     batches.RESOURCE,
     realtime.RESOURCE,

@@ -18,7 +18,7 @@ from torpor.server.described.operation import (
 
 
 class PersonsAnswer(Given):
-    by: Annotated[str | None, Meta(description="Who answers; the run sees it.")] = None
+    by: Annotated[str | None, Meta(description="Who answers; the run sees it. Of a personal token: its name.")] = None
     comment: str | None = None
 
 

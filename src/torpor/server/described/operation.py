@@ -233,6 +233,7 @@ PATH: dict[str, tuple[str, str]] = {
     "field": ("`payload` or `output`.", "output"),
     "path": ("The path of an upload, `storagePath`.", "upload_4k/trigger/packet_1/payload.json"),
     "deployment_id": ("The deployment.", "deployment_8w2c"),
+    "span_id": ("The span.", "1f0c7a52be9d4e63"),
     "bulk_id": ("The bulk action.", "bulk_7d3s"),
     "worker_id": ("The worker.", "worker_5n1c7b3t"),
 }
