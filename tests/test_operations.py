@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from torpor.wire.http import Op
-from torpor.wire.operations import MAX_NAMES, apply, check
+from torpor.wire.operations import MAX_DEPTH, MAX_NAMES, apply, check
 
 NAMES = ["a", "b", "0", "1"]
 keys = some.sampled_from([*NAMES, "$.a", "$.a.b", "$.b.0", "$.a.b.1", "$.b.a.0.a", r"$.a\.b", r"$.a\\.0"])
@@ -123,3 +123,12 @@ def test_two_reports_do_what_one_with_both_does(metadata: Any, first: list[Op], 
 def test_what_can_be_no_operation_is_refused_with_the_reason(operation: Op, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         check(operation)
+
+
+def test_a_value_that_is_nested_too_deeply_is_refused() -> None:
+    value: list[Any] = []
+    for _ in range(MAX_DEPTH - 1):
+        value = [value]
+    check(Op("set", "a", value))
+    with pytest.raises(ValueError, match="deep"):
+        check(Op("set", "a", [[value]]))

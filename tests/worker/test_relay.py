@@ -214,6 +214,22 @@ async def test_one_change_that_is_refused_takes_no_other_with_it(scene: Scene) -
     assert scene.process.heard == [Known(1, 7, scene.server.metadata, ["t"], [line["reason"]])]
 
 
+async def test_a_flood_of_changes_that_are_refused_costs_few_requests(scene: Scene) -> None:
+    asked: list[Any] = []
+
+    def refuses(report: Any) -> ApiError | None:
+        asked.append(report)
+        return ApiError(413, "too many") if report.operations else None
+
+    scene.server.refuses = refuses
+    for number in range(1000):
+        await scene.change(Op("set", f"k{number}", 1))
+    await scene.relay.flush()
+    assert len(asked) < 100
+    assert not scene.process.inbox.is_heavy
+    assert len(scene.server.story) == MOST_TOLD
+
+
 async def test_whoever_asks_is_told_of_a_refusal_once(scene: Scene) -> None:
     scene.server.refuses = too_large(1000)
     await scene.change(Op("set", "big", "x" * 2000))

@@ -25,6 +25,8 @@ _OF_PROTOTYPES = frozenset({"__proto__", "constructor", "prototype"})
 
 MAX_NAMES = 64
 """The most names that a path may have."""
+MAX_DEPTH = 100
+"""How deep a value may be nested, so that whoever compares two of them comes to an end."""
 
 _MISSING: Any = object()
 
@@ -36,6 +38,8 @@ def check(operation: Op) -> None:
         ValueError: its key or its value can't be; the message says why.
     """
     kind, key, value = operation.type, operation.key, operation.value
+    if _is_too_deep(value):
+        raise ValueError(f"{kind}: the value is nested more than {MAX_DEPTH} deep")
     if kind == "update":
         if not isinstance(value, dict):
             raise ValueError("update: the value must be an object")
@@ -59,6 +63,21 @@ def check(operation: Op) -> None:
         raise ValueError(f"{kind}: the path {key[:80]!r} may not name {', '.join(sorted(_OF_PROTOTYPES))}")
     if any(name == "*" or name.startswith("[") for name in names):
         raise ValueError(f"{kind}: the path {key[:80]!r} may hold names and numbers, nothing else")
+
+
+def _is_too_deep(value: Any) -> bool:
+    """Without a call for each level, of which there may be any number."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def apply(metadata: dict[str, Any], operations: Iterable[Op]) -> dict[str, Any]:

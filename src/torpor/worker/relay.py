@@ -37,8 +37,10 @@ MOST_BYTES = 4 << 20
 """In one report; a single chunk may have more."""
 SMALL_BYTES = 64 << 10
 """What a process is told though it may not read: one such message has room in its socket, and is in nobody's way there."""
+MOST_SINGLED_OUT = 20
+"""So many changes of one report are refused one by one, for the sake of the others; what is refused then is refused together."""
 MOST_TOLD = 20
-"""How often a run's story tells that something was refused. Its code is told in any case."""
+"""How often a run's story and its log tell that something was refused."""
 LEASE_IS_OVER = 410
 
 Send = Callable[[str, Any, type[Any]], Awaitable[Any]]
@@ -133,9 +135,9 @@ class Relay:
         if self._is_over or not (changes or self._is_asked):
             return
         self._is_asked = False
-        await self._report(changes)
+        await self._report(changes, refusals)
         if self._refusals > refusals:
-            await self._report([])  # to know what there is without them
+            await self._report([], 0)  # to know what there is without them
         if self._process is None:
             return  # nothing was ever said
         for each in changes:
@@ -145,8 +147,12 @@ class Relay:
         if has_read_all and len(msgspec.json.encode(self._known)) <= SMALL_BYTES:
             self.inform(self._process)
 
-    async def _report(self, changes: list[Pending]) -> None:
-        """Of several that are refused together, each that can be stored is."""
+    async def _report(self, changes: list[Pending], refusals: int) -> None:
+        """Of several that are refused together each that can be stored is; unless there is no end of those that can't.
+
+        Args:
+            refusals: how many there were before these.
+        """
         report = http.MetadataReport(
             self._lease.lease,
             self._reports + 1,
@@ -160,12 +166,12 @@ class Relay:
         except ApiError as refusal:
             if refusal.status == LEASE_IS_OVER:
                 self._lose_lease()
-            elif len(changes) > 1:
+            elif len(changes) > 1 and self._refusals - refusals < MOST_SINGLED_OUT:
                 half = len(changes) // 2
-                await self._report(changes[:half])
-                await self._report(changes[half:])
+                await self._report(changes[:half], refusals)
+                await self._report(changes[half:], refusals)
             elif changes:
-                await self._refuse(_named(changes[0]), refusal)
+                await self._refuse(_named(changes), refusal)
         else:
             self._reports += 1
 
@@ -195,13 +201,15 @@ class Relay:
 
     async def _refuse(self, what: str, refusal: ApiError) -> None:
         reason = f"{what} can't be stored: {refusal.message}"
-        log.info("run %s: %s", self._lease.run_id, reason)
         if self._refusal is None:
             self._refusal = ApiError(refusal.status, reason, refusal.body)
         self._refusals += 1
         if self._refusals <= MOST_TOLD:
             self._refused.append(reason)
-            await self._tell("run.not_stored", {"reason": reason})
+            try:
+                await self._tell("run.not_stored", {"reason": reason})
+            except ApiError as unheard:  # it is no reason to end the run
+                log.warning("run %s: %s; nor can that be told: %s", self._lease.run_id, reason, unheard)
 
     def _lose_lease(self) -> None:
         self._is_over = True
@@ -223,10 +231,13 @@ def _parts(appended: list[runner.Append]) -> Iterator[list[runner.Append]]:
         yield part
 
 
-def _named(pending: Pending) -> str:
-    """A change in words, as its author has written it."""
+def _named(changes: list[Pending]) -> str:
+    """In words; a single one as its author has written it."""
+    pending, *others = changes
+    if others:
+        return f"{len(changes)} changes of metadata"
     op, target = pending.op, pending.change.target
     if op is None:
-        return f"tags.add({', '.join(map(repr, pending.change.tags))})"
+        return f"tags.add({', '.join(map(repr, pending.change.tags)):.200})"
     whose = "metadata" if target == "self" else f"metadata.{target}"
     return f"{whose}.replace(…)" if op.type == "update" else f"{whose}.{op.type}({op.key[:80]!r}, …)"

@@ -1,6 +1,7 @@
 """What a run can say on its control socket, and write where its output is read."""
 
 import asyncio
+import itertools
 import json
 import os
 import socket
@@ -191,6 +192,70 @@ async def tells_without_end(world: World) -> str:
             time.sleep(0.01)
         if not rest:
             rest = memoryview(message)
+    return await _never()
+
+
+@loud
+async def says_nonsense_of_itself(world: World) -> str:
+    """Changes and chunks in the right form, that no table and no other run should get."""
+    deep = b"[" * 500 + b"]" * 500
+    for op in (
+        {"type": "set", "key": "a\0b", "value": "\0"},
+        {"type": "set", "key": "__proto__", "value": 1},
+        {"type": "set", "key": "$.constructor.prototype", "value": 1},
+        {"type": "set", "key": "large", "value": "x" * 1_000_000},
+        {"type": "increment", "key": "n", "value": "one"},
+        {"type": "update", "value": [1]},
+        {"type": "set", "key": "fine", "value": 1},
+    ):
+        for target in ("self", "parent", "root"):
+            say({"type": "change", "number": -5, "seen": 1 << 40, "target": target, "op": op})
+    for kind in (b"set", b"remove", b"append"):
+        op = b'{"type":"%s","key":"deep","value":%s}' % (kind, deep)
+        say(b'{"type":"change","number":1,"seen":0,"op":' + op + b"}")
+    say({"type": "change", "number": 1, "seen": 0, "tags": ["\0", "", "t" * 1000, *map(str, range(100))]})
+    for key, part in (("", "c"), ("k" * 10_000, "c"), ("\0", "c"), ("input/chat", "c"), ("fine", ""), ("fine", "\0")):
+        say({"type": "append", "target": "root", "key": key, "chunk": {"id": part, "data": "\0"}})
+    say({"type": "append", "target": "self", "key": "large", "chunk": {"id": "c", "data": "x" * 1_000_000}})
+    say({"type": "call", "call_id": -4, "kind": "inputs", "body": {"key": "\0", "after": -(10**30), "wait_s": 1e300}})
+    await asyncio.sleep(1)
+    return "still here"
+
+
+def _without_end(messages: Iterator[Any]) -> None:
+    descriptor = control()
+    os.set_blocking(descriptor, False)
+    until, rest = time.monotonic() + 4, memoryview(b"")
+    while time.monotonic() < until:
+        if not rest:
+            rest = memoryview(b"".join(frame(next(messages)) for _ in range(64)))
+        try:
+            rest = rest[os.write(descriptor, rest) :]
+        except BlockingIOError:
+            time.sleep(0.01)
+
+
+@loud
+async def says_of_itself_without_end(world: World) -> str:
+    """Each change of another key, so that none takes the place of another, until there is no more room; and then on."""
+
+    def changes() -> Iterator[Any]:
+        for number in itertools.count(1):
+            op = {"type": "set", "key": f"k{number}", "value": "x" * 1000}
+            yield {"type": "change", "number": number, "seen": 0, "op": op}
+
+    _without_end(changes())
+    return await _never()
+
+
+@loud
+async def gives_out_without_end(world: World) -> str:
+    def chunks() -> Iterator[Any]:
+        for number in itertools.count(1):
+            chunk = {"id": f"c{number}", "data": "x" * 1000}
+            yield {"type": "append", "target": "self", "key": f"s{number % 200}", "chunk": chunk}
+
+    _without_end(chunks())
     return await _never()
 
 
