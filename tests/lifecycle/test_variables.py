@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from stack import Stack, StackMaker
+from stack import Stack, StackMaker, eventually
 
 pytestmark = pytest.mark.criu
 
@@ -14,6 +14,7 @@ SOURCE = """
 import os
 from torpor import task, wait
 
+NEEDED = os.environ["NEEDED"]
 NAMES = ("SHOP_KEY", "ZONE", "GONE", "OWN", "OWN_BUT_CHANGED", "NEW")
 AT_IMPORT = len(os.environ.get("SHOP_KEY", ""))
 
@@ -45,7 +46,11 @@ def test_a_run_has_them_when_it_starts_and_as_they_are_when_it_comes_back(
 ) -> None:
     first, second = SECRETS
     stack = make_stack(project(tmp_path), ZONE="the worker's")
-    stack.start()
+    stack.start_server()
+    stack.launch_worker()
+    eventually(lambda: "KeyError: 'NEEDED'" in stack.worker_log(), what="the import fails")
+    stack.client.set_variable("NEEDED", "")
+    stack.await_version()
     assert stack.output(stack.trigger("looks")) == {"AT_IMPORT": 0, "SHOP_KEY": 0, "ZONE": "the worker's"}
     stack.client.set_variable("SHOP_KEY", first, secret=True)
     stack.client.import_variables({"ZONE": "eu", "GONE": "here", "OWN": "theirs", "OWN_BUT_CHANGED": "theirs"})
@@ -72,6 +77,10 @@ def test_a_run_has_them_when_it_starts_and_as_they_are_when_it_comes_back(
     ], "what has changed at the server counts; what only the run has changed stays"
     now = {"ZONE": "the worker's", "OWN": "theirs", "OWN_BUT_CHANGED": "changed", "NEW": "new"}
     assert stack.output(stack.trigger("looks")) == {"AT_IMPORT": len(second), "SHOP_KEY": len(second), **now}
+    stack.client.unset_variable("NEEDED")
+    stack.client.set_variable("SHOP_KEY", "third")
+    told = {"AT_IMPORT": len(second), "SHOP_KEY": len("third"), **now}
+    assert stack.output(stack.trigger("looks")) == told, "it can't be imported any more, and what was imported goes on"
     assert_nothing_tells_them(stack, run_id)
 
 

@@ -335,7 +335,8 @@ class Supervisor:
         except ApiError:
             self._kept_up = 0  # whoever needs them next asks again
             raise
-        if not all(map(self._fits, self._versions.values())):
+        # Where there is none its import may have failed, for want of a variable.
+        if not self._versions or not all(map(self._fits, self._versions.values())):
             log.info("variables of the environment have changed: the project is imported again")
             await self._load_version()
 
