@@ -4,6 +4,7 @@ One program asks them all (`npm/every_function.mjs`), so that node starts once f
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +86,21 @@ EXPECTED: dict[str, Any] = {
     "deployments.retrieveCurrent": ["v1", "DEPLOYED", "python"],
     "deployments.list": 1,
     "query.execute": [{"n": 1}],
+    "query.dashboards.list": {"dashboards": []},
+}
+REFUSED = {
+    "tasks.trigger in a region": 422,
+    "concurrencyLimits.list": 404,
+    "prompts.list": 404,
+    "sessions.list": 404,
 }
 NEWER = {
     name
-    for name in EXPECTED
-    if name.startswith(("runs.bulk", "deployments", "query", "TriggerClient", "streams.input"))
-} | {"idempotencyKeys.reset"}
+    for name in EXPECTED | REFUSED
+    if name.startswith(
+        ("TriggerClient", "concurrencyLimits", "deployments", "prompts", "query", "runs.bulk", "sessions")
+    )
+} | {"idempotencyKeys.reset", "streams.input"}
 """What the client of a year ago doesn't have."""
 
 
@@ -101,4 +111,13 @@ async def test_every_function_of_the_official_client_gets_its_answer(url: str, v
     async with at_work(url):
         told = json.loads(await node("every_function.mjs", installed(version), tmp_path, **environment))
     absent = NEWER if version == "year_old" else set[str]()
-    assert told == {name: answer for name, answer in EXPECTED.items() if name not in absent}
+    assert told == {name: answer for name, answer in (EXPECTED | REFUSED).items() if name not in absent}
+
+
+def test_the_documentation_tells_of_each() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "from-trigger-dev.md").read_text(encoding="utf-8")
+    served = page.partition("\n## What is served\n")[2].partition("\n## ")[0]
+    told: set[str] = set()
+    for first_cell in re.findall(r"^\| (`.+?`) \|", served, re.MULTILINE):
+        told.update(name for name in re.findall(r"`([\w.]+)`", first_cell) if not name.startswith("use"))
+    assert told == {name.partition(" ")[0] for name in EXPECTED}

@@ -17,6 +17,13 @@ async def post_batch(url: str, items: list[Any], **headers: str) -> httpx2.Respo
         return await http.post("/api/v2/tasks/batch", json={"items": items})
 
 
+async def status_for(url: str, batch_id: str, version: str) -> str:
+    """The status as a client of this version is told, which knows two before 4.3."""
+    headers = {"authorization": f"Bearer {KEY}", "trigger-version": version}
+    async with httpx2.AsyncClient(base_url=url, headers=headers) as http:
+        return (await http.get(f"/api/v2/batches/{batch_id}")).json()["status"]
+
+
 async def test_a_batch_of_an_older_client_comes_whole(client: AsyncClient, worker: FakeWorker, url: str) -> None:
     """A1: items in one body; one that can't be had fails by itself."""
     items = [
@@ -62,6 +69,10 @@ async def test_batches_are_listed_by_status_with_what_is_left_of_them(
         (found,) = [one async for one in client.batches(status=status)]
         assert (found["id"], found["status"], found["counts"]) == (batch_id, status, counts)
         assert (await client.batch(batch_id))["status"] == status
+        assert await status_for(url, batch_id, "4.3.0") == status
+        assert await status_for(url, batch_id, "4.2.0") == (
+            "PENDING" if status in ("PENDING", "PROCESSING") else "COMPLETED"
+        )
     assert [one["id"] async for one in client.batches(page_size=2)] == [opened, working, failed, partial, done]
     assert [one async for one in client.batches(status="PENDING", until="2000-01-01")] == []
     with pytest.raises(ApiError, match="'DONE' is not a status"):

@@ -258,6 +258,14 @@ await call("query.execute", async (execute) => {
   const { results } = await execute("SELECT count(*) AS n FROM runs WHERE task_identifier = 'stream'", { period: "1h" });
   return results;
 });
+await call("query.dashboards.list", (list) => list());
+
+// -- what isn't served
+
+await call("tasks.trigger in a region", (trigger) => trigger("echo", 1, { region: "eu-central-1" }));
+await call("concurrencyLimits.list", (list) => list());
+await call("prompts.list", (list) => list());
+await call("sessions.list", (list) => list());
 
 // Live requests that were given up would keep node alive.
 process.stdout.write(JSON.stringify(told), () => process.exit(0));
