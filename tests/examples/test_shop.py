@@ -4,67 +4,18 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from npm_packages import installed
+from stack import eventually
 
-from torpor.cli.project import DevState, read_state
-from torpor.errors import TorporError
+from torpor.cli.project import DevState
 from torpor.sdk.client import Client
 
 pytestmark = [pytest.mark.criu, pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")]
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-PATIENCE_S = 60.0
-
-
-def eventually(look: Callable[[], object], what: str) -> None:
-    """Until it is true; a fact that never comes is told by its name."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        try:
-            if look():
-                return
-        except TorporError:
-            pass
-        time.sleep(0.05)
-    raise AssertionError(f"never came: {what}")
-
-
-@pytest.fixture(scope="module")
-def shop() -> Iterator[DevState]:
-    """A `torpor dev` on a copy of the shop, with its task."""
-    directory = Path(tempfile.mkdtemp(prefix="torpor-test-shop-"))
-    directory.chmod(0o755)  # the database's own user must be able to pass
-    project = directory / "shop"
-    shutil.copytree(EXAMPLES / "shop", project, ignore=shutil.ignore_patterns(".torpor", "__pycache__"))
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TORPOR_", "TRIGGER_"))}
-    log = directory / "dev.log"
-    with log.open("wb") as output:
-        dev = subprocess.Popen(
-            [sys.executable, "-P", "-m", "torpor", "dev", str(project), "--port", "0"],
-            env=kept | {"XDG_STATE_HOME": str(directory / "state"), "NO_COLOR": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        eventually(lambda: read_state(project / ".torpor"), "the server's address")
-        state = read_state(project / ".torpor")
-        assert state is not None
-        with Client(state.url, state.secret_key) as client:
-            eventually(client.tasks, "a version with tasks")
-        yield state
-    finally:
-        print(log.read_text(errors="replace"))  # shown when a test failed
-        dev.terminate()
-        dev.wait(30)
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.mark.parametrize("language", ["python", "node"])
@@ -91,8 +42,8 @@ def test_an_order_is_frozen_until_somebody_answers(shop: DevState, language: str
         said = ""
         while not said.endswith("[y/n] "):
             said += program.stdout.read(1) or pytest.fail(f"it ended early: {said}")
-        eventually(lambda: "run.suspended" in kinds(client, run_id), "the run is frozen")
-        eventually(lambda: not has_process(run_id), "its process is gone")
+        eventually(lambda: "run.suspended" in kinds(client, run_id), what="the run is frozen")
+        eventually(lambda: not has_process(run_id), what="its process is gone")
         program.stdin.write("y\n")
         program.stdin.flush()
         last = program.stdout.read()

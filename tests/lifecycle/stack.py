@@ -64,7 +64,7 @@ class Stack:
         self.faults.mkdir(parents=True)
         for place in (directory, directory.parent):
             place.chmod(place.stat().st_mode | 0o777)  # runs write their journals there, and are not root
-        self.port = _free_port()
+        self.port = free_port()
         self._project = project
         self.within: tuple[str, ...] = ()
         """A command that starts others somewhere, such as in a network namespace."""
@@ -428,7 +428,7 @@ def _descendants(pid: int) -> list[int]:
     return found
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
