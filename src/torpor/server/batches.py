@@ -347,7 +347,7 @@ async def create_whole(request: Request, environment: Keyed) -> Response:
     key = request.headers.get("idempotency-key")
     asked = engine.BatchRequest(
         batch_id=id_for(request, "batch", environment.id, *caller.repeats),
-        run_count=checked_count(len(items)),
+        run_count=checked_count(len(items), here.settings),
         idempotency_key=read_key("idempotency-key", key),
         idempotency_key_ttl_s=_ttl_s(request.headers.get("idempotency-key-ttl")),
     )
