@@ -59,6 +59,8 @@ def test_who_may_call_is_that_of_the_table() -> None:
         ("secretKey",),
         ("scopedKey", "write:runs:{run_id}"),
         ("scopedKey", "write:tasks:{task}"),
+        ("personalToken", "write:runs:{run_id}"),
+        ("personalToken", "write:tasks:{task}"),
         ("publicToken", "write:runs:{run_id}"),
         ("publicToken", "write:tasks:{task}"),
     }

@@ -8,8 +8,11 @@ from starlette.responses import Response
 
 from torpor.config import Settings
 from torpor.engine import read
+from torpor.engine.query import TIMEOUT_S
+from torpor.engine.query_grammar import MAX_ROWS
+from torpor.engine.query_words import MAX_CHARS
 from torpor.engine.streams import MAX_INPUT_BYTES, MAX_PART_BYTES, MAX_STREAMS
-from torpor.server import env_vars, options, render, scopes
+from torpor.server import env_vars, options, query, render, scopes
 from torpor.server.auth import Keyed
 from torpor.server.bodies import reply
 from torpor.server.errors import not_found
@@ -67,6 +70,7 @@ def limits_of(settings: Settings, environment: Environment | None) -> dict[str, 
     return {
         "requestBytes": settings.max_request_bytes,
         "batchItemBytes": settings.max_request_bytes,
+        "uploadBytes": settings.max_request_bytes,
         "batchItems": settings.max_batch_items,
         "outputBytes": MAX_OUTPUT_BYTES,
         "metadataBytes": settings.max_metadata_bytes,
@@ -89,6 +93,10 @@ def limits_of(settings: Settings, environment: Environment | None) -> dict[str, 
         "realtimeSubscriptions": settings.realtime_subscriptions or None,
         "publicTokenSeconds": settings.max_public_token_s,
         "scopes": scopes.MAX_SCOPES,
+        "queries": query.AT_ONCE,
+        "queryCharacters": MAX_CHARS,
+        "queryRows": MAX_ROWS,
+        "querySeconds": TIMEOUT_S,
         "variables": settings.max_variables,
         "variableBytes": env_vars.MAX_VALUE_BYTES,
         "allVariablesBytes": env_vars.MAX_ALL_BYTES,

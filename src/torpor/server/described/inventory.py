@@ -75,6 +75,7 @@ class ServerLimits(Shape):
 
     request_bytes: int
     batch_item_bytes: int
+    upload_bytes: int
     batch_items: int
     output_bytes: int
     metadata_bytes: int
@@ -97,6 +98,10 @@ class ServerLimits(Shape):
     realtime_subscriptions: int | None
     public_token_seconds: float
     scopes: int
+    queries: int
+    query_characters: int
+    query_rows: int
+    query_seconds: int
     variables: int
     variable_bytes: int
     all_variables_bytes: int
@@ -181,6 +186,7 @@ RESOURCE = Resource(
                     {
                         "requestBytes": 3145728,
                         "batchItemBytes": 3145728,
+                        "uploadBytes": 3145728,
                         "batchItems": 100000,
                         "outputBytes": 32505856,
                         "metadataBytes": 262144,
@@ -192,6 +198,9 @@ RESOURCE = Resource(
                         "tagCharacters": 128,
                         "idempotencyKeyCharacters": 2048,
                         "attempts": 100,
+                        "ttlSeconds": None,
+                        "schedules": None,
+                        "concurrentRuns": None,
                         "queuedPerQueue": None,
                         "keyRequestsPerSecond": None,
                         "keyRequestsBurst": None,
@@ -200,6 +209,10 @@ RESOURCE = Resource(
                         "realtimeSubscriptions": None,
                         "publicTokenSeconds": 2592000,
                         "scopes": 500,
+                        "queries": 3,
+                        "queryCharacters": 5000,
+                        "queryRows": 10000,
+                        "querySeconds": 10,
                         "variables": 500,
                         "variableBytes": 65536,
                         "allVariablesBytes": 1048576,
