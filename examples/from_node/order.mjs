@@ -9,9 +9,11 @@ console.log(`${order.id} is triggered`);
 
 let told;
 for await (const run of runs.subscribeToRun(order.id)) {
-  if (run.status !== told) console.log(run.status);
-  if (run.status === "WAITING" && told !== "WAITING") await answer();
-  told = run.status;
+  if (run.status !== told) {
+    told = run.status;
+    console.log(told, run.metadata?.step ?? "");
+    if (told === "WAITING") await answer();
+  }
   if (run.isCompleted) console.log(run.output ?? run.error);
 }
 

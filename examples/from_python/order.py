@@ -11,13 +11,17 @@ from torpor import Client
 def main() -> None:
     number = time.time_ns() // 1_000_000
     with Client() as client:
-        run = client.trigger("order", {"number": number, "item": "lamp", "count": 2}, tags=["from python"])
-        print(run["id"], "is triggered")
-        for event in client.story(run["id"], follow=True):
-            print(event["kind"], flush=True)
-            if event["kind"] == "run.waiting":
-                answer(client, number)
-        print(client.result(run["id"]))
+        order = client.trigger("order", {"number": number, "item": "lamp", "count": 2}, tags=["from python"])
+        print(order["id"], "is triggered", flush=True)
+        told = ""
+        for run in client.subscribe(order["id"]):
+            if run["status"] != told:
+                told = run["status"]
+                print(told, run.get("metadata", {}).get("step", ""), flush=True)
+                if told == "WAITING":
+                    answer(client, number)
+            if run["isCompleted"]:
+                print(run.get("output", run.get("error")))
 
 
 def answer(client: Client, number: int) -> None:

@@ -42,6 +42,7 @@ def test_an_order_is_frozen_until_somebody_answers(shop: DevState, language: str
         said = ""
         while not said.endswith("[y/n] "):
             said += program.stdout.read(1) or pytest.fail(f"it ended early: {said}")
+        assert "WAITING packed" in said
         eventually(lambda: "run.suspended" in kinds(client, run_id), what="the run is frozen")
         eventually(lambda: not has_process(run_id), what="its process is gone")
         program.stdin.write("y\n")
@@ -50,6 +51,7 @@ def test_an_order_is_frozen_until_somebody_answers(shop: DevState, language: str
         assert program.wait() == 0
         assert "run.resumed" in kinds(client, run_id)
         assert client.run(run_id)["output"] == {"item": "lamp", "price": 14, "shipped": True, "confirmed_by": language}
+    assert "COMPLETED shipped" in last
     assert language in last.splitlines()[-1], "the output is told last"
 
 
