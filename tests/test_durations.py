@@ -41,7 +41,7 @@ def test_an_instant_is_iso_or_milliseconds_and_always_utc() -> None:
     assert parse_instant("2026-03-01T07:00:00") == NOW
     assert parse_instant(str(int(NOW.timestamp() * 1000))) == NOW
     assert parse_instant("2026-03-01") == datetime(2026, 3, 1, tzinfo=UTC)
-    for wrong in ("soon", "9" * 40, ""):
+    for wrong in ("soon", "9" * 40, "", False):
         with pytest.raises(ValueError, match="not a date"):
             parse_instant(wrong)
 

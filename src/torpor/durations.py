@@ -70,12 +70,15 @@ def parse_instant(value: str | float | datetime) -> datetime:
     '2026-03-01T06:00:00+00:00'
     """
     try:
-        if isinstance(value, datetime):
-            instant = value
-        elif isinstance(value, str) and not value.strip().isdigit():
-            instant = datetime.fromisoformat(value.strip())
-        else:
-            instant = datetime.fromtimestamp(float(value) / 1000, UTC)
+        match value:
+            case datetime():
+                instant = value
+            case bool():
+                raise ValueError
+            case str() if not value.strip().isdigit():
+                instant = datetime.fromisoformat(value.strip())
+            case _:
+                instant = datetime.fromtimestamp(float(value) / 1000, UTC)
         return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError, OSError):
         raise ValueError(f"{value!r} is not a date: write one such as '2026-03-01T07:00:00Z'") from None

@@ -51,7 +51,7 @@ class AsDescribed:
 
 def misfit(name: str, method: str, status: int, headers: Headers, body: bytes) -> str | None:
     """What isn't as told. Without a name: of a path or a method that there isn't, or a browser's preflight."""
-    if not name:
+    if not name or (method, status) == ("HEAD", 405):
         return (
             None
             if status in (404, 405) or (status, method) == (204, "OPTIONS")

@@ -1,5 +1,7 @@
 """Routes and what they share; nothing else. `serve.py` runs it."""
 
+from collections import defaultdict
+
 from fastapi import Depends, FastAPI
 from starlette.routing import Route
 
@@ -55,7 +57,11 @@ def create_app(settings: Settings, database: Database, clock: Clock | None = Non
         *workers.routes,
         *document.routes,
     )
-    app.router.routes.extend(access.guard(route) for route in plain)
+    app.state.methods = methods = defaultdict[str, set[str]](set)  # for refusals of others
+    for route in plain:
+        guarded = access.guard(route)
+        methods[route.path] |= guarded.methods or set()
+        app.router.routes.append(guarded)
     for resource in (
         runs,
         run_counts,
@@ -78,5 +84,6 @@ def create_app(settings: Settings, database: Database, clock: Clock | None = Non
     ):
         for route in resource.router.routes:
             access.declared(route)
+            methods[route.path] |= route.methods
         app.include_router(resource.router, dependencies=[Depends(access.admit)])
     return app

@@ -100,7 +100,8 @@ def _headers(request: Request, caller: Caller, batch_id: str, task_ids: list[str
 
 
 def checked_count(run_count: int | None, limits: Settings) -> int | None:
-    if run_count is not None and not 0 <= run_count <= (most := limits.max_batch_items):
+    most = limits.max_batch_items
+    if run_count is not None and not 0 <= run_count <= most:
         raise Refused(
             422,
             f"runCount: from 0 to {most}, not {run_count}; leave it out and seal the batch with ?seal=true",
@@ -144,7 +145,7 @@ async def items(request: Request) -> Response:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/x-ndjson":
         raise Refused(415, f"items are sent as application/x-ndjson, not {kind or 'without a content type'}")
-    seal, tells_runs = request.query_params.get("seal") == "true", request.query_params.get("runs") == "true"
+    seal, tells_runs = (bool(paging.flag(request.query_params, name)) for name in ("seal", "runs"))
     accepted = sent = 0
     told: list[dict[str, Any]] = []
     added: engine.ItemsAdded | None = None

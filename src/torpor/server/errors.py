@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from torpor.objects import ObjectMissing, ObjectsDown
 from torpor.store.database import DatabaseDown
@@ -67,9 +68,26 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        allowed = ", ".join(_methods(request))
+        response = _answer(405, f"{request.method} is not done here, but {allowed}")
+        response.headers["allow"] = allowed
+        return response
     response = _answer(error.status_code, "Not found" if error.status_code == 404 else str(error.detail))
     response.headers.update(error.headers or {})
     return response
+
+
+def _methods(request: Request) -> list[str]:
+    """Those of the path: what the exception tells is of one of its routes only."""
+    methods: dict[str, set[str]] = request.app.state.methods
+    route = request.scope.get("route")
+    if route is None:  # a plain one
+        path = request.scope["path"]
+        route = next(
+            each for each in request.app.router.routes if isinstance(each, Route) and each.path_regex.match(path)
+        )
+    return sorted(methods[route.path])
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

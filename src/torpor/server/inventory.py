@@ -23,7 +23,7 @@ from torpor.wire.http import MAX_OUTPUT_BYTES
 router = APIRouter()
 
 
-@router.get("/healthz")
+@router.api_route("/healthz", methods=["GET", "HEAD"])
 async def healthz(request: Request) -> Response:
     """No key: for load balancers. 503 when the database doesn't answer."""
     async with hub(request).database.transaction() as tx:

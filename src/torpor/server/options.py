@@ -104,7 +104,7 @@ def read_options(task_id: str, given: dict[str, Any], limits: Settings, *, now: 
 
 def read_tags(where: str, given: Any, limits: Settings) -> list[str]:
     """One tag or several, without repetitions."""
-    tags = [given] if isinstance(given, str) else given or []
+    tags = [given] if isinstance(given, str) else [] if given is None else given
     if not isinstance(tags, list) or not all(isinstance(tag, str) and tag for tag in tags):
         raise Refused(422, f"{where}: tags are a text or a list of texts")
     for tag in tags:

@@ -30,7 +30,7 @@ def payload_text(raw: msgspec.Raw | msgspec.UnsetType | None, data_type: str | N
     if raw is None or raw is msgspec.UNSET:
         return None
     body = bytes(raw)
-    match data_type or "application/json":
+    match "application/json" if data_type is None else data_type:
         case "application/json":
             return _checked(body)
         case "text/plain":

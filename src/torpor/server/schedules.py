@@ -123,7 +123,7 @@ async def deactivate(request: Request, schedule_id: str, environment: Keyed) -> 
 @router.get("/api/v1/timezones")
 async def timezones(request: Request) -> Response:
     """No key: these are nobody's secret."""
-    without_utc = request.query_params.get("excludeUtc") == "true"
+    without_utc = paging.flag(request.query_params, "excludeUtc")
     return reply({"timezones": cron.timezones()[1:] if without_utc else cron.timezones()})
 
 

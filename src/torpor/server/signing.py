@@ -65,6 +65,8 @@ async def jwt(request: Request, environment: Keyed) -> Response:
     """The same in an older spelling."""
     body = decode(await read_body(request), _claims_body)
     asked = body.claims or {}
+    if not isinstance(asked.get("otu", False), bool | None):
+        raise Refused(400, f"claims.otu: true or false, not {asked['otu']!r}")
     return _minted(request, asked.get("scopes"), body.expiration_time, asked.get("otu") is True, asked.get("realtime"))
 
 

@@ -22,7 +22,7 @@ from torpor.server.described.operation import (
     Resource,
     Shape,
 )
-from torpor.server.described.runs import KeyOptions, Options, ResultError, Status
+from torpor.server.described.runs import KeyOptions, ResultError, Status
 
 
 class OpenBatch(Given):
@@ -39,7 +39,6 @@ class OpenBatch(Given):
     idempotency_key: Annotated[str, Meta(max_length=2048)] | None = None
     idempotency_key_ttl: Duration | None = msgspec.field(name="idempotencyKeyTTL", default=None)
     idempotency_key_options: KeyOptions | None = None
-    resume_parent_on_completion: bool | None = None
 
 
 class Item(Given):
@@ -48,7 +47,13 @@ class Item(Given):
     index: Annotated[int, Meta(ge=0, lt=2**31)]
     task: str
     payload: Any = None
-    options: Options | None = None
+    options: (
+        Annotated[
+            dict[str, Any],
+            Meta(description="`Options`, as of a trigger. One that does not fit fails the item by itself."),
+        ]
+        | None
+    ) = None
     error: (
         Annotated[str, Meta(description="Instead of a payload: the item fails with that reason. Torpor's own.")] | None
     ) = None
@@ -133,7 +138,13 @@ class BatchPage(Shape):
 class WholeItem(Given):
     task: str
     payload: Any = None
-    options: Options | None = None
+    options: (
+        Annotated[
+            dict[str, Any],
+            Meta(description="`Options`, as of a trigger. One that does not fit fails the item by itself."),
+        ]
+        | None
+    ) = None
 
 
 class WholeBatch(Given):

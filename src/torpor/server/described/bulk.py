@@ -38,7 +38,7 @@ class Chosen(Given, forbid_unknown_fields=True):
     is_test: bool | None = None
     from_: str | float | None = msgspec.field(name="from", default=None)
     to: str | float | None = None
-    period: str | None = None
+    period: str | float | None = None
     search: str | None = None
 
 

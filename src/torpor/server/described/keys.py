@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from torpor.server.described.operation import Answer, Body, Duration, Given, Instant, Operation, Resource, Shape, When
@@ -30,7 +31,7 @@ class Rotation(Given):
 class Realtime(Given):
     skip_columns: Annotated[
         list[str], Meta(max_length=100, description="What realtime reads with the token leave out.")
-    ]
+    ] = msgspec.field(default_factory=list)
 
 
 class NewPublicToken(Given):

@@ -152,7 +152,7 @@ def _type(schema: dict[str, Any], *, is_asked: bool = False) -> str:
             words = dict.fromkeys(_type(one) for one in options if not (is_asked and one.get("type") == "null"))
             return " or ".join(words)
         case {"enum": values}:
-            return ", ".join("null" if value is None else f"`{value}`" for value in values)
+            return ", ".join("null" if value is None else f"`{value}`" for value in values if value != "")
         case {"const": value}:
             return f"`{json.dumps(value)}`"
         case {"type": "array", "items": items}:

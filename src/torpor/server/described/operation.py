@@ -211,7 +211,8 @@ RATED = {
     "x-ratelimit-remaining": "How many are left now.",
     "x-ratelimit-reset": "When it is full again, or with a 429 when the next is taken: milliseconds since 1970.",
 }
-Flag = Literal["true", "false"]
+Flag = Literal["true", "false", ""]
+"""Empty is as good as not there."""
 
 PATH: dict[str, tuple[str, str]] = {
     "run_id": ("The run.", "run_8fz3k1v0q2m4"),

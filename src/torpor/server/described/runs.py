@@ -44,22 +44,20 @@ PayloadType = Literal["application/json", "application/super+json", "text/plain"
 
 # -- what is asked ----------------------------------------------------------------------------------------------------
 
+KeyOptions = Annotated[
+    dict[str, Any],
+    Meta(
+        description="What the key was made of, as the caller wrote it. Only told: its `key` is what reads of the run show."
+    ),
+]
 Tags = Annotated[
-    Annotated[str, Meta(max_length=128)]
-    | Annotated[list[Annotated[str, Meta(min_length=1, max_length=128)]], Meta(max_length=10)],
+    Annotated[str, Meta(max_length=128)] | list[Annotated[str, Meta(min_length=1, max_length=128)]],
     Meta(description="One tag or up to 10, each of up to 128 characters."),
 ]
 
 
-class KeyOptions(Given):
-    """What the key was made of, as the caller wrote it. Only told: `key` is what reads of the run show."""
-
-    key: str | None = None
-    scope: Literal["run", "attempt", "global"] | None = None
-
-
 class QueueName(Given):
-    name: str
+    name: str | None = None
 
 
 class Debounce(Given, forbid_unknown_fields=True):
@@ -88,15 +86,15 @@ class Options(Given, forbid_unknown_fields=True):
     tags: Tags | None = None
     inherit_tags: bool | None = None
     metadata: Annotated[dict[str, Any], Meta(description="Of up to 256 KiB.")] | None = None
-    metadata_type: str | None = None
+    metadata_type: Any = None
     max_attempts: Annotated[int, Meta(ge=1, le=100)] | None = None
     max_duration: Annotated[float, Meta(ge=5, description="Seconds.")] | None = None
     machine: Annotated[str | dict[str, Any], Meta(description="The name of a [preset](machines.md).")] | None = None
     lock_to_version: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
     test: bool | None = None
     payload_type: PayloadType | None = None
-    payload_size: int | None = None
-    resume_parent_on_completion: bool | None = None
+    payload_size: Annotated[Any, Meta(description="Only told; so is the next.")] = None
+    resume_parent_on_completion: Any = None
 
 
 class Trigger(Given):

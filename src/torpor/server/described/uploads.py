@@ -44,7 +44,10 @@ RESOURCE = Resource(
                     },
                 )
             },
-            refusals={400: "The name has `..`, an empty part, or more than 512 characters."},
+            refusals={
+                400: "The name has `..`, an empty part, or more than 512 characters.",
+                404: "There is a line break in the name.",
+            },
         ),
         "PUT /api/v1/objects/{environment_id}/{name}/{given_hash}": Operation(
             "upload",
