@@ -20,10 +20,11 @@ from torpor.engine import (
     Unknown,
 )
 from torpor.engine.metadata import BOUNDS, CHANGEABLE_S
-from torpor.wire.http import FinishReport, MetadataReport, Op
+from torpor.wire.http import FinishReport, MetadataReport, Op, VersionReport
 from torpor.wire.operations import apply
+from torpor.wire.runner import TaskError
 
-from .conftest import World, time_wait
+from .conftest import World, manifest, time_wait
 from .test_locks import meanwhile
 
 pytestmark = pytest.mark.anyio
@@ -252,3 +253,21 @@ async def test_it_is_not_in_the_story(world: World):
     before = await world.kinds(lease.run_id)
     await say(world, lease, 1, MORE, tags=["a"])
     assert await world.kinds(lease.run_id) == before
+
+
+async def test_a_hook_speaks_for_the_run_whose_hook_it_is(world: World):
+    """Its own run is in no list: nobody would see what it says there."""
+    tasks = [manifest("hello", hooks=["on_failure"])]
+    await world.do(engine.register_version, world.environment_id, VersionReport("w1", "v1", tasks))
+    parent = await world.begin()
+    lease = await world.begin(await world.trigger(parent_lease=parent, max_attempts=1))
+    await say(world, lease, 1, Op("set", "state", "works"))
+    await world.finish(lease, "crashed", error=TaskError("Oops", "it broke"))
+    (given,) = await world.dequeue()
+    assert given.hook is not None
+    hook = Lease(given.run_id, given.lease)
+    told = {"state": "failed", "n": 1}
+    for _ in range(2):  # its answer was lost
+        done = await say(world, hook, 1, Op("set", "state", "failed"), MORE, parent_operations=[MORE], tags=["failed"])
+        assert done == Metadata(told, ["failed"])
+    assert [await metadata(world, each) for each in (lease, parent, hook)] == [told, {"n": 1}, None]

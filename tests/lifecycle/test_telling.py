@@ -72,6 +72,20 @@ def test_a_killed_run_comes_back_from_where_it_has_told_all(stack: Stack) -> Non
     stack.assert_nothing_left()
 
 
+def test_a_server_that_dies_in_the_middle_of_being_told_has_everything_once(stack: Stack) -> None:
+    """It may have taken a report and died before it said so: the report is repeated."""
+    run_id = stack.trigger("streams_on", str(stack.journal()))
+    for _ in range(2):
+        seen = len(stack.lines())
+        eventually(lambda seen=seen: len(stack.lines()) > seen + 5, what="it gives out numbers")
+        stack.kill_server()
+        stack.start_server()
+    stack.journal("journal.go").touch()
+    count = stack.output(run_id)
+    assert read_stream(stack, run_id, "numbers") == list(range(count))
+    assert metadata(stack, run_id) == {"n": count}
+
+
 def test_a_run_that_is_moved_in_the_middle_of_telling_leaves_out_nothing(
     make_stack: StackMaker, tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ from torpor.sdk import running
 from torpor.sdk.outbox import MOST_OPEN, Outbox
 from torpor.sync import metadata as blocking_metadata
 from torpor.sync import wait as blocking_wait
-from torpor.wire.runner import Answer, Change, Known, Op, RunContext, Suspend
+from torpor.wire.runner import Answer, Change, Known, Op, RunContext, Suspend, WordLimits
 
 
 class Page(BaseModel):
@@ -447,6 +447,23 @@ def test_more_than_ten_tags_are_refused_and_the_run_keeps_those_it_has(superviso
     supervisor.start(tagging)  # it has the tag "a"
     assert told(supervisor, 1) == [[f"t{number}" for number in range(9)]]
     assert len(supervisor.output_of_run()) == 10
+
+
+def test_a_server_may_allow_more_or_less(supervisor: Supervisor) -> None:
+    @task
+    def saying() -> list[str]:
+        refused: list[str] = []
+        for each in (lambda: metadata.set("a", "x" * 300_000), lambda: tags.add("b"), lambda: tags.add("c")):
+            try:
+                each()
+            except ValueError as error:
+                refused.append(str(error))
+        return refused
+
+    supervisor.start(saying, limits=WordLimits(metadata_bytes=400_000, tags=2))  # it has the tag "a"
+    assert [change[:3] for change in told(supervisor, 2)] == [("self", "set", "a"), ["b"]]
+    [refused] = supervisor.output_of_run()
+    assert "at most 2 tags" in refused
 
 
 # -- the view ---------------------------------------------------------------------------------------------------------

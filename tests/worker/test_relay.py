@@ -292,3 +292,7 @@ async def test_a_process_that_may_not_read_is_told_little_and_once(scene: Scene)
     assert scene.process.heard[2].through == 4
     scene.relay.inform(cast("Any", scene.process))
     assert len(scene.process.heard) == 3
+    scene.relay.come_back()  # it was let go meanwhile, and has never seen that
+    await scene.change(Op("delete", "large"), seen=2)
+    await scene.relay.flush()
+    assert scene.process.heard[3] == Known(1, 5, {"a": 3}, [])

@@ -12,7 +12,9 @@ Target = Literal["self", "parent", "root"]
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Ids. What a run does to a parent or root that it doesn't have, it does to itself."""
+    """Ids. What a run does to a parent or root that it doesn't have, it does to itself. A hook's run is the run whose hook it
+    is: `run_id` is that one's.
+    """
 
     environment_id: str
     run_id: str
@@ -48,8 +50,10 @@ _COLUMNS = "id, lease, worker_id, finished_at, metadata, tags, metadata_lease, m
 async def family(tx: Transaction, run_id: str, environment_id: str | None = None) -> Family | None:
     """Who belongs to this run: that never changes, so no lock is needed. None: there is no such run (there)."""
     row = await tx.fetchrow(
-        """select environment_id, id as run_id, coalesce(parent_run_id, id) as parent_id, coalesce(root_run_id, id) as root_id
-           from runs where id = $1 and environment_id = coalesce($2, environment_id)""",
+        """select its.environment_id, its.id as run_id, coalesce(its.parent_run_id, its.id) as parent_id,
+                  coalesce(its.root_run_id, its.id) as root_id
+           from runs as said join runs as its on its.id = coalesce(said.hook_of, said.id)
+           where said.id = $1 and said.environment_id = coalesce($2, said.environment_id)""",
         run_id,
         environment_id,
     )

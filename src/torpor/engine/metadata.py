@@ -122,32 +122,27 @@ async def report_metadata(
     if kin is None:
         return Stale(None)
     change = MetadataChange(report.operations, report.parent_operations, report.root_operations)
-    runs = await lock_members(tx, _concerned(kin, change))
+    runs = await lock_members(tx, {lease.run_id, *_concerned(kin, change)})
     run = fenced(runs.get(lease.run_id), lease)
     if isinstance(run, Stale):
         return run
+    own = runs[kin.run_id]  # of a hook it is another one, which is not deleted before its hook's
     if run.metadata_lease == lease.number and report.number <= run.metadata_number:
-        return Metadata(run.metadata or {}, run.tags)
+        return Metadata(own.metadata or {}, own.tags)
     after = _carried_out(kin, runs, change, bounds.size_bytes, now)
     if isinstance(after, MetadataTooLarge):
         return after
-    tags = with_tags(run.tags, report.tags, bounds.tags)
+    tags = with_tags(own.tags, report.tags, bounds.tags)
     if isinstance(tags, TooManyTags):
         return tags
     await _write(tx, after, now=now)
     await tx.execute(
-        """update runs set metadata_lease = $2, metadata_number = $3, tags = $4,
-               updated_at = case when tags = $4 then updated_at else $5 end
-           where id = $1""",
-        run.id,
-        lease.number,
-        report.number,
-        tags,
-        now,
+        "update runs set metadata_lease = $2, metadata_number = $3 where id = $1", run.id, lease.number, report.number
     )
-    if tags != run.tags:
-        await tx.notify("run", run_id=run.id)
-    return Metadata(after.get(run.id, run.metadata or {}), tags)
+    if tags != own.tags:
+        await tx.execute("update runs set tags = $2, updated_at = $3 where id = $1", own.id, tags, now)
+        await tx.notify("run", run_id=own.id)
+    return Metadata(after.get(own.id, own.metadata or {}), tags)
 
 
 def _concerned(kin: Family, change: MetadataChange) -> set[str]:

@@ -22,8 +22,6 @@ from torpor.wire.operations import check, find
 from torpor.wire.runner import Flush, Op, Target
 
 Kind = Literal["set", "delete", "append", "remove", "increment"]
-MAX_BYTES = 256 << 10
-"""The most that a run's metadata may have, as JSON."""
 
 
 class Writer:
@@ -128,9 +126,9 @@ class Writer:
             check(op)
         except ValueError as wrong:
             raise ValueError(f"{what}: {wrong}") from None
-        size = len(msgspec.json.encode(op.value))
-        if size > MAX_BYTES:
-            raise ValueError(f"{what}: the value has {size} bytes of JSON; metadata has at most {MAX_BYTES} in all")
+        limit, size = running.limits().metadata_bytes, len(msgspec.json.encode(op.value))
+        if size > limit:
+            raise ValueError(f"{what}: the value has {size} bytes of JSON; metadata has at most {limit} in all")
         if (session := running.listening(f"{self._name} changed")) is not None:
             session.change(self._target, op)
 

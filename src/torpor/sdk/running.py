@@ -7,6 +7,7 @@ from torpor.errors import BlockingInLoop, NotInRun
 
 if TYPE_CHECKING:
     from torpor.sdk.session import Session
+    from torpor.wire.runner import WordLimits
 
 session: "Session | None" = None
 is_fork = False  # a child process that user code forked off a run: it must not speak for the run
@@ -45,6 +46,15 @@ def listening(what: str) -> "Session | None":
 
 
 _unheard: set[str] = set()
+
+
+def limits() -> "WordLimits":
+    """How much a run may say of itself; outside of a run, as a rule."""
+    if session is not None:
+        return session.context.limits
+    from torpor.wire.runner import WordLimits
+
+    return WordLimits()
 
 
 def refuse_in_loop(what: str) -> None:

@@ -3,7 +3,6 @@
 from torpor.sdk import running
 from torpor.sdk.plain import plain
 
-MOST = 10
 LONGEST = 128
 """As for tags that a run is triggered with."""
 
@@ -24,7 +23,7 @@ class Tags:
         Outside of a run they are checked and nothing else happens.
 
         Raises:
-            TypeError, ValueError: one is no text, or empty, or too long, or there would be more than 10.
+            TypeError, ValueError: one is no text, or empty, or too long, or there would be more than 10 (as the server is set).
 
         Example:
             >>> tags.add("user_7")
@@ -34,8 +33,9 @@ class Tags:
             return
         there = session.tags
         new = [name for name in dict.fromkeys(chosen) if name not in there]
-        if len(there) + len(new) > MOST:
-            raise ValueError(f"tags.add({', '.join(map(repr, new))}): a run has at most {MOST} tags; it has {there}")
+        most = running.limits().tags
+        if new and len(there) + len(new) > most:
+            raise ValueError(f"tags.add({', '.join(map(repr, new))}): a run has at most {most} tags; it has {there}")
         if new:
             session.change("self", tags=new)
 

@@ -50,7 +50,8 @@ async def hello(request: Request) -> Response:
         rescued = await engine.register_worker(
             tx, environment.id, intro, lease_s=settings.lease_s, max_rescues=settings.max_rescues, now=now
         )
-    return reply(wire.Welcome(environment.slug, settings.lease_s, settings.heartbeat_interval_s, rescued))
+    limits = wire.WordLimits(settings.max_metadata_bytes, settings.max_tags)
+    return reply(wire.Welcome(environment.slug, settings.lease_s, settings.heartbeat_interval_s, rescued, limits))
 
 
 async def versions(request: Request) -> Response:

@@ -53,6 +53,7 @@ from torpor.wire.runner import (
     RunContext,
     TaskError,
     TaskManifest,
+    WordLimits,
 )
 
 MAX_BODY_BYTES = 32 << 20
@@ -101,6 +102,7 @@ class Welcome(msgspec.Struct):
     lease_s: float
     heartbeat_interval_s: float
     rescued: int  # runs taken back from the former instance
+    limits: WordLimits = WordLimits()
 
 
 class VersionReport(msgspec.Struct):

@@ -164,6 +164,13 @@ class Chunk(msgspec.Struct, frozen=True):
     data: msgspec.Raw
 
 
+class WordLimits(msgspec.Struct, frozen=True):
+    """How much a run may say of itself, as the server is set: so that what is too much is refused where it is said."""
+
+    metadata_bytes: int = 256 << 10
+    tags: int = 10
+
+
 class RunContext(msgspec.Struct, frozen=True):
     """What `torpor.current` shows, and what is known of the run's metadata."""
 
@@ -189,6 +196,7 @@ class RunContext(msgspec.Struct, frozen=True):
     replayed_from: str | None = None
     max_duration_s: float | None = None
     metadata: dict[str, Any] = {}
+    limits: WordLimits = WordLimits()  # set by the worker
 
 
 class HookCall(msgspec.Struct, frozen=True):

@@ -65,7 +65,9 @@ async def begin(house: House, assignment: http.Assignment) -> Born:
         raise NotHere(str(error)) from None
     process.fit(assignment.preset)
     environment, at_server = house.environment, house.set_at_server  # its zygote's may be older
-    process.say(runner.Begin(assignment.context, payload, env=at_server, env_all=environment, hook=assignment.hook))
+    process.say(
+        runner.Begin(_context(house, assignment), payload, env=at_server, env_all=environment, hook=assignment.hook)
+    )
     version.make_ahead()
     report = http.StartReport(
         assignment.lease,
@@ -196,7 +198,13 @@ def awoken(
 ) -> runner.Awoken:
     """What a restored process is told, when it says `Resumed`."""
     environment, at_server = house.environment, house.set_at_server
-    return runner.Awoken(True, answers, env=at_server, env_all=environment, context=assignment.context, saved=saved)
+    return runner.Awoken(
+        True, answers, env=at_server, env_all=environment, context=_context(house, assignment), saved=saved
+    )
+
+
+def _context(house: House, assignment: http.Assignment) -> runner.RunContext:
+    return msgspec.structs.replace(assignment.context, limits=house.limits)
 
 
 def _refuse_if_closed(house: House) -> None:

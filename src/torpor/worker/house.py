@@ -9,6 +9,7 @@ from typing import Any
 from torpor.config import Settings
 from torpor.images import Images
 from torpor.wire.networks import HOST
+from torpor.wire.runner import WordLimits
 from torpor.worker.cgroups import Cgroups
 from torpor.worker.criu import Criu
 from torpor.worker.fitness import Machine
@@ -57,6 +58,8 @@ class House:
     """Objects that were stored for nothing, as the engine did not want the image: it is told of them."""
     rooms: Rooms | None = None
     """Makes what runs see; None where it can't be made."""
+    limits: WordLimits = field(default_factory=WordLimits)
+    """How much runs may say of themselves, as the server says."""
     vacancy: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when there may be a place for another run."""
 

@@ -123,6 +123,10 @@ class Relay:
             process.say(self._known)
             self._told, self._known, self._refused = self._known.number, None, []
 
+    def come_back(self) -> None:
+        """The process has another connection: what it was told on the last one may be lost."""
+        self._told = 0
+
     def stop(self) -> None:
         """No more is told of what was not asked to be."""
         self._reporting.stop()

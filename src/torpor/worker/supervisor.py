@@ -269,6 +269,7 @@ class Supervisor:
         welcome = await self._house.link.send("hello", introduction, http.Welcome)
         self._lease_s = welcome.lease_s
         self._heartbeat_interval_s = welcome.heartbeat_interval_s
+        self._house.limits = welcome.limits
         if welcome.rescued:
             log.info("took back %d runs that this worker held when it ended", welcome.rescued)
 

@@ -100,6 +100,7 @@ class Waiting:
         """The process is back: after a dump that was given up, an answer that came first, a save point; or we had let it go in
         its work, here or in an earlier life.
         """
+        self._life.relay.come_back()
         reply = await self.collect(open_waits)
         if self._life.is_at_work:
             process.say(birth.awoken(self._life.house, self._life.assignment, reply.answers))
