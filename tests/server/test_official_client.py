@@ -49,11 +49,11 @@ async def test_the_official_client_makes_and_uses_public_tokens(
 
 
 @pytest.mark.timeout(400)
-async def test_the_official_client_sets_environment_variables(
+async def test_the_official_client_sets_environment_variables_with_a_personal_token(
     client: AsyncClient, node_modules: Path, tmp_path: Path
 ) -> None:
-    url = client._target.url
-    printed = await node("envvars.mjs", node_modules, tmp_path, TRIGGER_API_URL=url, TRIGGER_SECRET_KEY=KEY)
+    url, token = client._target.url, (await client.create_key("Ada", personal=True))["key"]
+    printed = await node("envvars.mjs", node_modules, tmp_path, TRIGGER_API_URL=url, TRIGGER_ACCESS_TOKEN=token)
     assert json.loads(printed) == {
         "created": {"success": True},
         "uploaded": {"success": True},

@@ -63,6 +63,9 @@ class House:
     vacancy: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when there may be a place for another run."""
 
+    _given: tuple[tuple[Trust, int], dict[str, str], dict[str, str]] | None = None
+    """What `environment` and `set_at_server` are for this trust and this revision: each start of a run asks for them."""
+
     @property
     def own_environment(self) -> dict[str, str]:
         """The variables that user code has here of the worker's."""
@@ -71,10 +74,16 @@ class House:
     @property
     def environment(self) -> dict[str, str]:
         """All that user code has here: those of the server win."""
-        return with_variables(self.own_environment, self.variables.values, self.settings)
+        return self._environments()[0]
 
     @property
     def set_at_server(self) -> dict[str, str]:
         """Those of them that the server has."""
-        everything = self.environment
-        return {name: everything[name] for name in self.variables.values}
+        return self._environments()[1]
+
+    def _environments(self) -> tuple[dict[str, str], dict[str, str]]:
+        now = (self.trust, self.variables.revision)
+        if self._given is None or self._given[0] != now:
+            everything = with_variables(self.own_environment, self.variables.values, self.settings)
+            self._given = (now, everything, {name: everything[name] for name in self.variables.values})
+        return self._given[1:]
