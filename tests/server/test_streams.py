@@ -1,6 +1,7 @@
 """M10, M11: streams over HTTP. A reader sees each part once and in order, however often he is cut off."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,35 @@ async def test_many_readers_share_one_look_for_each_append(
             await arrived.get()
     # One for each append; a wake-up while it looks makes it look once more.
     assert len(looks) <= 10
+
+
+async def test_readers_that_begin_at_any_time_and_anywhere_see_each_number_once(
+    url: str, worker: FakeWorker, given: wire.Assignment
+) -> None:
+    """Some keep up, some are behind, some come to the middle of what others were just given."""
+    chance, count = random.Random(11), 200
+    path = f"{STREAMS}/{given.run_id}/log"
+    written = 0
+
+    async def write() -> None:
+        nonlocal written
+        while written < count:
+            lot = range(written, min(count, written + chance.randrange(1, 4)))
+            await say(worker, given, "log", *lot)
+            written = lot.stop
+        await worker.finish(given)
+
+    async def read(http: httpx2.AsyncClient) -> None:
+        await asyncio.sleep(chance.random())
+        first = chance.randrange(max(1, written))
+        async with reading(http, path, last_event_id=str(first - 1)) as events:
+            seen = [await events.chunk() for _ in range(chance.randrange(3))]
+            await asyncio.sleep(chance.random() / 10)
+            assert seen + await events.rest() == [*range(first, count)]
+
+    limits = httpx2.Limits(max_connections=50)
+    async with httpx2.AsyncClient(base_url=url, headers={"authorization": f"Bearer {KEY}"}, limits=limits) as http:
+        await asyncio.gather(write(), *(read(http) for _ in range(25)))
 
 
 async def test_a_reader_that_does_not_read_holds_up_nobody_and_is_sent_no_more_than_it_takes(

@@ -83,7 +83,8 @@ async def append_parts(
     if kin is None:
         return Unknown()
     outcome = await _append(tx, kin, None, target, direction, key, parts, max_bytes, now=now)
-    return Unknown() if isinstance(outcome, Stale) else outcome
+    assert not isinstance(outcome, Stale), "it has no lease"
+    return outcome
 
 
 async def report_parts(
@@ -119,10 +120,8 @@ async def _append(
     if lease is not None and isinstance(stale := fenced(runs.get(lease.run_id), lease), Stale):
         return stale
     owner = runs.get(owner_id)
-    if owner is None:
-        return Stale(None)
-    if owner.finished_at is not None:
-        return RunIsOver(owner_id)
+    if owner is None or owner.finished_at is not None:
+        return RunIsOver(owner_id)  # for so long, perhaps, that it is not there any more
     stream = await _locked(tx, owner_id, direction, key)
     fresh = await _fresh(tx, stream, parts)
     size = sum(len(part.body.encode()) for part in fresh)
