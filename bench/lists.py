@@ -1,4 +1,5 @@
-"""What a page of a list costs in a long history: runs by every filter, common and rare, new and old.
+"""What a page of a list costs in a long history: runs by every filter, common and rare, new and old. And counts of all runs
+over time, and the choice of all for a bulk action.
 
     python bench/lists.py                  1,000,000 runs
     python bench/lists.py --runs 100000    fewer
@@ -17,10 +18,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 from dequeue import Explaining, World
 from measured import row
 
+from torpor import engine
 from torpor.engine import Listing, Page, RunFilter, read
+from torpor.engine.read_counts import Bucket, run_counts
 from torpor.store.database import Database
 from torpor.store.embedded import EmbeddedPostgres
 from torpor.store.migrate import upgrade
@@ -124,6 +128,8 @@ async def main() -> int:
             found: dict[str, set[str]] = {}
             for what, filters in LISTS:
                 await measure(world, what, where(filters, now), found)
+            await count(world, url, now)
+            await choose(world)
             scans = sorted(found.get("scans", ()))
             print(f"{len(found['statements'])} statements explained, {len(scans)} sequential scans of runs")
             print(*scans, sep="\n")
@@ -131,6 +137,38 @@ async def main() -> int:
         finally:
             await postgres.destroy()
     return 1 if scans else 0
+
+
+async def count(world: World, url: str, now: datetime) -> None:
+    """As the chart of a dashboard does. Autovacuum has come by then."""
+    connection = await asyncpg.connect(url)
+    await connection.execute("vacuum runs")
+    await connection.close()
+    for what, period, bucket in (("a day", timedelta(days=1), 3600), ("all of it", timedelta(days=30), 86_400)):
+        took: list[float] = []
+        found: list[Bucket] = []
+        for _ in range(TIMES):
+            began = time.perf_counter()
+            async with world.database.transaction() as tx:
+                found = await run_counts(
+                    tx, world.environment_id, since=now - period, until=now, bucket=timedelta(seconds=bucket)
+                )
+            took.append((time.perf_counter() - began) * 1000)
+        row(f"counts of {what}: {sum(sum(one.counts.values()) for one in found):,} runs", took)
+
+
+async def choose(world: World) -> None:
+    began = time.perf_counter()
+    made = await world.do(
+        engine.create_bulk, world.environment_id, engine.BulkRequest("cancel", RunFilter(status=["COMPLETED"]))
+    )
+    print(f"a bulk action of {made.total:,} runs is made in {time.perf_counter() - began:.1f} s")
+    took: list[float] = []
+    for _ in range(20):
+        began = time.perf_counter()
+        await world.do(engine.work_off, made.bulk_id, why=lambda task_id, outcome: str(outcome))
+        took.append((time.perf_counter() - began) * 1000)
+    row("a step of 50 runs that have ended", took)
 
 
 def where(filters: dict[str, Any], now: datetime) -> RunFilter:

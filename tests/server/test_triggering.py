@@ -217,7 +217,7 @@ async def test_what_is_not_there_is_404_or_405_in_the_one_shape(url: str) -> Non
             ("DELETE", "/api/v1/runs", 405),
             ("GET", "/api/v1/runs?page[size]=0", 400),
             ("GET", "/api/v1/runs?filter[status]=DONE", 400),
-            ("GET", "/api/v1/runs?filter[region]=b", 422),
+            ("GET", "/api/v1/runs?filter[regions]=b", 422),
             ("GET", "/api/v1/runs/run_nothing/story?after=x", 400),
         ]:
             response = await http.request(method, url + path)
@@ -289,7 +289,9 @@ async def test_a_run_is_replayed(client: AsyncClient, worker: FakeWorker) -> Non
     for run_id, changes, status in (
         ("run_unknown", {}, 404),
         (first["id"], {"queue": "other"}, 422),
-        (first["id"], {"debounce": {"key": "k", "delay": "1s"}}, 422),
+        (first["id"], {"debounce": {"key": "k", "delay": "1s"}}, 400),
+        (first["id"], {"payloads": 1}, 400),
+        (first["id"], {"region": "eu"}, 422),
     ):
         with pytest.raises(ApiError) as caught:
             await client.replay(run_id, **changes)

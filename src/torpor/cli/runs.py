@@ -124,14 +124,42 @@ def logs(
             console.print(log_line(line))
 
 
+Some = Annotated[
+    str | None, typer.Argument(help="The run's id; or say which with filters.", metavar="[RUN]", show_default=False)
+]
+Status = Annotated[list[str] | None, typer.Option(help="All with this status; may be given several times.")]
+TaskName = Annotated[list[str] | None, typer.Option(help="All of this task; may be given several times.")]
+Tag = Annotated[list[str] | None, typer.Option(help="All with this tag; may be given several times.")]
+QueueName = Annotated[list[str] | None, typer.Option(help="All in this queue; a task's own is task/NAME.")]
+Version = Annotated[list[str] | None, typer.Option(help="All that this version has performed.")]
+Batch = Annotated[str | None, typer.Option(help="All of this batch, by its id.")]
+Since = Annotated[str | None, typer.Option(help="All that were triggered since then: 1h, 7d, or a date.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask whether so many are meant.")]
+
+
 @app.command()
 def cancel(
-    run: RunId,
+    run: Some = None,
     now: Annotated[bool, typer.Option("--now", help="Don't ask its process to end by itself: kill it.")] = False,
+    status: Status = None,
+    task: TaskName = None,
+    tag: Tag = None,
+    queue: QueueName = None,
+    version: Version = None,
+    batch: Batch = None,
+    since: Since = None,
+    yes: Yes = False,
 ) -> None:
-    """End a run and its children. One that executes is asked to end, and killed after 30 seconds."""
+    """End a run and its children, or many. One that executes is asked to end, and killed after 30 seconds."""
+    from torpor.cli.bulk import filters_of, work_off
     from torpor.cli.connection import client
 
+    filters = filters_of(run, status, task, tag, queue, version, batch, since)
+    if run is None:
+        if now:
+            raise typer.BadParameter("--now kills one process: name its run")
+        work_off("cancel", filters, is_meant=yes)
+        return
     with client(f"run {run}") as api:
         before = api.run(run)
         api.cancel(run, at_once=now)
@@ -146,16 +174,31 @@ def cancel(
 
 @app.command()
 def replay(
-    run: RunId,
+    run: Some = None,
     payload: Annotated[
         str | None, typer.Option(help="JSON to perform it with instead of its own payload.", show_default=False)
     ] = None,
     machine: Annotated[str | None, typer.Option(help="With this size of machine.", show_default=False)] = None,
+    status: Status = None,
+    task: TaskName = None,
+    tag: Tag = None,
+    queue: QueueName = None,
+    version: Version = None,
+    batch: Batch = None,
+    since: Since = None,
+    yes: Yes = False,
 ) -> None:
-    """Perform a run again, as a new run with the current version. Prints the new run's id."""
+    """Perform a run again, or many, as new runs with the current version. Prints the new run's id."""
+    from torpor.cli.bulk import filters_of, work_off
     from torpor.cli.connection import client
     from torpor.cli.payload import parse_payload
 
+    filters = filters_of(run, status, task, tag, queue, version, batch, since)
+    if run is None:
+        if payload is not None or machine is not None:
+            raise typer.BadParameter("--payload and --machine change one replay: name its run")
+        work_off("replay", filters, is_meant=yes)
+        return
     changes = {} if payload is None else {"payload": parse_payload([payload])}
     if machine is not None:
         changes["machine"] = machine

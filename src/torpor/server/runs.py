@@ -281,12 +281,12 @@ async def replay(request: Request, run_id: str, environment: Keyed) -> Response:
     now = here.clock.now()
     asked = {name: value for name, value in options.items() if name not in ("payload", "payloadType")}
     asked = {{"version": "lockToVersion", "isTest": "test"}.get(name, name): value for name, value in asked.items()}
+    for name in asked:
+        if name not in _REPLAYED and name not in HARMLESS | {"region"}:
+            raise Refused(400, f"{name} can't be changed by a replay; what can: {', '.join(_REPLAYED)}")
     async with here.database.transaction() as tx:
         old = await _known(tx, environment, run_id)
     read_as = read_options(old.task_id, asked, here.settings, now=now)
-    for name in asked:
-        if asked[name] is not None and name not in _REPLAYED and name not in HARMLESS:
-            raise Refused(422, f"{name} can't be changed by a replay; what can: {', '.join(_REPLAYED)}")
     changes = {_REPLAYED[name]: getattr(read_as, _REPLAYED[name]) for name in _REPLAYED if asked.get(name) is not None}
     changes["run_id"] = id_for(request, "run", environment.id, "replay", run_id)
     if given.payload is not msgspec.UNSET:
