@@ -33,6 +33,7 @@ Json = dict[str, Any]
 
 KINDS = {
     Kind.SECRET: "May do everything: `tr_dev_…`. For servers only.",
+    Kind.PERSONAL: "May do everything but look after keys, and says who does it: `tr_pat_…`. For people at a command line.",
     Kind.SCOPED: "A key that may do what its scopes say: `tr_dev_sk_…`.",
     Kind.PUBLIC: "A signed token for browsers, which may do what its scopes say until it runs out.",
     Kind.ONE_TIME: "A public token that is good for one trigger, or one batch.",
@@ -144,11 +145,11 @@ def scheme(kind: Kind) -> str:
 
 
 def security(access: Access) -> list[Json]:
-    """One of these is needed: for a secret key it alone, for all others it with one of the scopes."""
+    """One of these is needed: a secret key or a personal token alone, all others with one of the scopes."""
     found: list[Json] = []
     for kind in access.takes:
         if kind not in (Kind.NOTHING, Kind.HASH):
-            scopes = () if kind is Kind.SECRET else access.scopes
+            scopes = () if kind in (Kind.SECRET, Kind.PERSONAL) else access.scopes
             found += [{scheme(kind): [scope]} for scope in scopes] or [{scheme(kind): []}]
     return found
 
