@@ -4,11 +4,10 @@ import json
 import os
 import signal
 import urllib.request
-from pathlib import Path
 from typing import Any
 
 import pytest
-from stack import KEY, Stack, StackMaker, eventually
+from stack import KEY, Stack, eventually
 
 pytestmark = pytest.mark.criu
 
@@ -86,26 +85,18 @@ def test_a_server_that_dies_in_the_middle_of_being_told_has_everything_once(stac
     assert metadata(stack, run_id) == {"n": count}
 
 
-def test_a_run_that_is_moved_in_the_middle_of_telling_leaves_out_nothing(
-    make_stack: StackMaker, tmp_path: Path
-) -> None:
-    """It is stopped wherever it is, in the middle of a message as well, and goes on with another worker."""
-    one = make_stack(TORPOR_OBJECT_STORE=f"file://{tmp_path}/objects")
-    other = one.beside(tmp_path / "other")
-    one.start()
-    run_id = one.trigger("streams_on", str(one.journal()))
-    eventually(lambda: len(one.lines()) > 5, what="it gives out numbers")
-    other.start_worker()
-    try:
-        assert f"{run_id}  moved" in one.drain()
-        before = len(one.lines())
-        eventually(lambda: len(one.lines()) > before + 5, what="it gives out more")
-        one.journal("journal.go").touch()
-        count = one.output(run_id)
-        assert read_stream(one, run_id, "numbers") == list(range(count))
-        assert metadata(one, run_id) == {"n": count}
-    finally:
-        other.stop_worker()
+def test_a_run_that_is_frozen_in_the_middle_of_telling_leaves_out_nothing(stack: Stack) -> None:
+    """Its worker is to leave: it is stopped wherever it is, in the middle of a message as well, and goes on with the next."""
+    run_id = stack.trigger("streams_on", str(stack.journal()))
+    eventually(lambda: len(stack.lines()) > 5, what="it gives out numbers")
+    assert f"{run_id}  moved" in stack.drain()
+    stack.start_worker()
+    before = len(stack.lines())
+    eventually(lambda: len(stack.lines()) > before + 5, what="it gives out more")
+    stack.journal("journal.go").touch()
+    count = stack.output(run_id)
+    assert read_stream(stack, run_id, "numbers") == list(range(count))
+    assert metadata(stack, run_id) == {"n": count}
 
 
 def test_a_run_reads_what_it_is_sent(stack: Stack) -> None:
