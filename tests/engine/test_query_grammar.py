@@ -75,6 +75,7 @@ GOOD = {
     " having (((count(*) filter (where (runs.status in ('Failed', 'Crashed'))) / count(*))) > 0.5) limit 10000",
     "select distinct task_identifier -- which\n from runs /* of ours */ where triggered_at > now() - interval 2 days":
     "select distinct runs.task_identifier from runs where (runs.triggered_at > (now() - interval '2 day')) limit 10000",
+    "select toStartOfHour(triggered_at) from runs": "select date_trunc('hour', runs.triggered_at) from runs limit 10000",
     "select has(tags, 'a''b\\'), if(depth = 0, 1, 2), round(max_duration, 2), cast(depth as text) from runs":
     "select (E'a''b\\\\' = any(runs.tags)), case when (runs.depth = 0) then 1 else 2 end,"
     " round((runs.max_duration)::numeric, 2), (runs.depth)::text from runs limit 10000",

@@ -1,6 +1,7 @@
 """A request becomes a run, or is refused in a way that says what to change."""
 
 import asyncio
+import threading
 from typing import Any
 
 import httpx2
@@ -8,6 +9,7 @@ import msgspec
 import pytest
 from fake_worker import KEY, VERSION, FakeWorker
 
+from torpor.engine import payload as payloads
 from torpor.errors import ApiError, NotFound, Unauthorized, Unprocessable
 from torpor.sdk.client import AsyncClient, Client
 
@@ -156,7 +158,7 @@ REFUSED_OPTIONS: list[tuple[dict[str, Any], int, str]] = [
     ({"idempotency_key": 7}, 422, "options.idempotencyKey"),
     ({"idempotency_key": "k", "idempotency_key_ttl": "x"}, 422, "options.idempotencyKeyTTL"),
     ({"payloadType": "application/xml"}, 400, "application/xml"),
-    ({"payloadType": "application/store"}, 422, "application/store"),
+    ({"payloadType": "application/store"}, 400, "application/store"),
 ]
 
 
@@ -305,3 +307,23 @@ async def test_an_idempotency_key_is_reset(client: AsyncClient, worker: FakeWork
     assert (await client.trigger("echo", 1, idempotency_key="k"))["id"] != first["id"]
     with pytest.raises(NotFound):
         await client.reset_idempotency_key("echo", "other")
+
+
+async def test_others_are_heard_while_a_large_payload_is_checked(
+    client: AsyncClient, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_go_on = threading.Event(), threading.Event()
+    check = payloads.fit
+
+    def slowly(*args: Any) -> Any:
+        begun.set()
+        assert may_go_on.wait(10), "nobody else was heard"
+        return check(*args)
+
+    monkeypatch.setattr(payloads, "fit", slowly)
+    monkeypatch.setattr(payloads, "LARGE_CHARS", 1000)
+    triggering = asyncio.create_task(client.trigger("echo", {"text": "x" * 2000}))
+    await asyncio.to_thread(begun.wait, 10)
+    assert [each["id"] for each in await client.tasks()] == ["echo", "mail/send"]
+    may_go_on.set()
+    assert (await client.run((await triggering)["id"]))["payload"] == {"text": "x" * 2000}

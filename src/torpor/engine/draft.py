@@ -11,7 +11,7 @@ from torpor.engine.debounce import Debounce
 from torpor.engine.instants import after
 from torpor.engine.near import near
 from torpor.engine.outcomes import Lease
-from torpor.engine.payload import PayloadMisfit, fit
+from torpor.engine.payload import PayloadMisfit, fitted
 from torpor.engine.queues import own_queue
 from torpor.engine.states import RunState
 from torpor.engine.tags import MAX_TAGS
@@ -187,7 +187,7 @@ async def plan(
         if request.lock_to_version:
             missing = f"version {request.lock_to_version} with the task {request.task_id} is not here yet"
     elif request.payload is not None or request.payload_object is None:
-        payload = fit(task, request.payload)
+        payload = await fitted(task, request.payload)
         if isinstance(payload, PayloadMisfit):
             return payload
     named = next((name for name in _queue_names(request) if name in scene.queues), None)

@@ -3,6 +3,7 @@
 The worker checks again, with the task's own annotations; this check is there so that a misfit is refused at the door.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -18,6 +19,8 @@ from pydantic import UUID1, UUID3, UUID4, UUID5, TypeAdapter
 from torpor.store.records import Task
 
 MAX_PROBLEMS = 20
+LARGE_CHARS = 1 << 16
+"""Longer payloads are checked in a thread: a list of numbers of 3 MiB takes two seconds, in which nobody else would be heard."""
 NAMES = {
     "object": "an object",
     "array": "a list",
@@ -50,6 +53,13 @@ class PayloadMisfit:
     """
 
     problems: list[dict[str, str]]
+
+
+async def fitted(task: Task, payload: str | None) -> str | PayloadMisfit | None:
+    """As `fit`, without keeping others waiting."""
+    if payload is not None and len(payload) > LARGE_CHARS:
+        return await asyncio.to_thread(fit, task, payload)
+    return fit(task, payload)
 
 
 def fit(task: Task, payload: str | None) -> str | PayloadMisfit | None:

@@ -83,6 +83,9 @@ _FUNCTIONS: dict[str, tuple[int, int, str]] = {
     "ceil": (1, 1, "ceil({})"),
     "has": (2, 2, "({1} = any({0}))"),
     "now": (0, 0, "now()"),
+    **{
+        f"tostartof{unit}": (1, 1, f"date_trunc('{unit}', {{}})") for unit in ("minute", "hour", "day", "week", "month")
+    },
 }
 FUNCTIONS = sorted([*_FUNCTIONS, "date_trunc", "quantile", "round", "timebucket"])
 # fmt: off
