@@ -248,6 +248,15 @@ async def test_metadata_is_kept_by_the_next_attempt_and_a_replay_begins_with_wha
     assert (await world.run(replayed.run_id)).metadata == {"given": 1}
 
 
+async def test_a_trailing_debounce_gives_it_anew(world: World):
+    debounce = engine.Debounce("k", 10.0, "trailing", None)
+    run_id = await world.trigger(metadata={"given": 1}, debounce=debounce)
+    await change(world, run_id, MORE)
+    assert await world.trigger(metadata={"given": 2}, debounce=debounce) == run_id
+    replayed = await world.do(engine.replay, world.environment_id, run_id, {})
+    assert (await world.run(replayed.run_id)).metadata == {"given": 2}
+
+
 async def test_it_is_not_in_the_story(world: World):
     lease = await world.begin()
     before = await world.kinds(lease.run_id)

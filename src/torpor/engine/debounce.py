@@ -67,6 +67,7 @@ async def push(
                payload = case when $6 then $7 else payload end,
                payload_object = case when $6 then $8 else payload_object end,
                metadata = case when $6 then $9 else metadata end,
+               given_metadata = case when $6 then null else given_metadata end,
                tags = case when $6 then $10 else tags end
            where environment_id = $1 and task_id = $2 and debounce_key = $3 and state = 'delayed' and attempt = 0
            returning id, delay_until""",
