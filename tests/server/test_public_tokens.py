@@ -397,7 +397,7 @@ async def test_a_batch_of_tasks_that_are_not_granted_is_403(
     client: AsyncClient, worker: FakeWorker, pages: Pages
 ) -> None:
     page = pages.with_scopes("batchTrigger:tasks:echo")
-    for tasks in (["mail/send"], ["echo", "mail/send"], [], None):
+    for tasks in (["mail/send"], ["echo", "mail/send"], []):
         assert await page.status("POST", "/api/v3/batches", {"runCount": 1, "taskIdentifiers": tasks}) == 403
     # What phase one was told is not believed in phase two.
     made = await page.ask("POST", "/api/v3/batches", {"runCount": 1, "taskIdentifiers": ["echo"]})
@@ -406,6 +406,18 @@ async def test_a_batch_of_tasks_that_are_not_granted_is_403(
     assert await page.status("POST", path, item(0), **NDJSON) == 200
     trigger = pages.with_scopes("trigger:tasks")
     assert await trigger.status("POST", "/api/v3/batches", {"runCount": 1, "taskIdentifiers": ["echo"]}) == 403
+
+
+async def test_a_client_before_4_5_does_not_say_which_tasks_a_batch_is_for(worker: FakeWorker, pages: Pages) -> None:
+    """Then it may be for those that its token names, and so may the token that comes with the reply."""
+    page = pages.with_scopes("batchTrigger:tasks:echo", otu=True)
+    made = await page.ask("POST", "/api/v3/batches", {"runCount": 1})
+    path = f"/api/v3/batches/{made.json()['id']}/items"
+    for sender in (page, pages.page(made.headers["x-trigger-jwt"])):
+        assert await sender.status("POST", path, item(0, "mail/send"), **NDJSON) == 403
+    assert (await page.ask("POST", path, item(0), **NDJSON)).json()["sealed"] is True
+    for scope in ("trigger:tasks:echo", "read:batch"):
+        assert await pages.with_scopes(scope).status("POST", "/api/v3/batches", {"runCount": 1}) == 403
 
 
 async def test_a_batch_is_not_sealed_by_who_may_not_write_it(pages: Pages, worker: FakeWorker) -> None:

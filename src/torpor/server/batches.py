@@ -41,7 +41,7 @@ router = APIRouter()
 
 class BatchBody(msgspec.Struct):
     runCount: int | None = None  # the wire's names
-    taskIdentifiers: list[str] | None = None  # told only: each item names its task
+    taskIdentifiers: list[str] | None = None  # what a token is asked for at once; each item names its task
     idempotencyKey: str | None = None
     idempotencyKeyTTL: Any = None
     idempotencyKeyOptions: dict[str, Any] | None = None  # told only
@@ -57,7 +57,8 @@ async def create(request: Request, environment: Keyed) -> Response:
     """202, or 200 when the idempotency key was known. Without `runCount` the batch is sealed by its last items."""
     here, caller = hub(request), auth.caller(request)
     body = decode(await read_body(request), _batch_body)
-    _check_tasks(caller, body.taskIdentifiers)
+    task_ids = _named_by_scopes(caller) if body.taskIdentifiers is None else body.taskIdentifiers
+    _check_tasks(caller, task_ids)
     if body.parentRunId:
         raise Refused(422, "parentRunId is not supported: a batch gets its parent when the task itself triggers it")
     asked = engine.BatchRequest(
@@ -77,10 +78,16 @@ async def create(request: Request, environment: Keyed) -> Response:
     told: dict[str, Any] = {"id": made.batch_id, "runCount": made.run_count, "isCached": is_cached}
     if body.idempotencyKey:
         told["idempotencyKey"] = body.idempotencyKey
-    return reply(told, 200 if is_cached else 202, _headers(request, caller, made.batch_id, body.taskIdentifiers))
+    return reply(told, 200 if is_cached else 202, _headers(request, caller, made.batch_id, task_ids))
 
 
 _ANY_TASK = ("batchTrigger:tasks", "batchTrigger:batch")
+
+
+def _named_by_scopes(caller: Caller) -> list[str]:
+    """The tasks that the caller may batch at most: official clients before 4.5 don't say which a batch is for."""
+    prefix = "batchTrigger:tasks:"
+    return [scope.removeprefix(prefix) for scope in caller.scopes or () if scope.startswith(prefix)]
 
 
 def _check_tasks(caller: Caller, task_ids: list[str] | None) -> None:

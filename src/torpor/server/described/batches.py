@@ -35,7 +35,15 @@ class OpenBatch(Given):
         ]
         | None
     ) = None
-    task_identifiers: Annotated[list[str], Meta(description="Only told: each item names its task.")] | None = None
+    task_identifiers: (
+        Annotated[
+            list[str],
+            Meta(
+                description="For which tasks; each item names its own. Left out: for those that the token or key names."
+            ),
+        ]
+        | None
+    ) = None
     idempotency_key: Annotated[str, Meta(max_length=2048)] | None = None
     idempotency_key_ttl: Duration | None = msgspec.field(name="idempotencyKeyTTL", default=None)
     idempotency_key_options: KeyOptions | None = None
