@@ -167,9 +167,10 @@ async def _make(
     is_suspended = checkpoint.kind == "wait" and bool(waits) and not is_answered
     await tx.execute(
         """insert into runs (id, environment_id, task_id, version, state, payload, payload_object, attempt, max_attempts,
-                             checkpoint_id, image_store_id, available_at, tags, metadata, given_metadata, is_test, trigger_function,
-                             depth, created_at, updated_at, queue, concurrency_key, priority_s, max_duration_s, locked_version,
-                             inherit_tags, asked, forked_from, forked_checkpoint_id, preset, frozen_since)
+                             checkpoint_id, image_store_id, available_at, tags, metadata, given_metadata, is_test,
+                             trigger_function, depth, created_at, updated_at, queue, concurrency_key, priority_s,
+                             max_duration_s, locked_version, inherit_tags, asked, forked_from, forked_checkpoint_id, preset,
+                             frozen_since)
            select $2, environment_id, task_id, attempts.version, $3, payload, payload_object, 1, max_attempts, $8, $4, $5,
                   tags, metadata, given_metadata, is_test, 'fork', 0, $5, $5, queue, concurrency_key, priority_s, max_duration_s,
                   locked_version, inherit_tags, asked, runs.id, $6, preset, $5
