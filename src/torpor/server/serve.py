@@ -18,6 +18,7 @@ from torpor.config import Settings
 from torpor.errors import ConfigError
 from torpor.server import keys, loops, machines, master_keys
 from torpor.server.app import create_app
+from torpor.server.connections import Connection
 from torpor.server.event_streams import CUT
 from torpor.server.hub import ENVIRONMENT, Hub
 from torpor.server.master_keys import MasterKeys
@@ -110,6 +111,8 @@ async def _run(
 ) -> None:
     config = uvicorn.Config(
         app,
+        http=Connection,
+        ws="none",
         access_log=False,
         log_config=None,
         log_level="warning",
