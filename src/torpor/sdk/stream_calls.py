@@ -66,6 +66,8 @@ class StreamReading:
                     for record in msgspec.json.decode(fields[b"data"])["records"]:
                         self._after = record["seq_num"]
                         parts.append(msgspec.json.decode(record["body"])["data"])
+                case b"start":
+                    self._after = msgspec.json.decode(fields[b"data"])["after"]
                 case b"end":
                     self._is_over = True
                 case _:

@@ -86,6 +86,9 @@ async def _events(
     try:
         async with tails.reading(here, run_id, direction, key) as tail:
             position = tail.position if after is None else after
+            if after is None:
+                # One who is cut off before anything has come asks for what is behind this, not for what comes from then on.
+                yield b'event: start\ndata: {"after":%d}\n\n' % position
             until = loop.time() + quiet_s
             while True:
                 moved = tail.moved  # before the look: what comes after it is not missed

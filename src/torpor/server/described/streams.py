@@ -29,7 +29,11 @@ FOLLOW = (
         "The number of the last part that you have.",
         "7",
     ),
-    Parameter("x-trigger-stream-start", Literal["latest"], "Only what comes from now on."),
+    Parameter(
+        "x-trigger-stream-start",
+        Literal["latest"],
+        "Only what comes from now on; an event `start` says behind which number that is.",
+    ),
     Parameter(
         "timeout-seconds",
         Annotated[int, Meta(ge=1, le=600)],
