@@ -104,10 +104,15 @@ async def test_a_page_follows_a_batch_and_is_told_what_it_may_not_see(
     made = await client.batch_trigger("echo", [1, 2])
     reader = await client.create_public_token([f"read:batch:{made['id']}"])
     given = {"id": made["id"], "publicAccessToken": reader}
-    await opened(page, page_url, baseURL=url, batch=given, orders=reader)
+    once = await client.create_public_token(["trigger:tasks:echo"], one_time=True)
+    await opened(page, page_url, baseURL=url, batch=given, orders=reader, once=once)
     await shows(page, "batch", "echo QUEUED, echo QUEUED")
     for run in await worker.dequeue(wait_s=5):
         await worker.start(run)
         await worker.finish(run)
     await shows(page, "batch", "echo COMPLETED, echo COMPLETED")
     await expect(page.locator("#tagged td")).to_contain_text("403")
+    await page.get_by_role("button", name="Echo").click()
+    run = await worker.take_and_start()
+    await worker.finish(run, run.payload)
+    await shows(page, "once", "Echo COMPLETED hello")

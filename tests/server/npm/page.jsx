@@ -1,5 +1,5 @@
 // A page as a front end has it: it asks for an order, follows it live, and approves it. What it may do stands in the fragment of
-// its address: {baseURL, order: a token to trigger with, orders: a token to read by tag, approve: {id, publicAccessToken}}.
+// its address: {baseURL, order, once: tokens to trigger with, orders: one to read by tag, approve, batch: {id, publicAccessToken}}.
 import {
   TriggerAuthContext,
   useInputStreamSend,
@@ -8,6 +8,7 @@ import {
   useRealtimeRunsWithTag,
   useRealtimeRunWithStreams,
   useRealtimeStream,
+  useRealtimeTaskTrigger,
   useRun,
   useTaskTrigger,
   useWaitToken,
@@ -88,6 +89,19 @@ function Approval() {
   );
 }
 
+function Once() {
+  const { submit, run, error } = useRealtimeTaskTrigger("echo", { accessToken: given.once });
+  return (
+    <table>
+      <tbody>
+        <Line of="once" error={error}>
+          <button onClick={() => submit("hello")}>Echo</button> {run?.status} {run?.output}
+        </Line>
+      </tbody>
+    </table>
+  );
+}
+
 const Rows = ({ of, runs, error }) => (
   <table>
     <tbody>
@@ -105,5 +119,6 @@ createRoot(document.getElementById("page")).render(
     {given.approve && <Approval />}
     {given.orders && <Tagged />}
     {given.batch && <Batch />}
+    {given.once && <Once />}
   </TriggerAuthContext.Provider>,
 );
