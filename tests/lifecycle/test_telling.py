@@ -71,6 +71,14 @@ def test_a_killed_run_comes_back_from_where_it_has_told_all(stack: Stack) -> Non
     stack.assert_nothing_left()
 
 
+def test_last_words_are_stored(stack: Stack) -> None:
+    """What a process has said in the moment before it died is still in its socket."""
+    run_id = stack.trigger("dies_at_once")
+    assert stack.await_end(run_id)["status"] == "CRASHED"
+    assert read_stream(stack, run_id, "words") == list(range(300))
+    assert metadata(stack, run_id) == {"n": 300}
+
+
 def test_a_server_that_dies_in_the_middle_of_being_told_has_everything_once(stack: Stack) -> None:
     """It may have taken a report and died before it said so: the report is repeated."""
     run_id = stack.trigger("streams_on", str(stack.journal()))

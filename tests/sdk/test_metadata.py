@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from torpor import ApiError, NotInRun, current, metadata, tags, task, wait
 from torpor.sdk import running
-from torpor.sdk.outbox import MOST_OPEN, Outbox
+from torpor.sdk.outbox import MOST_OPEN, MOST_OPEN_BYTES, Outbox
 from torpor.sync import metadata as blocking_metadata
 from torpor.sync import wait as blocking_wait
 from torpor.wire.runner import Answer, Change, Known, Op, RunContext, Suspend, WordLimits
@@ -484,12 +484,14 @@ def test_what_code_gets_is_its_own() -> None:
     assert value == {"list": [1]}
 
 
-def test_of_very_many_changes_none_is_kept_and_only_an_answer_to_all_of_them_counts() -> None:
+@pytest.mark.parametrize("size", [1, MOST_OPEN_BYTES // 10])
+def test_of_very_many_changes_none_is_kept_and_only_an_answer_to_all_of_them_counts(size: int) -> None:
     box = outbox(n=0)
-    for _ in range(MOST_OPEN + 1):
-        box.change("self", Op("increment", "n", 1))
-    box.learn(Known(1, 17, {"n": 17}, []))
-    assert box.metadata == {"n": MOST_OPEN + 1}
+    many = min(MOST_OPEN, MOST_OPEN_BYTES // size) + 1
+    for _ in range(many):
+        box.change("self", Op("increment", "n", 1), size=size)
+    box.learn(Known(1, 7, {"n": 7}, []))
+    assert box.metadata == {"n": many}
     box.change("self", Op("increment", "n", 1))
-    box.learn(Known(2, MOST_OPEN + 1, {"n": MOST_OPEN + 1001}, []))
-    assert box.metadata == {"n": MOST_OPEN + 1002}
+    box.learn(Known(2, many, {"n": many + 1000}, []))
+    assert box.metadata == {"n": many + 1001}

@@ -130,7 +130,7 @@ class Writer:
         if size > limit:
             raise ValueError(f"{what}: the value has {size} bytes of JSON; metadata has at most {limit} in all")
         if (session := running.listening(f"{self._name} changed")) is not None:
-            session.change(self._target, op)
+            session.change(self._target, op, size=size)
 
 
 class _Own(Writer):

@@ -21,6 +21,7 @@ from torpor.wire.operations import apply
 from torpor.wire.runner import Append, Change, Chunk, Known, Op, RunContext, Target
 
 MOST_OPEN = 5000
+MOST_OPEN_BYTES = 8 << 20
 """So many changes that the server is not known to have are made again on top of what it has. When there are more we go by our own
 view until it has them all."""
 MANY = 1000
@@ -48,7 +49,8 @@ class Outbox:
         self._lock = threading.RLock()
         self._is_busy = False
         self._waiting: deque[Change | Append] = deque()
-        self._open: deque[Change] = deque()  # our own, not known to be at the server
+        self._open: deque[tuple[Change, int]] = deque()  # our own, not known to be at the server, and their sizes
+        self._open_bytes = 0
         self._number = 0
         self._left = 0  # the last change that has left this process whole
         self._blind_until = 0
@@ -60,9 +62,9 @@ class Outbox:
         """Whether more waits here than is good."""
         return len(self._waiting) > MANY
 
-    def change(self, target: Target, op: Op | None = None, tags: Sequence[str] = ()) -> None:
-        """Have metadata changed, or tags added."""
-        self._do(partial(self._say, target, op, list(tags)))
+    def change(self, target: Target, op: Op | None = None, tags: Sequence[str] = (), *, size: int = 0) -> None:
+        """Have metadata changed, or tags added. The size is that of the value, as JSON."""
+        self._do(partial(self._say, target, op, list(tags), size))
 
     def warn_if_slow(self, has_room: bool) -> None:
         """Tell the author, now and then, what keeps the code waiting."""
@@ -113,32 +115,37 @@ class Outbox:
                     self._is_busy = False
             is_done = not self._to_do
 
-    def _say(self, target: Target, op: Op | None, tags: list[str]) -> None:
+    def _say(self, target: Target, op: Op | None, tags: list[str], size: int) -> None:
         self._number += 1
         change = Change(self._number, self._seen, target, op, tags)
         if target == "self":
-            self._open.append(change)
+            self._open.append((change, size))
+            self._open_bytes += size
             self._make(change)
-            if len(self._open) > MOST_OPEN:
+            if len(self._open) > MOST_OPEN or self._open_bytes > MOST_OPEN_BYTES:
                 self._open.clear()
+                self._open_bytes = 0
                 self._blind_until = self._number
         self._waiting.append(change)
 
     def _take_over(self, known: Known) -> None:
         self._seen = known.number
         if known.through >= self._blind_until:
-            while self._open and self._open[0].number <= known.through:
-                self._open.popleft()
+            self._close_up_to(known.through)
             self._begin_from(known.metadata, known.tags)
 
     def _begin_again(self, context: RunContext) -> None:
         self._seen = 0
-        self._open = deque(change for change in self._open if change.number > self._left)
+        self._close_up_to(self._left)
         self._begin_from(context.metadata, context.tags)
+
+    def _close_up_to(self, number: int) -> None:
+        while self._open and self._open[0][0].number <= number:
+            self._open_bytes -= self._open.popleft()[1]
 
     def _begin_from(self, metadata: dict[str, Any], tags: Sequence[str]) -> None:
         self.metadata, self.tags = metadata, list(tags)
-        for change in self._open:
+        for change, _ in self._open:
             self._make(change)
 
     def _make(self, change: Change) -> None:

@@ -278,9 +278,9 @@ class Session:
         """Whether something can be said without having to wait for the supervisor."""
         return not self._outbox.is_full and self._channel.has_room()
 
-    def change(self, target: Target, op: Op | None = None, tags: Sequence[str] = ()) -> None:
-        """Have metadata changed, or tags added."""
-        self._outbox.change(self._whose(target), op, tags)
+    def change(self, target: Target, op: Op | None = None, tags: Sequence[str] = (), *, size: int = 0) -> None:
+        """Have metadata changed, or tags added. The size is that of the value, as JSON."""
+        self._outbox.change(self._whose(target), op, tags, size=size)
         self._say()
 
     def append(self, target: Target, key: str, chunk: Chunk) -> None:

@@ -1,5 +1,6 @@
 """Tasks that say how far they are, and give out what they make, while they are frozen, moved and killed."""
 
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -92,3 +93,11 @@ async def tells_too_much() -> dict[str, Any]:
     metadata.increment("n")
     await wait.for_(seconds=0.05)
     return {key: value if isinstance(value, int) else len(value) for key, value in metadata.current().items()}
+
+
+@task(retry=Retry(max_attempts=1))
+def dies_at_once() -> None:
+    for number in range(300):
+        stream("words").append(number)
+        metadata.increment("n")
+    os._exit(3)
