@@ -115,6 +115,19 @@ async def test_a_filter_is_understood_in_all_the_client_s_spellings(
             assert (await http.post("/api/v1/bulk-actions", json=asked)).json() == {"count": 1}, given
 
 
+async def test_with_a_personal_token_it_is_said_to_be_by_its_person(
+    client: AsyncClient, worker: FakeWorker, url: str
+) -> None:
+    """U5: the action, and each run that it cancels."""
+    (run_id,) = await triggered(client, 1)
+    token = (await client.create_key("Grace", personal=True))["key"]
+    async with AsyncClient(url, token) as grace:
+        made = await grace.bulk_cancel([run_id], name="spring cleaning")
+        assert (await over(grace, made["id"]))["by"] == "Grace"
+    (*_, end) = [event async for event in client.story(run_id)]
+    assert end["data"]["reason"] == "canceled by Grace with the bulk action spring cleaning"
+
+
 async def test_unknown_actions_are_404(client: AsyncClient) -> None:
     for call in (client.bulk_action("bulk_x"), client.abort_bulk_action("bulk_x")):
         with pytest.raises(NotFound):

@@ -44,6 +44,7 @@ class BulkRequest:
     where: read_runs.RunFilter | None = None
     run_ids: Sequence[str] | None = None
     name: str | None = None
+    by: str | None = None  # the person who asks
     bulk_id: str | None = None  # the same request twice is the same action
 
 
@@ -76,12 +77,13 @@ async def create_bulk(tx: Transaction, environment_id: str, request: BulkRequest
     if known is not None:
         return BulkCreated(bulk_id, known)
     await tx.execute(
-        """insert into bulk_actions (id, environment_id, kind, name, total, created_at, completed_at)
-           values ($1, $2, $3, $4, 0, $5, $5)""",
+        """insert into bulk_actions (id, environment_id, kind, name, made_by, total, created_at, completed_at)
+           values ($1, $2, $3, $4, $5, 0, $6, $6)""",
         bulk_id,
         environment_id,
         request.kind,
         request.name,
+        request.by,
         now,
     )
     total = await _choose(tx, environment_id, bulk_id, request)
@@ -169,7 +171,9 @@ async def work_off(
 
 async def _cancel(tx: Transaction, action: BulkAction, places: dict[str, int], *, now: datetime) -> list[_Done]:
     around = await lock_runs_and_waiters(tx, places)
-    reason = f"canceled by the bulk action {action.name or action.id}"
+    reason = (
+        f"canceled by {f'{action.made_by} with ' if action.made_by else ''}the bulk action {action.name or action.id}"
+    )
     done: list[_Done] = []
     for run_id, place in places.items():
         run = around[0].get(run_id)

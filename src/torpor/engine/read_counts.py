@@ -28,16 +28,20 @@ async def run_counts(
     task_ids: list[str] | None = None,
 ) -> list[Bucket]:
     """All buckets from `since`, oldest first, the empty ones too; the last may reach beyond `until`."""
+    begins = [since + index * bucket for index in range(-(-(until - since) // bucket))]
+    # For each bucket and state a stretch of the index, of which nothing but the length is asked.
     rows = await tx.fetch(
-        f"""select began, state, count from unnest($2::text[]) as states (state) cross join lateral (
-                select date_bin($5, created_at, $3) as began, count(*) as count from runs
-                where environment_id = $1 and hook is null and runs.state = states.state
-                  and created_at >= $3 and created_at < $4 {"and task_id = any($6::text[])" if task_ids else ""}
-                group by began) as counted""",
+        f"""select began, state, count
+            from unnest($2::timestamptz[]) as buckets (began) cross join unnest($3::text[]) as states (state)
+                 cross join lateral (
+                     select count(*) as count from runs
+                     where environment_id = $1 and hook is null and runs.state = states.state
+                       and created_at >= began and created_at < began + $4::interval
+                       {"and task_id = any($5::text[])" if task_ids else ""}) as counted
+            where count > 0""",
         environment_id,
+        begins,
         [*RunState],
-        since,
-        until,
         bucket,
         *([task_ids] if task_ids else []),
     )
@@ -46,5 +50,4 @@ async def run_counts(
         there = counts.setdefault(row["began"], {})
         status = STATUS[RunState(row["state"])]
         there[status] = there.get(status, 0) + row["count"]
-    begins = [since + index * bucket for index in range(-(-(until - since) // bucket))]
     return [Bucket(began, counts.get(began, {})) for began in begins]

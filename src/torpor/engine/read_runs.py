@@ -135,22 +135,23 @@ class _Walk:
         ways += [(column, "state") for column in ("task_id", "queue") if column in columns]
         ways += [(column,) for column in ("version", "state", "preset") if column in columns]
         for way in ways[: len(ways) * (len(ways) > 1)]:
-            if await self._leaves_few(way, columns):
+            if await self._leaves_few(way):
                 return await self._go(way)
         return await self._go(ways[0]) if ways else await self._newest(self._conditions())
 
-    async def _leaves_few(self, way: tuple[str, ...], columns: dict[str, list[str]]) -> bool:
+    async def _leaves_few(self, way: tuple[str, ...]) -> bool:
         """Counted along the index, and no further than needed."""
         made = Conditions(self._environment_id)
-        source = "runs"
         if way == ("tags",):
-            source, made.parts = "run_tags", ["environment = $1"]
-            made.add("tag = any({}::text[])", self._where.tags)
+            each, at = f"unnest({made.value(self._where.tags)}::text[]) as wanted (tag)", "run_created_at"
+            source, made.parts = "run_tags", ["environment = $1", "run_tags.tag = wanted.tag"]
         else:
+            each, at = self._each_of(made, way), "created_at"
+            source = "runs"
             made.parts.append("hook is null")
-            for column in way:
-                made.add_if(f"{column} = any({{}}::text[])", columns.get(column))
-        counted = f"select from {source} where {' and '.join(made.parts)} limit {FEW}"
+        counted = f"""select from {each} cross join lateral (
+                          select from {source} where {" and ".join(made.parts)} order by {at} desc limit {FEW}) as run
+                      limit {FEW}"""
         return (await self._tx.fetchval(f"select count(*) from ({counted}) as counted", *made.values) or 0) < FEW
 
     async def _go(self, way: tuple[str, ...]) -> Found:
@@ -201,15 +202,19 @@ class _Walk:
         between = [f"{at} {sign} {made.value(limit)}" for sign, limit in limits if limit is not None]
         return between + self._beyond(made, at, id)
 
-    async def _along(self, *columns: str) -> Found:
-        """The index that begins with these columns, once for each combination of their values."""
+    def _each_of(self, made: Conditions, columns: tuple[str, ...]) -> str:
+        """Each combination of the values that these columns may have, and that a run has it."""
         wanted = _columns(self._where)
-        made = self._conditions(*columns)
         values = [f"unnest({made.value(wanted.get(column, [*RunState]))}::text[])" for column in columns]
-        each = " cross join ".join(
+        made.parts += [f"runs.{column} = {column}s.value" for column in columns]
+        return " cross join ".join(
             f"{value} as {column}s (value)" for column, value in zip(columns, values, strict=True)
         )
-        made.parts += [f"runs.{column} = {column}s.value" for column in columns]
+
+    async def _along(self, *columns: str) -> Found:
+        """The index that begins with these columns, once for each combination of their values."""
+        made = self._conditions(*columns)
+        each = self._each_of(made, columns)
         return await self._fetch(
             f"""select created_at, id from {each} cross join lateral (
                     select created_at, id from runs where {" and ".join(made.parts)} {self._in_order}) as run

@@ -1,5 +1,6 @@
 """Bulk actions: cancel or replay many runs, chosen by a filter or named. The servers work them off (bulk_work.py)."""
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ from starlette.responses import Response
 
 from torpor import engine
 from torpor.engine import read_bulk
-from torpor.server import paging, render, run_filter
+from torpor.server import auth, paging, render, run_filter
 from torpor.server.auth import Keyed
 from torpor.server.bodies import decode, read_body, reply
 from torpor.server.errors import Refused, not_found
@@ -39,7 +40,7 @@ async def create(request: Request, environment: Keyed) -> Response:
     here, body = hub(request), decode(await read_body(request), _bulk_body)
     now = here.clock.now()
     where = None if body.filter is None else run_filter.of_body(body.filter, now)
-    asked = _read(body, where, id_for(request, "bulk", environment.id))
+    asked = replace(_read(body, where), by=auth.caller(request).person, bulk_id=id_for(request, "bulk", environment.id))
     async with here.database.transaction() as tx:
         if body.preview:
             return reply({"count": await engine.count_bulk(tx, environment.id, asked)})
@@ -47,7 +48,7 @@ async def create(request: Request, environment: Keyed) -> Response:
     return reply({"id": made.bulk_id}, 202)
 
 
-def _read(body: BulkBody, where: engine.RunFilter | None, bulk_id: str) -> engine.BulkRequest:
+def _read(body: BulkBody, where: engine.RunFilter | None) -> engine.BulkRequest:
     """400 for what can't be meant."""
     if body.action not in ("cancel", "replay"):
         raise Refused(400, f'action: "cancel" or "replay", not {body.action!r}')
@@ -60,7 +61,7 @@ def _read(body: BulkBody, where: engine.RunFilter | None, bulk_id: str) -> engin
         raise Refused(400, f"name: at most {MAX_NAME} characters", limit=MAX_NAME, value=len(body.name))
     if body.targetRegion is not None:
         raise Refused(422, "targetRegion is not supported: a replay gets the size of machine that its run had")
-    return engine.BulkRequest(body.action, where, body.runIds, body.name or None, bulk_id)
+    return engine.BulkRequest(body.action, where, body.runIds, body.name or None)
 
 
 @router.get("/api/v1/bulk-actions")

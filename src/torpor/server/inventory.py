@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from torpor.config import Settings
-from torpor.engine import read
+from torpor.engine import bulk, read
 from torpor.engine.query import TIMEOUT_S
 from torpor.engine.query_grammar import MAX_ROWS
 from torpor.engine.query_words import MAX_CHARS
@@ -72,6 +72,7 @@ def limits_of(settings: Settings, environment: Environment | None) -> dict[str, 
         "batchItemBytes": settings.max_request_bytes,
         "uploadBytes": settings.max_request_bytes,
         "batchItems": settings.max_batch_items,
+        "bulkRunIds": bulk.MAX_NAMED,
         "outputBytes": MAX_OUTPUT_BYTES,
         "metadataBytes": settings.max_metadata_bytes,
         "streams": MAX_STREAMS,

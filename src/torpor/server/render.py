@@ -73,7 +73,7 @@ def run_summary(run: Run, now: datetime) -> Json:
             "id": run.id,
             "status": status,
             "taskIdentifier": run.task_id,
-            "idempotencyKey": key_options.get("key") or run.idempotency_key,
+            "idempotencyKey": written if isinstance(written := key_options.get("key"), str) else run.idempotency_key,
             "version": run.version,
             "isQueued": status in _QUEUED,
             "isExecuting": status in _EXECUTING,
@@ -245,6 +245,7 @@ def bulk_action(action: BulkAction) -> Json:
         {
             "id": action.id,
             "name": action.name,
+            "by": action.made_by,
             "type": action.kind.upper(),
             "status": status,
             "counts": {"total": action.total, "success": action.succeeded, "failure": action.failed},
@@ -382,7 +383,7 @@ def token_whole(here: Hub, view: TokenView) -> Json:
             output = msgspec.json.encode(TOKEN_TIMED_OUT).decode()
             return item | {"output": output, "outputType": "application/json", "outputIsError": True}
         case "failed":
-            output = (token.error or {}).get("message", "null")
+            output = msgspec.json.encode({"message": (token.error or {}).get("message", "")}).decode()
             return item | {"output": output, "outputType": "application/json", "outputIsError": True}
         case _:
             output = token.output or "null"

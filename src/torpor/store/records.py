@@ -284,6 +284,7 @@ class BulkAction(Row):
     environment_id: str
     kind: str
     name: str | None
+    made_by: str | None
     total: int
     succeeded: int
     failed: int

@@ -69,6 +69,7 @@ class Counts(Shape):
 class BulkInList(Shape, kw_only=True):
     id: str
     name: str | UnsetType = UNSET
+    by: Annotated[str, Meta(description="Who made it with a personal token. Torpor's own.")] | UnsetType = UNSET
     type: Literal["CANCEL", "REPLAY"]
     status: Literal["PENDING", "COMPLETED", "ABORTED"]
     counts: Counts

@@ -77,6 +77,7 @@ class ServerLimits(Shape):
     batch_item_bytes: int
     upload_bytes: int
     batch_items: int
+    bulk_run_ids: int
     output_bytes: int
     metadata_bytes: int
     streams: int
@@ -188,6 +189,7 @@ RESOURCE = Resource(
                         "batchItemBytes": 3145728,
                         "uploadBytes": 3145728,
                         "batchItems": 100000,
+                        "bulkRunIds": 10000,
                         "outputBytes": 32505856,
                         "metadataBytes": 262144,
                         "streams": 100,

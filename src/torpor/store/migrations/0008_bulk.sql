@@ -48,6 +48,7 @@ create table bulk_actions (
     environment_id text not null references environments,
     kind text not null,
     name text,
+    made_by text,                              -- the person, if it was made with a personal token
     total int not null,                        -- runs, chosen when it was made
     succeeded int not null default 0,
     failed int not null default 0,             -- work_off: those before the first that is yet to do are succeeded + failed
