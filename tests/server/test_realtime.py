@@ -16,6 +16,7 @@ from shape_reader import Poll, ShapeReader, reading
 from torpor.config import Settings
 from torpor.engine import read_feeds
 from torpor.sdk.client import AsyncClient
+from torpor.sdk.debounce import Debounce
 from torpor.server.serve import serve
 from torpor.wire.runner import NewWait
 
@@ -90,6 +91,50 @@ async def test_a_run_is_followed_to_its_end(client: AsyncClient, worker: FakeWor
     )
     assert last["completedAt"]
     assert last["startedAt"]
+
+
+async def test_whatever_changes_a_run_is_announced(
+    client: AsyncClient, worker: FakeWorker, follow: Follow, http: httpx2.AsyncClient, url: str
+) -> None:
+    """By each verb: what isn't is told only when the next poll begins."""
+    debounce = Debounce("key", "1h")
+    run_id: str = (await client.trigger("echo", debounce=debounce, max_attempts=2))["id"]
+    reader = follow(f"runs/{run_id}")
+    await reader.read()
+
+    async def changes(verb: Awaitable[Any], **values: str | None) -> Any:
+        """Once what is under way has been told, this alone is awaited."""
+        before = reader.rows[run_id]
+        told = asyncio.create_task(reader.until(run_id, **values))
+        done = await verb
+        async with asyncio.timeout(5):
+            assert await told != before
+        return done
+
+    delay = reader.rows[run_id]["delayUntil"]
+    poll = Poll(reader)
+    await client.trigger("echo", debounce=debounce)
+    assert [row["delayUntil"] != delay for row in await poll.told()] == [True]
+    await changes(client.reschedule(run_id, 0.05), status="PENDING")
+    given = await changes(worker.take(), status="DEQUEUED")
+    await changes(worker.start(given), status="EXECUTING")
+    path = f"{url}/api/v1/runs/{run_id}"
+    await changes(http.put(f"{path}/metadata", json={"metadata": {"k": 1}}), metadata='{"k":1}')
+    await changes(http.post(f"{path}/tags", json={"tags": ["new"]}), runTags='{"new"}')
+    await changes(
+        http.post(f"{url}/realtime/v1/streams/{run_id}/self/s/append", content="part"), realtimeStreams='{"s"}'
+    )
+    one, other = [(await client.create_token())["id"] for _ in range(2)]
+    await changes(worker.block(given, NewWait("w1", "token", waitpoint_id=one)), status="WAITING_TO_RESUME")
+    await client.complete_token(one)
+    await changes(worker.collect(given, "w1"), status="EXECUTING")
+    await changes(worker.block(given, NewWait("w2", "token", waitpoint_id=other)), status="WAITING_TO_RESUME")
+    await worker.suspend(given)
+    await changes(client.complete_token(other), status="PENDING")
+    given = await changes(worker.take(), status="DEQUEUED")
+    await changes(worker.start(given, ["w2"]), status="EXECUTING")
+    await changes(worker.fail(given, "once more"), status="PENDING")
+    await changes(client.cancel(run_id), status="CANCELED")
 
 
 async def test_what_has_changed_meanwhile_is_told_at_once(

@@ -315,8 +315,8 @@ async def _check_scopes(request: Request, caller: Caller, scopes: tuple[str, ...
     if any(EACH_TASK in scope for scope in scopes):
         return
     parts = {each: str(value) for each, value in request.path_params.items()}
-    asked = {each: [value] for each, value in parts.items()} | {A_TAG: request.query_params.get("tags", "").split(",")}
-    if caller.may(*_filled(scopes, asked)):
+    tags = [tag for tag in request.query_params.get("tags", "").split(",") if tag]
+    if caller.may(*_filled(scopes, {each: [value] for each, value in parts.items()} | {A_TAG: tags})):
         return
     if "run_id" in parts and any(each in _RUN_FIELDS for scope in scopes for each in _fields(scope)):
         here = hub(request)
