@@ -35,10 +35,12 @@ def test_an_answer_while_in_memory_ends_a_blocking_wait(supervisor: Supervisor) 
     @task
     def ask() -> object:
         token = create_token(timeout="1h", tags="t")
+        assert token.public_access_token == "a token for a page"
         return wait.for_token(token)
 
     supervisor.start(ask)
-    asked = supervisor.reply("create_token", {"waitpoint_id": "waitpoint_1", "url": "http://x"})
+    made = {"waitpoint_id": "waitpoint_1", "url": "http://x", "public_token": "a token for a page"}
+    asked = supervisor.reply("create_token", made)
     assert (asked["timeout_s"], asked["tags"]) == (3600, ["t"])
     supervisor.answer(supervisor.expect_idle().waits[0].wait_id, {"paid": True})
     assert supervisor.output_of_run() == {"paid": True}
