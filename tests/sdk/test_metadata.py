@@ -307,19 +307,25 @@ def test_what_had_not_left_when_the_run_was_frozen_at_work_leaves_once_under_the
     assert supervisor.output_of_run() == [*map(str, range(10)), 101]
 
 
-def test_a_change_in_a_hook_around_a_freeze_is_said(supervisor: Supervisor) -> None:
+@pytest.mark.parametrize("kind", ["async", "blocking"])
+def test_a_change_in_a_hook_around_a_freeze_is_said(supervisor: Supervisor, kind: str) -> None:
     @task
-    async def napping() -> None:
+    async def in_loop() -> None:
         await wait.for_(hours=1)
 
-    @napping.on_suspend
+    @task
+    def blocking() -> None:
+        blocking_wait.for_(hours=1)
+
     def going() -> None:
         metadata.set("state", "frozen")
 
-    @napping.on_resume
     def coming() -> None:
         metadata.set("state", "back")
 
+    napping = in_loop if kind == "async" else blocking
+    napping.on_suspend(going)
+    napping.on_resume(coming)
     supervisor.start(napping)
     (new,) = supervisor.expect_idle().waits
     supervisor.send(Suspend())

@@ -74,6 +74,7 @@ class BlockingDoor:
         self._ledger = ledger
         self._outbox = outbox
         self._is_saying = False
+        self._is_receiving = False  # the reader, just now
         self._standstill = standstill
         self._cancellation = cancellation
         cancellation.look = self._read_now
@@ -213,8 +214,10 @@ class BlockingDoor:
             self._turn.release()
             try:
                 # No thread tells us when it falls asleep.
+                self._is_receiving = True
                 message = self._channel.receive() if self._has_news() else None
             finally:
+                self._is_receiving = False
                 self._turn.acquire()
             if message is None:
                 self._tell()
@@ -239,7 +242,12 @@ class BlockingDoor:
                 while self._reader is None and not self._is_shut and self._channel.has_news():  # twice in a row
                     self._reader = threading.get_ident()
                     try:
-                        self._dispatch(self._channel.received())
+                        self._is_receiving = True
+                        try:
+                            messages = self._channel.received()
+                        finally:
+                            self._is_receiving = False
+                        self._dispatch(messages)
                     except LetGo:
                         self._come_back()
                     finally:
@@ -249,8 +257,8 @@ class BlockingDoor:
                 self._turn.release()
 
     def _say(self) -> None:
-        if self._is_saying or self._reader == threading.get_ident():
-            return  # a signal's handler, in the middle of sending or reading: it is sent with what comes next
+        if self._is_saying or (self._is_receiving and self._reader == threading.get_ident()):
+            return  # a signal's handler, in the middle of sending or receiving: it is sent with what comes next
         self._is_saying = True
         try:
             while (message := self._outbox.take()) is not None:
