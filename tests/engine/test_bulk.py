@@ -74,6 +74,20 @@ async def test_its_runs_are_those_that_fitted_when_it_was_made(world: World):
     assert (await world.story(early[1]))[-1].data == {"reason": f"canceled by the bulk action {bulk_id}"}
 
 
+async def test_a_run_that_ends_before_its_turn_is_a_failure_of_a_cancel_and_none_of_a_replay(world: World):
+    lease = await world.begin()
+    canceling = await create(world, status=["EXECUTING"])
+    replaying = await create(world, "replay", status=["EXECUTING"])
+    await world.finish(lease)
+    assert [
+        (one.succeeded, one.failed) for one in (await work_off(world, canceling), await work_off(world, replaying))
+    ] == [
+        (0, 1),
+        (1, 0),
+    ]
+    assert (await world.run(lease.run_id)).state == RunState.COMPLETED
+
+
 async def test_steps_are_small_and_end_with_the_last_run(world: World):
     await triggered(world, 5)
     bulk_id = await create(world, task_ids=["hello"])

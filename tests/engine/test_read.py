@@ -27,6 +27,7 @@ TABLES = {
     "checkpoints": records.Checkpoint,
     "events": records.Event,
     "logs": records.LogLine,
+    "bulk_actions": records.BulkAction,
 }
 
 
