@@ -1,10 +1,12 @@
 """Bulk actions over HTTP, worked off by the server's duty."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
-import asyncpg
 import httpx2
 import pytest
 from fake_worker import KEY, TOKEN, FakeWorker, Start
@@ -18,6 +20,7 @@ from torpor.server import bulk_work
 from torpor.server.hub import Hub
 from torpor.store.database import Database
 from torpor.store.migrate import upgrade
+from torpor.store.records import BulkAction
 
 pytestmark = pytest.mark.anyio
 
@@ -151,35 +154,85 @@ async def test_what_a_dead_server_left_is_done_by_the_next(start: Start, databas
         assert (await over(client, made.bulk_id))["counts"]["failure"] == 1
 
 
+@asynccontextmanager
+async def server(database_url: str) -> AsyncIterator[Hub]:
+    """What the duty acts on, with connections of its own."""
+    database = await Database.connect(database_url)
+    yield Hub(Settings(secret_key=KEY, worker_token=TOKEN), database, SystemClock())
+    await database.close()
+
+
+async def do(here: Hub, verb: Any, *args: Any, **options: Any) -> Any:
+    """One verb in one transaction."""
+    async with here.database.transaction() as tx:
+        return await verb(tx, *args, now=here.clock.now(), **options)
+
+
+async def founded(here: Hub, count: int) -> tuple[str, list[str]]:
+    """An environment with so many runs, of a task that nobody knows yet."""
+    environment = await do(here, engine.ensure_environment, "dev", key_hash=b"k")
+    async with here.database.transaction() as tx:
+        await tx.execute("update environments set accepts_unknown_tasks = true")
+    requests = [engine.TriggerRequest("echo", run_id=f"run_{n}") for n in range(count)]
+    await do(here, engine.trigger_all, environment.id, requests)
+    return environment.id, [f"run_{n}" for n in range(count)]
+
+
+async def action(here: Hub, environment_id: str, bulk_id: str) -> BulkAction:
+    async with here.database.transaction() as tx:
+        found = await engine.read_bulk.bulk_action(tx, environment_id, bulk_id)
+    assert found
+    return found
+
+
+async def test_two_servers_that_are_stopped_anywhere_lose_and_double_nothing(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time a little later in their duty, until all is done."""
+    monkeypatch.setattr(engine, "work_off", partial(engine.work_off, limit=3))
+    await upgrade(database_url)
+    async with server(database_url) as one, server(database_url) as other:
+        environment_id, run_ids = await founded(one, 20)
+        bulk_id = (
+            await do(one, engine.create_bulk, environment_id, engine.BulkRequest("replay", run_ids=run_ids))
+        ).bulk_id
+        stopped = 0
+        while (await action(one, environment_id, bulk_id)).completed_at is None:
+            duties = [asyncio.create_task(bulk_work.work_off(here)) for here in (one, other)]
+            for _ in range(3 * stopped):
+                await asyncio.sleep(0)
+            for duty in duties:
+                duty.cancel()
+            await asyncio.gather(*duties, return_exceptions=True)
+            stopped += 1
+        done = await action(one, environment_id, bulk_id)
+        assert (done.succeeded, done.failed) == (20, 0)
+        async with one.database.transaction() as tx:
+            rows = await tx.fetch("select replayed_from from runs where replayed_from is not null")
+        assert sorted(row["replayed_from"] for row in rows) == sorted(run_ids)
+    assert stopped > 5
+
+
 async def test_a_run_that_the_database_refuses_to_cancel_stops_no_other(database_url: str) -> None:
     """It fails alone, with the reason; small actions don't wait for large ones."""
     await upgrade(database_url)
-    database = await Database.connect(database_url)
-    here = Hub(Settings(secret_key=KEY, worker_token=TOKEN), database, SystemClock())
+    async with server(database_url) as here:
+        environment_id, run_ids = await founded(here, 5)
+        async with here.database.transaction() as tx:
+            await tx.execute(SABOTAGE)
+        ids = [
+            (await do(here, engine.create_bulk, environment_id, engine.BulkRequest("cancel", run_ids=given))).bulk_id
+            for given in (run_ids, ["run_x"])
+        ]
+        assert await bulk_work.work_off(here) == 6
+        done = await action(here, environment_id, ids[0])
+        assert (done.succeeded, done.failed) == (4, 1)
+        async with here.database.transaction() as tx:
+            told = [await engine.read_bulk.problems(tx, bulk_id) for bulk_id in ids]
+        assert told == [[("run_2", "the database refused it: sabotaged")], [("run_x", "there is no such run")]]
 
-    async def do(verb: Any, *args: Any, **options: Any) -> Any:
-        async with database.transaction() as tx:
-            return await verb(tx, *args, now=here.clock.now(), **options)
 
-    environment = await do(engine.ensure_environment, "dev", key_hash=b"k")
-    connection = await asyncpg.connect(database_url)
-    await connection.execute("update environments set accepts_unknown_tasks = true")
-    run_ids = [
-        (await do(engine.trigger, environment.id, engine.TriggerRequest("echo", run_id=f"run_{n}"))).run_id
-        for n in range(5)
-    ]
-    await connection.execute(
-        """create function sabotage() returns trigger language plpgsql as $$ begin raise exception 'sabotaged'; end $$;
-           create trigger sabotage before update on runs for each row when (old.id = 'run_2') execute function sabotage()"""
-    )
-    large = (await do(engine.create_bulk, environment.id, engine.BulkRequest("cancel", run_ids=run_ids))).bulk_id
-    small = (await do(engine.create_bulk, environment.id, engine.BulkRequest("cancel", run_ids=["run_x"]))).bulk_id
-    assert await bulk_work.work_off(here) == 6
-    async with database.transaction() as tx:
-        found = await engine.read_bulk.bulk_action(tx, environment.id, large)
-        assert found
-        assert (found.succeeded, found.failed) == (4, 1)
-        assert await engine.read_bulk.problems(tx, large) == [("run_2", "the database refused it: sabotaged")]
-        assert (await engine.read_bulk.problems(tx, small))[0][0] == "run_x"
-    await connection.close()
-    await database.close()
+SABOTAGE = """
+create function sabotage() returns trigger language plpgsql as $$ begin raise exception 'sabotaged'; end $$;
+create trigger sabotage before update on runs for each row when (old.id = 'run_2') execute function sabotage()
+"""

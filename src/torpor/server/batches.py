@@ -334,6 +334,12 @@ def added(outcome: object) -> engine.ItemsAdded:
 # -- all at once ------------------------------------------------------------------------------------------------------
 
 
+class WholeItem(msgspec.Struct):
+    task: str
+    payload: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    options: dict[str, Any] | None = None
+
+
 class WholeBatchBody(msgspec.Struct):
     items: list[msgspec.Raw]
     parentRunId: str | None = None  # the wire's name
@@ -386,12 +392,6 @@ def _numbered(index: int, raw: msgspec.Raw) -> Item:
     except msgspec.ValidationError as error:
         raise Refused(400, f"items[{index}]: {error}") from None
     return Item(index, task.task, task.payload, task.options)
-
-
-class WholeItem(msgspec.Struct):
-    task: str
-    payload: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    options: dict[str, Any] | None = None
 
 
 # -- look -------------------------------------------------------------------------------------------------------------
