@@ -79,10 +79,11 @@ async def test_what_is_done_with_it_is_by_its_person(client: AsyncClient, worker
 
         answers = []
         for by in (None, "Grace"):
-            token = (await ada.create_token())["id"]
+            token = (await ada.create_token(title="Ship it?"))["id"]
             await ada.approve(token, by=by)
             answers.append(json.loads((await ada.token(token))["output"]))
         assert answers == [{"approved": True, "by": "Ada"}, {"approved": True, "by": "Grace"}]
-        token = (await ada.create_token())["id"]
-        await ada.complete_token(token, {"any": 1})
-        assert json.loads((await ada.token(token))["output"]) == {"any": 1}, "what is no approval stays as it was sent"
+        for title, value in [(None, {"approved": True}), ("Ship it?", {"any": 1})]:
+            token = (await ada.create_token(title=title))["id"]
+            await ada.complete_token(token, value)
+            assert json.loads((await ada.token(token))["output"]) == value, "what is no approval stays as it was sent"
