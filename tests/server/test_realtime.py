@@ -505,7 +505,7 @@ async def test_who_hangs_up_leaves_nothing_behind(
             "value": 2,
         }
         poll.task.cancel()
-        await asyncio.wait({poll.task})
+        await asyncio.gather(poll.task, return_exceptions=True)
         polls: list[asyncio.Task[httpx2.Response]] = []
 
         async def is_let_in() -> bool:
@@ -531,7 +531,7 @@ async def _first_refusal(reader: ShapeReader) -> httpx2.Response:
             assert answer.status_code == 429
             return answer
         asked.cancel()
-        await asyncio.wait({asked})
+        await asyncio.gather(asked, return_exceptions=True)
 
 
 # -- who may, and what ------------------------------------------------------------------------------------------------
