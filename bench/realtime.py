@@ -117,7 +117,7 @@ def show(what: str, delays: list[float]) -> None:
 
 
 async def measure(port: int, database_url: str, pids: list[int], database_pids: list[int], asked: Any) -> None:
-    from torpor.sdk.client import AsyncClient
+    from torpor.sdk.async_client import AsyncClient
 
     heard = Heard()
     async with AsyncClient(f"http://127.0.0.1:{port}", KEY) as client:

@@ -12,7 +12,7 @@ import time
 from measured import row, stack
 from stack import KEY
 
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 
 ITEMS = 1000
 CLIENTS = (1, 16, 64)

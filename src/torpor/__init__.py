@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     from torpor.sdk import wait
     from torpor.sdk.any_batch import batch_trigger, batch_trigger_and_wait
     from torpor.sdk.app import app
+    from torpor.sdk.async_client import AsyncClient
     from torpor.sdk.batch import Batch, BatchItem, BatchResult
     from torpor.sdk.checkpoints import Checkpoints
-    from torpor.sdk.client import AsyncClient, Client
+    from torpor.sdk.client import Client
     from torpor.sdk.context import current
     from torpor.sdk.debounce import Debounce
     from torpor.sdk.idempotency import Idempotency
@@ -109,7 +110,8 @@ _HOMES = {
     "torpor.sdk.batch": ("Batch", "BatchItem", "BatchResult"),
     "torpor.sdk.app": ("app",),
     "torpor.sdk.checkpoints": ("Checkpoints",),
-    "torpor.sdk.client": ("AsyncClient", "Client"),
+    "torpor.sdk.async_client": ("AsyncClient",),
+    "torpor.sdk.client": ("Client",),
     "torpor.sdk.context": ("current",),
     "torpor.sdk.debounce": ("Debounce",),
     "torpor.sdk.idempotency": ("Idempotency",),

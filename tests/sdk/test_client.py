@@ -1,6 +1,7 @@
 """What the client sends, what it makes of answers, and when it asks again. The answers are scripted; the tests in
 `tests/server` go through the same client to a real server."""
 
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,7 +26,8 @@ from torpor.errors import (
     Unprocessable,
 )
 from torpor.sdk import calls
-from torpor.sdk.client import AsyncClient, Client
+from torpor.sdk.async_client import AsyncClient
+from torpor.sdk.client import Client
 
 pytestmark = pytest.mark.anyio
 
@@ -233,11 +235,22 @@ async def test_the_awaited_client_asks_again_and_pages_like_the_blocking_one() -
         assert [run["id"] async for run in client.runs(tag="a")] == ["run_2", "run_1"]
 
 
-def test_both_clients_have_the_same_calls() -> None:
-    def public(kind: type[Any]) -> set[str]:
-        return {name for name in vars(kind) if not name.startswith("_")}
+def test_both_clients_have_the_same_calls_with_the_same_parameters() -> None:
+    def public(kind: type[Any]) -> dict[str, list[tuple[str, Any, Any]]]:
+        return {
+            name: [(each.name, each.kind, each.default) for each in inspect.signature(call).parameters.values()]
+            for name, call in vars(kind).items()
+            if not name.startswith("_")
+        }
 
     assert public(Client) == public(AsyncClient)
+
+
+def test_what_a_call_does_is_told_once() -> None:
+    for name, call in vars(AsyncClient).items():
+        if not name.startswith("_") and name != "close":
+            assert (inspect.getdoc(call) or "").startswith(f"As `Client.{name}`"), name
+            assert inspect.getdoc(getattr(Client, name)), name
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ import pytest
 
 from torpor import Retry, current, task, wait
 from torpor.errors import BlockingInLoop, ConfigError, NotInRun, PayloadError
-from torpor.sdk.client import AsyncClient, Client
+from torpor.sdk.async_client import AsyncClient
+from torpor.sdk.client import Client
 from torpor.sdk.task import AsyncTask, SyncTask, Task, registry
 
 

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from npm_packages import installed
 
 from torpor.config import Settings
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 from torpor.server import serve as serving
 from torpor.server.app import create_app
 from torpor.server.serve import serve

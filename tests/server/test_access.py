@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from torpor.config import Settings
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 from torpor.server import access
 from torpor.server.access import ROUTES, Access
 from torpor.server.app import create_app

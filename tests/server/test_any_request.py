@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from fake_worker import KEY, FakeWorker
 
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 from torpor.wire.runner import NewWait, QueueManifest
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(900)]

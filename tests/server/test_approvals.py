@@ -7,7 +7,7 @@ import pytest
 from fake_worker import KEY, FakeWorker
 
 from torpor.errors import NotFound
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 from torpor.wire.runner import NewWait
 
 pytestmark = pytest.mark.anyio

@@ -11,7 +11,8 @@ from fake_worker import KEY, FakeWorker, Start
 
 from torpor import BatchItem, task
 from torpor.config import Settings
-from torpor.sdk.client import AsyncClient, Client
+from torpor.sdk.async_client import AsyncClient
+from torpor.sdk.client import Client
 from torpor.wire import http as wire
 from torpor.wire.runner import NewWait
 

@@ -15,7 +15,7 @@ from torpor import engine
 from torpor.clock import SystemClock
 from torpor.config import Settings
 from torpor.errors import ApiError, NotFound
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 from torpor.server import bulk_work
 from torpor.server.hub import Hub
 from torpor.store.database import Database

@@ -7,7 +7,7 @@ from fake_worker import KEY, FakeWorker
 from typer.testing import CliRunner, Result
 
 from torpor.cli.main import app
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 
 pytestmark = pytest.mark.anyio
 

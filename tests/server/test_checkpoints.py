@@ -9,7 +9,7 @@ from fake_worker import KEY, FakeWorker, Start
 
 from torpor import ids
 from torpor.errors import ConfigError, NotFound, Unprocessable
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 from torpor.wire import http as wire
 from torpor.wire.runner import NewWait
 

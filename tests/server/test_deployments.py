@@ -10,7 +10,7 @@ from fake_worker import KEY, TASKS, FakeWorker, Start
 
 from torpor.config import Settings
 from torpor.errors import NotFound
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 from torpor.server.hub import Hub
 from torpor.server.pruning import prune
 from torpor.store import migrate

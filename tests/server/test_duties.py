@@ -13,7 +13,7 @@ from fake_worker import KEY, TASKS, TOKEN, FakeWorker, Start
 from torpor import engine
 from torpor.config import Settings
 from torpor.engine import complete
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 from torpor.server import loops
 from torpor.server.hub import Hub
 from torpor.server.timers import LONGEST_PAUSE_S, Timers

@@ -12,7 +12,7 @@ import pytest
 from fake_worker import KEY, FakeWorker, Start
 
 from torpor.errors import ConfigError, NotFound
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 from torpor.server.env_vars import MAX_VALUE_BYTES, REDACTED
 from torpor.wire import http as wire
 

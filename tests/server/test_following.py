@@ -10,7 +10,7 @@ import pytest
 from fake_worker import KEY, FakeWorker
 
 from torpor.errors import NotFound, RunFailed
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 
 pytestmark = pytest.mark.anyio
 

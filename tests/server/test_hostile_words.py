@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from fake_worker import FakeWorker
 
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 
 pytestmark = pytest.mark.anyio
 

@@ -14,7 +14,7 @@ from torpor.cli import checkpoints as commands
 from torpor.errors import ConfigError
 from torpor.images import Images, Keyring, Workspace
 from torpor.objects import identity, open_objects
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 from torpor.wire import http as wire
 
 pytestmark = pytest.mark.anyio

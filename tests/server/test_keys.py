@@ -14,7 +14,7 @@ import pytest
 from fake_worker import KEY, TOKEN, FakeWorker, Start
 
 from torpor.errors import ApiError, Forbidden, NotFound, TorporError, Unauthorized, Unprocessable
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")]
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from torpor.config import Settings
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 from torpor.server.inventory import limits_of
 from torpor.server.rates import MAX_BUCKETS, Rate, Rates
 

@@ -11,7 +11,7 @@ from fake_worker import KEY, TASKS, VERSION, FakeWorker, manifest
 
 from torpor.config import Settings
 from torpor.errors import ConfigError
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 from torpor.server.machines import presets
 from torpor.server.runs import SWEEP_S
 from torpor.wire import http as wire

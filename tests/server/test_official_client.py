@@ -10,7 +10,7 @@ from fake_worker import KEY, FakeWorker, awake, manifest
 from hands import append, at_work
 from npm_packages import node
 
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 from torpor.wire import http as wire
 
 pytestmark = pytest.mark.anyio

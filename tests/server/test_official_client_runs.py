@@ -9,7 +9,7 @@ import pytest
 from fake_worker import KEY, FakeWorker, Start
 from npm_packages import node
 
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 from torpor.wire import http as wire
 from torpor.wire.runner import QueueManifest
 

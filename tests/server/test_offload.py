@@ -12,7 +12,7 @@ from fake_worker import KEY, FakeWorker, Start
 
 from torpor.clock import SystemClock
 from torpor.config import Settings
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 from torpor.server import offload, pruning
 from torpor.server.hub import Hub
 from torpor.store.database import Database

@@ -7,7 +7,7 @@ import pytest
 from fake_worker import FakeWorker, Start
 
 from torpor.errors import ConfigError, Unauthorized, Unprocessable
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 from torpor.wire.runner import QueueManifest
 
 pytestmark = pytest.mark.anyio

@@ -14,7 +14,7 @@ from fake_worker import KEY, FakeWorker, Start
 
 from torpor import ids
 from torpor.errors import ApiError, NotFound, Unauthorized, Unprocessable
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 from torpor.wire import http as wire
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")]

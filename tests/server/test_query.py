@@ -11,7 +11,7 @@ from fake_worker import KEY, FakeWorker
 
 from torpor.engine import query
 from torpor.errors import ApiError
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 from torpor.server import query as server_query
 
 pytestmark = pytest.mark.anyio

@@ -6,7 +6,7 @@ import pytest
 from fake_worker import FakeWorker
 
 from torpor.errors import ApiError, NotFound
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 from torpor.wire.runner import QueueManifest
 
 pytestmark = pytest.mark.anyio

@@ -12,7 +12,7 @@ from fake_worker import FakeWorker, manifest
 from hands import append
 from playwright.async_api import Browser, Page, expect
 
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 from torpor.wire import http as wire
 from torpor.wire.runner import NewWait
 

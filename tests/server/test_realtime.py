@@ -15,7 +15,7 @@ from shape_reader import Poll, ShapeReader, reading
 
 from torpor.config import Settings
 from torpor.engine import read_feeds
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 from torpor.sdk.debounce import Debounce
 from torpor.server.serve import serve
 from torpor.wire.runner import NewWait

@@ -11,7 +11,8 @@ import pytest
 from fake_worker import KEY, FakeWorker, manifest
 
 from torpor.errors import ApiError, NotFound, Unprocessable
-from torpor.sdk.client import AsyncClient, Client
+from torpor.sdk.async_client import AsyncClient
+from torpor.sdk.client import Client
 from torpor.wire.runner import ScheduleManifest
 
 pytestmark = pytest.mark.anyio

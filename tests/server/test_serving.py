@@ -13,7 +13,7 @@ from fake_worker import KEY, TOKEN, FakeWorker, Start
 
 from torpor.config import Settings
 from torpor.errors import ConfigError
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 from torpor.server.serve import serve
 from torpor.store.embedded import EmbeddedPostgres
 

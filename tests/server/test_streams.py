@@ -18,7 +18,8 @@ from torpor.config import Settings
 from torpor.engine.read_streams import PAGE_BYTES
 from torpor.errors import NotFound
 from torpor.sdk import calls
-from torpor.sdk.client import AsyncClient, Client
+from torpor.sdk.async_client import AsyncClient
+from torpor.sdk.client import Client
 from torpor.server import streams, tails
 from torpor.server.serve import serve
 from torpor.store.database import Database

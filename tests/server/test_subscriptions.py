@@ -13,7 +13,8 @@ from hands import at_work
 
 from torpor.config import Settings
 from torpor.errors import NotFound
-from torpor.sdk.client import AsyncClient, Client
+from torpor.sdk.async_client import AsyncClient
+from torpor.sdk.client import Client
 from torpor.server.serve import serve
 from torpor.wire.http import Assignment
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from fake_worker import KEY, FakeWorker
 
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 from torpor.server import traces
 from torpor.wire import http as wire
 from torpor.wire.runner import NewWait

@@ -11,7 +11,8 @@ from fake_worker import KEY, VERSION, FakeWorker
 
 from torpor.engine import payload as payloads
 from torpor.errors import ApiError, NotFound, Unauthorized, Unprocessable
-from torpor.sdk.client import AsyncClient, Client
+from torpor.sdk.async_client import AsyncClient
+from torpor.sdk.client import Client
 
 pytestmark = pytest.mark.anyio
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torpor import ids
 from torpor.clock import SystemClock
 from torpor.config import Settings
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 from torpor.server import offload, presigned
 from torpor.server.hub import Hub
 from torpor.server.presigned import GOOD_FOR_S, PURPOSE, Grant

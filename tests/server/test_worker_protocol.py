@@ -8,7 +8,7 @@ import pytest
 from fake_worker import KEY, FakeWorker, Start
 
 from torpor import ids
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 from torpor.wire import http as wire
 from torpor.wire.runner import NewWait
 

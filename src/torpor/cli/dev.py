@@ -214,7 +214,7 @@ class Dev:
     async def _go_on(self, worker: "Service", watch_database: Awaitable[None] | None) -> None:
         """What goes on until the end: telling the runs' stories, reloading, watching the database."""
         from torpor.cli.narrator import Narrator
-        from torpor.sdk.client import AsyncClient
+        from torpor.sdk.async_client import AsyncClient
 
         async with AsyncClient(self._state.url, self._state.secret_key) as client, asyncio.TaskGroup() as going:
             going.create_task(Narrator(client, self._console, datetime.now(UTC)).tell())

@@ -19,7 +19,7 @@ from torpor.cli.follow import with_answer
 from torpor.cli.story import ENDINGS, QUIET, error_lines, event_line, log_line
 from torpor.cli.terminal import LOG_BIAS, InOrder, indented
 from torpor.errors import ApiError, ConnectionFailed, TorporError
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 
 Json = dict[str, Any]
 

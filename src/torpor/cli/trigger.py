@@ -120,7 +120,7 @@ async def follow_to_its_end(run_id: str) -> bool:
     from torpor.cli.connection import find_target
     from torpor.cli.follow import follow, print_outcome
     from torpor.cli.terminal import make_console
-    from torpor.sdk.client import AsyncClient
+    from torpor.sdk.async_client import AsyncClient
 
     console = make_console()
     console.print(f"[bold]{run_id}[/]  [dim](torpor runs show {run_id})[/]")

@@ -8,7 +8,8 @@
 `context.py`  current                                           `logger.py`     log lines with fields
 `metadata.py`, `tags.py`  what a run says of itself             `streams.py`, `inputs.py`  what it gives out, what it is sent
 `payload.py`  from a call to JSON and back                      `schedule.py`   @schedule, ScheduleTick
-`client.py`   the HTTP API, for everything outside of runs      `kept_client.py`  the one that triggers share
+`client.py`, `async_client.py`  the HTTP API, for everything outside of runs
+`calls.py`    what both send and read                           `kept_client.py`  the one that triggers share
 
 Beneath, only inside a run:
 

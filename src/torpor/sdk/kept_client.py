@@ -10,8 +10,9 @@ import os
 from collections.abc import AsyncGenerator
 from typing import Any
 
+from torpor.sdk.async_client import AsyncClient
 from torpor.sdk.calls import Target
-from torpor.sdk.client import AsyncClient, Client
+from torpor.sdk.client import Client
 
 _clients: dict[Target, Client] = {}
 _async_clients: dict[asyncio.AbstractEventLoop, dict[Target, tuple[AsyncClient, Any]]] = {}
