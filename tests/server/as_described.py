@@ -1,12 +1,14 @@
-"""Holds what the servers of a test answer against what the OpenAPI document says of them.
+"""Holds what the servers of a test take and answer against what the OpenAPI document says of them.
 
 Every answer of every test is looked at: its status must be one of those that are told for its route, and its body must have the
-told fields, of the told types, and no others. The types are those that the document's schemas are made from; reading an answer as
-one of them takes some microseconds, where validating it against a schema would take milliseconds.
+told fields, of the told types, and no others. Of every request that was carried out, the parameters and the body must be such as
+are told: what a client of ours or the official one sends is not forbidden by the document. The types are those that the
+document's schemas are made from; reading as one of them takes some microseconds, where a schema would take milliseconds.
 """
 
 from functools import cache
 from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
 from starlette.datastructures import Headers
@@ -31,7 +33,12 @@ class AsDescribed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status, headers, body = 0, Headers(), bytearray()
+        status, headers, body, asked = 0, Headers(), bytearray(), bytearray()
+
+        async def listen() -> Message:
+            message = await receive()
+            asked.extend(message.get("body", b""))
+            return message
 
         async def look(message: Message) -> None:
             nonlocal status, headers
@@ -41,11 +48,16 @@ class AsDescribed:
                 body.extend(message.get("body", b""))
             await send(message)
 
-        await self._app(scope, receive, look)
+        await self._app(scope, listen, look)
         route = scope.get("route")
         name = access.name(scope["method"], route.path) if route else ""
         name = name if name in access.ROUTES else ""
-        if "/worker/" not in name and (wrong := misfit(name, scope["method"], status, headers, bytes(body))):
+        if "/worker/" in name:
+            return
+        wrong = misfit(name, scope["method"], status, headers, bytes(body))
+        if not wrong and name and status < 300:
+            wrong = forbidden(OPERATIONS[name], scope, bytes(asked))
+        if wrong:
             self._misfits.append(f"{name or scope['path']}: {wrong}")
 
 
@@ -74,6 +86,24 @@ def misfit(name: str, method: str, status: int, headers: Headers, body: bytes) -
         (REFUSAL if answer is None else _decoder(name, status)).decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         return f"{status} has another shape: {error}; {body[:300]!r}"
+    return None
+
+
+def forbidden(operation: Operation, scope: Scope, body: bytes) -> str | None:
+    """What was taken though it isn't told: a parameter or a body."""
+    known = {one.name for one in operation.query}
+    for name, _ in parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True):
+        if name not in known:
+            return f"the parameter {name!r} was taken, and is not told"
+    if operation.body is None or operation.body.type is Any or not body.strip():
+        return None
+    kind = operation.body.media
+    try:
+        for text in body.splitlines() if kind.endswith("ndjson") else [body]:
+            if kind in (JSON, "application/x-ndjson") and text.strip():
+                msgspec.json.decode(text, type=operation.body.type)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        return f"a body was taken that should not be one: {error}; {body[:300]!r}"
     return None
 
 

@@ -104,7 +104,9 @@ _HEADERS = {
 _QUERY = (
     Parameter("offset", str, "`-1`, which is the default: all there is; else what has changed since.", "-1"),
     Parameter("live", Literal["true", "false"], "Held until something has changed, for about 20 seconds.", "false"),
-    Parameter("handle", str, "Not needed; nor are `cursor` and `log`, which the client sends as well."),
+    Parameter("handle", str, "Not needed; nor are the next two, which the client sends as well."),
+    Parameter("cursor", str, "That of the answer before."),
+    Parameter("log", str, "All columns of each row, as always.", "full"),
     Parameter(
         "skipColumns",
         list[str],

@@ -377,6 +377,7 @@ FILTERS = (
     *CREATED,
     Parameter("filter[search]", str, "An id or a task's name that begins so, or this tag. Torpor's own.", "onb"),
 )
+INLINE = (Parameter("inline", Flag, "Payload and output as they are, whatever their size. Torpor's own.", "true"),)
 NO_RUN = {404: "There is no such run."}
 FOLLOW = (
     Parameter("after", Annotated[int, Meta(ge=0)], "Only what has a larger id.", 7),
@@ -467,9 +468,7 @@ RESOURCE = Resource(
             "Look at a run.",
             "A payload or output that is kept in the object store (more than 512 KiB, `TORPOR_OFFLOAD_BYTES`) is told by a "
             "[presigned URL](#large-payloads) instead.",
-            query=(
-                Parameter("inline", Flag, "Payload and output as they are, whatever their size. Torpor's own.", "true"),
-            ),
+            query=INLINE,
             answers={200: Answer("The run.", Run, RUN_EXAMPLE)},
             refusals=NO_RUN | {410: "A large payload or output is missing in the server's object store."},
         ),
@@ -506,6 +505,7 @@ RESOURCE = Resource(
         "POST /api/v1/runs/{run_id}/reschedule": Operation(
             "rescheduleRun",
             "Move a delayed run.",
+            query=INLINE,
             body=Body(Reschedule, {"delay": "1h"}, is_required=True),
             answers={200: Answer("The run as it is then.", Run, RUN_EXAMPLE)},
             refusals=NO_RUN
