@@ -12,7 +12,7 @@ import pytest
 from fake_worker import KEY, FakeWorker, Start
 from shape_reader import Row, ShapeReader, reading
 
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 
 pytestmark = pytest.mark.anyio
 

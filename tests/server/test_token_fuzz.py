@@ -18,7 +18,7 @@ from hypothesis import strategies as some
 
 from torpor.clock import SystemClock
 from torpor.config import Settings
-from torpor.sdk.client import AsyncClient
+from torpor.sdk.async_client import AsyncClient
 from torpor.server import auth, presigned, public_tokens, scopes
 from torpor.server.hub import Hub
 
