@@ -34,6 +34,12 @@ PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md", *s
 README = PAGES[0].read_text(encoding="utf-8")
 
 
+def scope_types() -> set[tuple[str, str]]:
+    """`(action, type)` of every scope that a route asks for."""
+    asked = (scope.split(":") for access in ROUTES.values() for scope in access.scopes)
+    return {(action, kind) for action, kind, *_ in asked}
+
+
 def page(name: str) -> str:
     return (ROOT / "docs" / name).read_text(encoding="utf-8")
 
@@ -54,6 +60,17 @@ def sections(text: str) -> dict[str, str]:
 
 
 # -- names ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_scopes_has_every_type_that_a_route_asks_for() -> None:
+    rows = [row for row in table_rows(sections(page("keys.md"))["Scoped keys"]) if "`" in row[0]]
+    told = {
+        (action, kind)
+        for row in rows
+        for action in re.findall(r"`(\w+)`", row[0])
+        for kind in re.findall(r"`(\w+)`", row[1])
+    }
+    assert scope_types() - told == set()
 
 
 @pytest.mark.parametrize("file", PAGES, ids=lambda file: file.name)
