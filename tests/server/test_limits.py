@@ -126,7 +126,8 @@ async def test_a_body_that_is_too_large_is_413_with_limit_and_value(start: Start
             assert (told.status_code, told.json()["limit"], told.json()["value"]) == (413, 1000, 1001), path
             told = await http.post(url + path, content=in_pieces())
             assert (told.status_code, told.json()["limit"]) == (413, 1000), path
-        served = (await http.get(f"{url}/api/v1/limits")).json()
+    async with AsyncClient(url, KEY) as client:
+        served = await client.limits()
     assert served == limits_of(replace(Settings(), max_request_bytes=1000), None)
 
 

@@ -191,7 +191,7 @@ async def test_three_are_carried_out_at_once(
 
 
 async def test_what_there_is_to_ask_is_told(http: httpx2.AsyncClient, client: AsyncClient) -> None:
-    (table,) = (await http.get("/api/v1/query/schema")).json()["tables"]
+    (table,) = await client.query_tables()
     assert (table["name"], table["timeColumn"]) == ("runs", "triggered_at")
     for column in table["columns"]:
         assert await client.query(f"select {column['name']} from runs") == []

@@ -102,7 +102,8 @@ async def test_spans_are_served_in_pages_and_one_by_one(client: AsyncClient, wor
         assert "parentId" not in span or span["parentId"] in seen
         seen.add(span["id"])
     (second,) = [span for span in pages if span["message"] == "attempt 2"]
-    whole = await get(url, f"{run_id}/spans/{second['id']}")
+    async with AsyncClient(url, KEY) as client:
+        whole = await client.span(run_id, second["id"])
     assert (whole["spanId"], whole["parentId"], whole["properties"]["version"]) == (second["id"], pages[0]["id"], "v1")
     assert [one["runId"] for one in whole["triggeredRuns"]] == ["run_child"]
     told = await get(url, f"{run_id}/events")

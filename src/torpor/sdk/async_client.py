@@ -209,6 +209,10 @@ class AsyncClient:
         """As `Client.trace`."""
         return (await self._do(calls.get(f"/api/v1/runs/{calls.segment(run_id)}/trace")))["trace"]
 
+    async def span(self, run_id: str, span_id: str) -> Json:
+        """As `Client.span`."""
+        return await self._do(calls.get(f"/api/v1/runs/{calls.segment(run_id)}/spans/{calls.segment(span_id)}"))
+
     async def events(self, run_id: str) -> list[Json]:
         """As `Client.events`."""
         return (await self._do(calls.get(f"/api/v1/runs/{calls.segment(run_id)}/events")))["events"]
@@ -260,6 +264,10 @@ class AsyncClient:
     ) -> None:
         """As `Client.import_variables`."""
         await self._do(calls.import_variables(variables, override, secret))
+
+    async def limits(self) -> Json:
+        """As `Client.limits`."""
+        return await self._do(calls.get("/api/v1/limits"))
 
     async def whoami(self) -> Json:
         """As `Client.whoami`."""
@@ -447,6 +455,10 @@ class AsyncClient:
     ) -> list[Json]:
         """As `Client.query`."""
         return (await self._do(calls.query(text, period, since, until)))["results"]
+
+    async def query_tables(self) -> list[Json]:
+        """As `Client.query_tables`."""
+        return (await self._do(calls.get("/api/v1/query/schema")))["tables"]
 
     async def workers(self) -> list[Json]:
         """As `Client.workers`."""

@@ -125,27 +125,35 @@ _OPTIONS = {
     "inherit_tags": "inheritTags",
     "is_test": "test",
 }
+_RUN_FILTERS = {
+    "status": "status",
+    "task": "taskIdentifier",
+    "version": "version",
+    "tag": "tag",
+    "queue": "queue",
+    "machine": "machine",
+    "region": "region",
+    "is_test": "isTest",
+    "batch": "batch",
+    "schedule": "schedule",
+    "bulk_action": "bulkAction",
+    "search": "search",
+    "since": "from",
+    "until": "to",
+    "period": "period",
+}
+"""Which runs: by our names, and as the body of a bulk action has them."""
 _FILTERS = {
-    "status": "filter[status]",
-    "task": "filter[taskIdentifier]",
+    **{name: f"filter[{theirs}]" for name, theirs in _RUN_FILTERS.items()},
     "task_id": "filter[taskIdentifier]",
-    "version": "filter[version]",
-    "tag": "filter[tag]",
     "tags": "filter[tags]",
-    "is_test": "filter[isTest]",
-    "batch": "filter[batch]",
-    "schedule": "filter[schedule]",
-    "queue": "filter[queue]",
-    "machine": "filter[machine]",
-    "region": "filter[region]",
-    "bulk_action": "filter[bulkAction]",
-    "search": "filter[search]",
     "idempotency_key": "filter[idempotencyKey]",
     "since": "filter[createdAt][from]",
     "until": "filter[createdAt][to]",
     "period": "filter[createdAt][period]",
     "page_size": "page[size]",
 }
+"""As the queries of listings have them, those of other things than runs as well."""
 
 
 def trigger(task_id: str, payload: Any, options: Json) -> Call:
@@ -227,38 +235,38 @@ def reset_key(task_id: str, key: "str | Idempotency") -> Call:
     return post(f"/api/v1/idempotencyKeys/{on_wire}/reset", {"taskIdentifier": task_id})
 
 
-_BULK_FILTERS = {
-    "status": "status",
-    "task": "taskIdentifier",
-    "version": "version",
-    "tag": "tag",
-    "queue": "queue",
-    "machine": "machine",
-    "region": "region",
-    "is_test": "isTest",
-    "batch": "batch",
-    "schedule": "schedule",
-    "bulk_action": "bulkAction",
-    "search": "search",
-    "since": "from",
-    "until": "to",
-    "period": "period",
-}
-
-
 def bulk(action: str, run_ids: Iterable[str] | None, name: str | None, preview: bool, filters: Json) -> Call:
     """Runs by their ids, or by the filters of a list."""
-    unknown = filters.keys() - _BULK_FILTERS.keys()
-    if unknown:
-        raise TypeError(f"unknown filter {sorted(unknown)[0]!r}; there are: {', '.join(_BULK_FILTERS)}")
-    body: Json = {"action": action}
-    if run_ids is not None:
-        body["runIds"] = [*run_ids]
-    if filters:
-        chosen = {_BULK_FILTERS[key]: value for key, value in filters.items() if value is not None}
-        body["filter"] = {**chosen, **{key: _until(chosen[key]) for key in chosen.keys() & {"from", "to", "period"}}}
-    body |= {"name": name} if name else {}
-    return post("/api/v1/bulk-actions", body | ({"preview": True} if preview else {}))
+    chosen = _present(_renamed(filters, _RUN_FILTERS))
+    chosen |= {key: _when(chosen[key]) for key in chosen.keys() & {"from", "to", "period"}}
+    body: Json = {
+        "action": action,
+        "runIds": None if run_ids is None else [*run_ids],
+        "filter": chosen if filters else None,
+        "name": name or None,
+        "preview": preview or None,
+    }
+    return post("/api/v1/bulk-actions", _present(body))
+
+
+def _renamed(given: Json, names: Mapping[str, str], what: str = "filter") -> Json:
+    """By the API's names.
+
+    Raises:
+        TypeError: there is no such thing; the message has those that there are.
+    """
+    if unknown := sorted(given.keys() - names.keys()):
+        raise TypeError(f"unknown {what} {unknown[0]!r}; there are: {', '.join(names)}")
+    return {names[name]: value for name, value in given.items()}
+
+
+def _present(body: Json) -> Json:
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _when(value: Any) -> Any:
+    """An instant, or how long from now, or ago, as the API writes it."""
+    return None if value is None else _text(_duration(value))
 
 
 def create_token(timeout: Any, tags: Any, idempotency_key: Any, ttl: Any, title: Any, context: Any) -> Call:
@@ -270,12 +278,11 @@ def create_token(timeout: Any, tags: Any, idempotency_key: Any, ttl: Any, title:
         "title": title,
         "context": context,
     }
-    return post("/api/v1/waitpoints/tokens", {name: value for name, value in body.items() if value is not None})
+    return post("/api/v1/waitpoints/tokens", _present(body))
 
 
 def approval(approved: bool, by: str | None, comment: str | None) -> Json:
-    said = {"approved": approved, "by": by, "comment": comment}
-    return {name: value for name, value in said.items() if value is not None}
+    return _present({"approved": approved, "by": by, "comment": comment})
 
 
 def complete(token_id: str, data: Any) -> Call:
@@ -285,7 +292,7 @@ def complete(token_id: str, data: Any) -> Call:
 def queue(queue: str, what: str | None = None, **body: Any) -> Call:
     # A name may hold a slash, and paths are decoded before they are routed: so it is encoded twice.
     path = f"/api/v1/queues/{segment(segment(queue))}"
-    return get(path, {}) if what is None else post(f"{path}/{what}", body)
+    return get(path) if what is None else post(f"{path}/{what}", body)
 
 
 _VARIABLES = "/api/v1/projects/default/envvars/dev"
@@ -309,12 +316,8 @@ def import_variables(variables: Mapping[str, str], override: bool, secret: bool 
     return post(f"{_VARIABLES}/import", _present(body))
 
 
-def _present(body: Json) -> Json:
-    return {name: value for name, value in body.items() if value is not None}
-
-
 def create_key(name: str, scopes: list[str] | None, expires: Any, personal: bool) -> Call:
-    body = {"name": name, "scopes": scopes, "expires": _until(expires), "personal": personal or None}
+    body = {"name": name, "scopes": scopes, "expires": _when(expires), "personal": personal or None}
     return post("/api/v1/keys", _present(body))
 
 
@@ -329,10 +332,6 @@ def create_public_token(scopes: list[str], expires: Any, one_time: bool) -> Call
     return post("/api/v1/auth/public-tokens", body | ({"oneTimeUse": True} if one_time else {}))
 
 
-def _until(value: Any) -> Any:
-    return None if value is None else _text(_duration(value))
-
-
 _ENVIRONMENT = {
     "concurrency_limit": "concurrencyLimit",
     "burst_factor": "burstFactor",
@@ -343,12 +342,9 @@ _ENVIRONMENT = {
 
 
 def environment(changes: Json) -> Call:
-    unknown = changes.keys() - _ENVIRONMENT.keys()
-    if unknown:
-        raise TypeError(f"an environment has no {sorted(unknown)[0]!r}; there are: {', '.join(_ENVIRONMENT)}")
     if not changes:
-        return get("/api/v1/environment", {})
-    return post("/api/v1/environment", {_ENVIRONMENT[name]: value for name, value in changes.items()})
+        return get("/api/v1/environment")
+    return post("/api/v1/environment", _renamed(changes, _ENVIRONMENT, "setting of an environment"))
 
 
 def schedule(method: str, path: str, fields: Json) -> Call:
@@ -359,7 +355,7 @@ def schedule(method: str, path: str, fields: Json) -> Call:
         "tz": "timezone",
         "catch_up": "catchUp",
     }
-    body = {names.get(name, name): value for name, value in fields.items() if value is not None}
+    body = {names.get(name, name): value for name, value in _present(fields).items()}
     body["window"] = _duration(body.get("window"))
     return Call(method, path, body=msgspec.json.encode(body))
 
@@ -376,11 +372,8 @@ class Pages:
     """A listing, page after page: `call` is what to ask next, None at the end."""
 
     def __init__(self, path: str, filters: Json, names: dict[str, str] = _FILTERS) -> None:
-        unknown = filters.keys() - names.keys()
-        if unknown:
-            raise TypeError(f"unknown filter {sorted(unknown)[0]!r}; there are: {', '.join(names)}")
         self._path = path
-        self._query = {names[name]: value for name, value in filters.items()}
+        self._query = _renamed(filters, names)
         self.call: Call | None = get(path, self._query)
 
     def read(self, page: Json) -> list[Json]:
@@ -395,9 +388,8 @@ def deployments(filters: Json) -> Pages:
 
 
 def query(text: str, period: Any, since: Any, until: Any) -> Call:
-    body = {"query": text, "period": None if period is None else _text(_duration(period))}
-    body |= {name: None if value is None else _text(value) for name, value in (("from", since), ("to", until))}
-    return post("/api/v1/query", {name: value for name, value in body.items() if value is not None})
+    body = {"query": text, "period": _when(period), "from": _when(since), "to": _when(until)}
+    return post("/api/v1/query", _present(body))
 
 
 class Numbered:

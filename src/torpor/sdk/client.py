@@ -252,13 +252,14 @@ class Client:
             root_operations: the same for its root's.
 
         Raises:
-            Unprocessable: the run is over for long.
+            Unprocessable: the run is over for more than 15 minutes.
+            ApiError: an operation can't be one, or with status 413 the metadata would be too large. Nothing has changed.
         """
         call = stream_calls.update_metadata(run_id, metadata, operations, parent_operations, root_operations)
-        return (self._do(call))["metadata"]
+        return self._do(call)["metadata"]
 
     def add_tags(self, run_id: str, *tags: str) -> None:
-        """Add tags to a run, up to ten in all.
+        """Add tags to a run, also to one that is over: ten in all at most, as a rule (`TORPOR_MAX_TAGS`).
 
         Raises:
             Unprocessable: there would be more.
@@ -302,6 +303,14 @@ class Client:
     def trace(self, run_id: str) -> Json:
         """A run's story as a tree of spans: `{"traceId", "rootSpan": {"id", "data", "children"}}`."""
         return self._do(calls.get(f"/api/v1/runs/{calls.segment(run_id)}/trace"))["trace"]
+
+    def span(self, run_id: str, span_id: str) -> Json:
+        """One of a trace's spans: `{"spanId", "message", "durationMs", "properties", "events", …}`.
+
+        Raises:
+            NotFound: the run has no such span.
+        """
+        return self._do(calls.get(f"/api/v1/runs/{calls.segment(run_id)}/spans/{calls.segment(span_id)}"))
 
     def events(self, run_id: str) -> list[Json]:
         """The events of a run's spans: log lines, and what the story says beside. `story` and `logs` have all of them."""
@@ -349,7 +358,11 @@ class Client:
         return self._do(calls.variables())
 
     def variable(self, name: str) -> Json:
-        """One of them."""
+        """One of them.
+
+        Raises:
+            NotFound: it isn't set.
+        """
         return self._do(calls.variable(name))
 
     def set_variable(self, name: str, value: str, *, secret: bool | None = None) -> None:
@@ -357,18 +370,39 @@ class Client:
 
         Args:
             secret: nobody but runs sees its value again; None: as it was.
+
+        Raises:
+            ApiError: the name or the value can't be one.
+            Unprocessable: there would be too many, or too many bytes.
         """
         self._do(calls.set_variable(name, value, secret))
 
     def unset_variable(self, name: str) -> None:
-        """Have no variable of that name."""
+        """Have no variable of that name.
+
+        Raises:
+            NotFound: there was none.
+        """
         self._do(calls.variable(name, "DELETE"))
 
     def import_variables(
         self, variables: Mapping[str, str], *, override: bool = False, secret: bool | None = None
     ) -> None:
-        """Set all of them, or none: without `override`, if one of them is set already."""
+        """Set all of these variables, or none.
+
+        Args:
+            variables: values by their names.
+            override: also those that are set already.
+            secret: as `set_variable`.
+
+        Raises:
+            ApiError: one can't be set, or is set already; `error.body["variableErrors"]` says which and why.
+        """
         self._do(calls.import_variables(variables, override, secret))
+
+    def limits(self) -> Json:
+        """What requests are held to, by name: `requestBytes`, `tags`, `queuedPerQueue`, …; None where there is no limit."""
+        return self._do(calls.get("/api/v1/limits"))
 
     def whoami(self) -> Json:
         """What this client asks with: `{"kind", "person", "environment", "key"}`; `person` only of a personal token."""
@@ -601,6 +635,10 @@ class Client:
             ApiError: it can't be asked so; the message says what isn't allowed.
         """
         return self._do(calls.query(text, period, since, until))["results"]
+
+    def query_tables(self) -> list[Json]:
+        """What a query can be asked of: tables with their columns, the types and what they mean."""
+        return self._do(calls.get("/api/v1/query/schema"))["tables"]
 
     def workers(self) -> list[Json]:
         """The workers, and what each can do."""
