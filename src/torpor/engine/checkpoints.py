@@ -190,13 +190,6 @@ async def expire_checkpoints(tx: Transaction, *, limit: int = 500, now: datetime
     return len(rows)
 
 
-async def newest_usable(tx: Transaction, run_id: str) -> str | None:
-    """The checkpoint that a run goes on from when nothing else is said."""
-    return await tx.fetchval(
-        "select id from checkpoints where run_id = $1 and state = 'usable' order by number desc limit 1", run_id
-    )
-
-
 async def keep(tx: Transaction, worker_id: str, ids: list[str], *, now: datetime) -> list[str]:
     """Of these images on that worker's own disk, those that a run may still be restored from.
 

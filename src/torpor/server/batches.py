@@ -59,26 +59,34 @@ async def create(request: Request, environment: Keyed) -> Response:
     body = decode(await read_body(request), _batch_body)
     task_ids = _named_by_scopes(caller) if body.taskIdentifiers is None else body.taskIdentifiers
     _check_tasks(caller, task_ids)
-    if body.parentRunId:
+    _refuse_parent(body.parentRunId)
+    key = read_key("idempotencyKey", body.idempotencyKey)
+    run_count = checked_count(body.runCount, here.settings)
+    batch_id, told = await _open(request, caller, run_count, key, _ttl_s(body.idempotencyKeyTTL))
+    return reply(told, 200 if told["isCached"] else 202, _headers(request, caller, batch_id, task_ids))
+
+
+def _refuse_parent(run_id: str | None) -> None:
+    if run_id:
         raise Refused(422, "parentRunId is not supported: a batch gets its parent when the task itself triggers it")
-    asked = engine.BatchRequest(
-        batch_id=id_for(request, "batch", environment.id, *caller.repeats),
-        run_count=checked_count(body.runCount, here.settings),
-        idempotency_key=read_key("idempotencyKey", body.idempotencyKey),
-        idempotency_key_ttl_s=_ttl_s(body.idempotencyKeyTTL),
-    )
-    assert asked.batch_id is not None
+
+
+async def _open(
+    request: Request, caller: Caller, run_count: int | None, key: str | None, ttl_s: float | None
+) -> tuple[str, dict[str, Any]]:
+    """A batch, or the one that has this key; and what is told of it."""
+    here, environment = hub(request), caller.environment
+    own_id = id_for(request, "batch", environment.id, *caller.repeats)
+    asked = engine.BatchRequest(batch_id=own_id, run_count=run_count, idempotency_key=key, idempotency_key_ttl_s=ttl_s)
     async with here.database.transaction() as tx:
-        await signing.use_once(tx, caller, asked.batch_id)
+        await signing.use_once(tx, caller, own_id)
         made = await engine.create_batch(tx, environment.id, asked, now=here.clock.now())
     assert isinstance(made, engine.BatchCreated)
     # As with triggers, a repeated call that meets its own batch was not cached. Nor is one that lacks items: they are
     # to be sent, and a client skips that for a cached batch.
-    is_cached = made.is_cached and made.batch_id != asked.batch_id and made.is_sealed
-    told: dict[str, Any] = {"id": made.batch_id, "runCount": made.run_count, "isCached": is_cached}
-    if body.idempotencyKey:
-        told["idempotencyKey"] = body.idempotencyKey
-    return reply(told, 200 if is_cached else 202, _headers(request, caller, made.batch_id, task_ids))
+    is_cached = made.is_cached and made.batch_id != own_id and made.is_sealed
+    told = {"id": made.batch_id, "runCount": made.run_count, "isCached": is_cached}
+    return made.batch_id, told | ({"idempotencyKey": key} if key else {})
 
 
 _ANY_TASK = ("batchTrigger:tasks", "batchTrigger:batch")
@@ -291,7 +299,7 @@ async def new_item(
         asked = trigger_request(
             item.task,
             await uploads.payload_text(here, environment_id, item.payload, options.get("payloadType")),
-            read_options(item.task, options, here.settings, now=now),
+            read_options(options, here.settings, now=now),
             run_id=ids.new("run"),
             parent_lease=parent_lease,
             trigger_function=trigger_function,
@@ -353,36 +361,22 @@ async def create_whole(request: Request, environment: Keyed) -> Response:
     """As clients up to 4.2 send a batch: its items in one body, numbered by their places."""
     here, caller = hub(request), auth.caller(request)
     body = decode(await read_body(request), _whole_batch_body)
-    if body.parentRunId:
-        raise Refused(422, "parentRunId is not supported: a batch gets its parent when the task itself triggers it")
+    _refuse_parent(body.parentRunId)
     items = [_numbered(index, raw) for index, raw in enumerate(body.items)]
     task_ids = list(dict.fromkeys(item.task for item in items))
     _check_tasks(caller, task_ids)
-    key = request.headers.get("idempotency-key")
-    asked = engine.BatchRequest(
-        batch_id=id_for(request, "batch", environment.id, *caller.repeats),
-        run_count=checked_count(len(items), here.settings),
-        idempotency_key=read_key("idempotency-key", key),
-        idempotency_key_ttl_s=_ttl_s(request.headers.get("idempotency-key-ttl")),
-    )
-    assert asked.batch_id is not None
-    async with here.database.transaction() as tx:
-        await signing.use_once(tx, caller, asked.batch_id)
-        made = await engine.create_batch(tx, environment.id, asked, now=here.clock.now())
-    assert isinstance(made, engine.BatchCreated)
-    is_cached = made.is_cached and made.batch_id != asked.batch_id and made.is_sealed
-    for start in range(0, 0 if is_cached else len(items), wire.MAX_CHUNK_ITEMS):
+    key = read_key("idempotency-key", request.headers.get("idempotency-key"))
+    run_count, ttl_s = checked_count(len(items), here.settings), _ttl_s(request.headers.get("idempotency-key-ttl"))
+    batch_id, told = await _open(request, caller, run_count, key, ttl_s)
+    for start in range(0, 0 if told["isCached"] else len(items), wire.MAX_CHUNK_ITEMS):
         chunk = [
             await new_item(
                 here, environment.id, item, parent_lease=None, trigger_function="batchTrigger", now=here.clock.now()
             )
             for item in items[start : start + wire.MAX_CHUNK_ITEMS]
         ]
-        await _add(here, environment.id, made.batch_id, chunk)
-    told = {"id": made.batch_id, "runCount": made.run_count, "isCached": is_cached}
-    return reply(
-        told | ({"idempotencyKey": key} if key else {}), 202, _headers(request, caller, made.batch_id, task_ids)
-    )
+        await _add(here, environment.id, batch_id, chunk)
+    return reply(told, 202, _headers(request, caller, batch_id, task_ids))
 
 
 def _numbered(index: int, raw: msgspec.Raw) -> Item:

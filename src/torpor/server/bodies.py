@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Receive
 
 from torpor.server.errors import Refused
 from torpor.server.hub import hub
@@ -40,6 +41,12 @@ async def read_body(request: Request, limit: int | None = None) -> bytes:
     except ClientDisconnect:
         raise Refused(400, "the request ended before its body did") from None
     return bytes(body)
+
+
+async def hung_up(receive: Receive) -> None:
+    """Until the client is gone. For requests whose body was read, or has none: what comes of one is thrown away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:

@@ -12,6 +12,8 @@ from contextlib import aclosing, suppress
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from torpor.server.bodies import hung_up
+
 CUT = "torpor.is_cut_on_stop"
 """In the scope of a request whose connection is to be cut when the server stops."""
 KEEP_ALIVE_S = 15.0
@@ -37,7 +39,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[CUT] = True
-        sending, left = asyncio.ensure_future(self._send(send)), asyncio.ensure_future(_left(receive))
+        sending, left = asyncio.ensure_future(self._send(send)), asyncio.ensure_future(hung_up(receive))
         try:
             await asyncio.wait({sending, left}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -58,9 +60,3 @@ class EventStream(Response):
             await asyncio.sleep(UNTIL_CUT_S)
             return
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _left(receive: Receive) -> None:
-    """Until the client is gone."""
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -67,7 +67,7 @@ class TriggerOptions:
     max_tags: int = 10
 
 
-def read_options(task_id: str, given: dict[str, Any], limits: Settings, *, now: datetime) -> TriggerOptions:
+def read_options(given: dict[str, Any], limits: Settings, *, now: datetime) -> TriggerOptions:
     """What the caller asks for; 422 (413 for too much metadata) that names the option which can't be had."""
     options = {name: value for name, value in given.items() if value is not None}
     for name in options:

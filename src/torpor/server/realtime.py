@@ -24,6 +24,7 @@ from torpor.durations import parse_duration
 from torpor.engine import read_batch
 from torpor.engine.read_feeds import BatchFeed, Feed, Row, RunFeed, TagFeed
 from torpor.server import auth, paging
+from torpor.server.bodies import hung_up
 from torpor.server.errors import Refused, not_found
 from torpor.server.feeds import Anew, Answer, Changes, Follower, Gone, Look
 from torpor.server.hub import Hub, hub
@@ -157,18 +158,13 @@ def _check_room(here: Hub, feed: Feed) -> None:
 
 async def _held(request: Request, follower: Follower) -> Answer | None:
     """The answer, or None when the time is over, the server stops, or the client has hung up and nobody listens."""
-    hung_up = asyncio.create_task(_hung_up(request))
+    gone = asyncio.create_task(hung_up(request.receive))
     try:
         hold_s = HOLD_S * random.uniform(1 - JITTER, 1 + JITTER)
-        await asyncio.wait({follower.answer, hung_up}, timeout=hold_s, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({follower.answer, gone}, timeout=hold_s, return_when=asyncio.FIRST_COMPLETED)
         return follower.answer.result() if follower.answer.done() else None
     finally:
-        hung_up.cancel()
-
-
-async def _hung_up(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        gone.cancel()
 
 
 def _reply(request: Request, feed: Feed, told: _Told, view: View, *, is_live: bool) -> Response:

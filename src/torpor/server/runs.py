@@ -57,7 +57,7 @@ async def trigger(request: Request) -> Response:
     asked = trigger_request(
         task_id,
         await uploads.payload_text(here, environment.id, body.payload, given.get("payloadType")),
-        read_options(task_id, given, here.settings, now=now),
+        read_options(given, here.settings, now=now),
         run_id=id_for(request, "run", environment.id, task_id, *caller.repeats),
     )
     asked = await offload.stow_payload(here, environment.id, asked)
@@ -286,7 +286,7 @@ async def replay(request: Request, run_id: str, environment: Keyed) -> Response:
             raise Refused(400, f"{name} can't be changed by a replay; what can: {', '.join(_REPLAYED)}")
     async with here.database.transaction() as tx:
         old = await _known(tx, environment, run_id)
-    read_as = read_options(old.task_id, asked, here.settings, now=now)
+    read_as = read_options(asked, here.settings, now=now)
     changes = {_REPLAYED[name]: getattr(read_as, _REPLAYED[name]) for name in _REPLAYED if asked.get(name) is not None}
     changes["run_id"] = id_for(request, "run", environment.id, "replay", run_id)
     if given.payload is not msgspec.UNSET:

@@ -401,7 +401,7 @@ async def trigger(request: Request) -> Response:
     asked = trigger_request(
         call.task_id,
         bytes(call.payload).decode(),
-        read_options(call.task_id, call.options, here.settings, now=now),
+        read_options(call.options, here.settings, now=now),
         run_id=_id("run_id", call.run_id),
         parent_lease=_lease(request, call),
         trigger_function="triggerAndWait" if waits else "trigger",

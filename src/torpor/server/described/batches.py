@@ -49,19 +49,18 @@ class OpenBatch(Given):
     idempotency_key_options: KeyOptions | None = None
 
 
+ItemOptions = Annotated[
+    dict[str, Any], Meta(description="`Options`, as of a trigger. One that does not fit fails the item by itself.")
+]
+
+
 class Item(Given):
     """One line."""
 
     index: Annotated[int, Meta(ge=0, lt=2**31)]
     task: str
     payload: Any = None
-    options: (
-        Annotated[
-            dict[str, Any],
-            Meta(description="`Options`, as of a trigger. One that does not fit fails the item by itself."),
-        ]
-        | None
-    ) = None
+    options: ItemOptions | None = None
     error: (
         Annotated[str, Meta(description="Instead of a payload: the item fails with that reason. Torpor's own.")] | None
     ) = None
@@ -146,13 +145,7 @@ class BatchPage(Shape):
 class WholeItem(Given):
     task: str
     payload: Any = None
-    options: (
-        Annotated[
-            dict[str, Any],
-            Meta(description="`Options`, as of a trigger. One that does not fit fails the item by itself."),
-        ]
-        | None
-    ) = None
+    options: ItemOptions | None = None
 
 
 class WholeBatch(Given):

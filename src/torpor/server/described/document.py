@@ -118,7 +118,7 @@ def _operation(name: str, operation: Operation, tag: str, schemas: "Schemas") ->
         "summary": operation.summary,
         "description": "\n\n".join(filter(None, [*own, operation.about, _scopes(access)])),
         "parameters": [
-            *(_of_path(part, schemas) for part in re.findall(r"{(\w+)}", name)),
+            *(_of_path(part) for part in re.findall(r"{(\w+)}", name)),
             *(_parameter(one, "query", schemas) for one in operation.query),
             *(_parameter(one, "header", schemas) for one in operation.headers),
         ],
@@ -159,7 +159,7 @@ def _scopes(access: Access) -> str:
     return f"Scopes, of which one is needed: {named}." if named else ""
 
 
-def _of_path(name: str, schemas: "Schemas") -> Json:
+def _of_path(name: str) -> Json:
     about, example = PATH[name]
     return {
         "name": name,
