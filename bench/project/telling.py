@@ -8,7 +8,7 @@ from torpor.sync import metadata as blocking_metadata
 
 @task
 def gives_out(count: int, size: int) -> list[float]:
-    """Chunks as fast as they go. Seconds until the last `append` was back, and until all were stored."""
+    """Parts as fast as they go. Seconds until the last `append` was back, and until all were stored."""
     words = stream("words")
     text = "x" * size
     began = time.perf_counter()
@@ -32,7 +32,7 @@ def counts(count: int) -> list[float]:
 
 @task
 def gives_out_slowly(count: int, pause_s: float) -> list[float]:
-    """The instant of each chunk, one by one. How many seconds each `append` took."""
+    """The instant of each part, one by one. How many seconds each `append` took."""
     clock, took = stream("clock"), list[float]()
     for _ in range(count):
         began = time.perf_counter()

@@ -35,7 +35,7 @@ async def stands(world: World, run_id: str, key: str, *, direction: Any = "outpu
     """What there is, and whether that was all."""
     async with world.db.transaction() as tx:
         page = await read_streams.page(tx, run_id, direction, key, after=after)
-    return page and ([(each.seq, each.part_id) for each in page.chunks], page.is_last)
+    return page and ([(each.seq, each.part_id) for each in page.parts], page.is_last)
 
 
 async def test_parts_are_numbered_from_0_and_one_that_comes_again_adds_nothing(world: World):
@@ -149,7 +149,7 @@ async def test_limits_hold_and_what_is_refused_leaves_nothing(world: World):
     assert await send(world, "run_x", "chat", "a") == Unknown()
 
 
-async def test_a_page_holds_about_so_many_bytes_and_at_least_one_chunk(world: World):
+async def test_a_page_holds_about_so_many_bytes_and_at_least_one_part(world: World):
     lease = await world.begin()
     long = [Part(str(n), f'"{str(n) * (read_streams.PAGE_BYTES // 2)}"') for n in range(5)]
     longest = Part("longest", f'"{"ü" * read_streams.PAGE_BYTES}"')
@@ -160,7 +160,7 @@ async def test_a_page_holds_about_so_many_bytes_and_at_least_one_chunk(world: Wo
     assert await stands(world, lease.run_id, "log", after=4) == ([(5, "4")], True)
 
 
-async def test_chunks_go_when_they_are_old_and_numbers_go_on(world: World):
+async def test_parts_go_when_they_are_old_and_numbers_go_on(world: World):
     lease = await world.begin()
     await say(world, lease, "log", "a", "b")
     world.now += timedelta(days=20)

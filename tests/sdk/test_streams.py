@@ -1,4 +1,4 @@
-"""Chunks leave at once and in order, and who is not listened to waits; what is sent to a run is read once."""
+"""Parts leave at once and in order, and who is not listened to waits; what is sent to a run is read once."""
 
 import asyncio
 import threading
@@ -11,21 +11,21 @@ import pytest
 from fake_supervisor import Supervisor
 
 from torpor import ApiError, NotInRun, WaitTimeout, inputs, stream, task, wait
-from torpor.sdk.streams import MAX_CHUNK_BYTES
 from torpor.sync import inputs as blocking_inputs
 from torpor.sync import wait as blocking_wait
 from torpor.wire.runner import Answer, Append, Call, Result
+from torpor.wire.streams import MAX_PART_BYTES
 
 
-def chunks(supervisor: Supervisor, count: int) -> list[Any]:
-    """So many chunks that the run gives out: whose, which stream, what."""
+def given_out(supervisor: Supervisor, count: int) -> list[Any]:
+    """So many parts that the run gives out: whose, which stream, what."""
     appended = [supervisor.expect(Append) for _ in range(count)]
-    assert len({each.chunk.id for each in appended}) == count
-    return [(each.target, each.key, msgspec.json.decode(each.chunk.data)) for each in appended]
+    assert len({each.part.id for each in appended}) == count
+    return [(each.target, each.key, msgspec.json.decode(each.part.data)) for each in appended]
 
 
 def of_the_stream(supervisor: Supervisor, count: int) -> list[Any]:
-    return [chunk for _, _, chunk in chunks(supervisor, count)]
+    return [part for _, _, part in given_out(supervisor, count)]
 
 
 async def words(count: int) -> AsyncIterator[str]:
@@ -34,7 +34,7 @@ async def words(count: int) -> AsyncIterator[str]:
 
 
 @pytest.mark.parametrize("kind", ["async", "blocking"])
-def test_chunks_are_said_at_once_in_order_and_before_a_wait(supervisor: Supervisor, kind: str) -> None:
+def test_parts_are_said_at_once_in_order_and_before_a_wait(supervisor: Supervisor, kind: str) -> None:
     def give() -> None:
         stream("a").append("text")
         stream("b", to="parent").append({"n": 1})
@@ -52,7 +52,7 @@ def test_chunks_are_said_at_once_in_order_and_before_a_wait(supervisor: Supervis
         blocking_wait.for_(hours=1)
 
     supervisor.start(in_loop if kind == "async" else blocking, parent_run_id="run_p")
-    assert chunks(supervisor, 4) == [
+    assert given_out(supervisor, 4) == [
         ("self", "a", "text"),
         ("parent", "b", {"n": 1}),
         ("self", "a", ["x"]),
@@ -99,7 +99,7 @@ def test_what_the_server_does_not_take_is_raised_at_the_end_of_a_pipe(supervisor
         return "stored"
 
     supervisor.start(telling)
-    chunks(supervisor, 1)
+    given_out(supervisor, 1)
     supervisor.reply("flush", None, ok=False, status=413, error="the stream is full")
     assert supervisor.output_of_run() == "the stream is full"
 
@@ -140,10 +140,10 @@ def test_who_is_not_listened_to_waits_and_in_async_code_others_go_on(supervisor:
     given: list[int] = []
     supervisor.start(telling)
     first = supervisor.expect(Append)
-    assert len(first.chunk.data) == 100_002
+    assert len(first.part.data) == 100_002
     go.touch()
     time.sleep(0.05)
-    chunks(supervisor, 49)
+    given_out(supervisor, 49)
     supervisor.reply("flush", {"metadata": {}, "tags": []})
     assert supervisor.output_of_run() == 50
 
@@ -174,13 +174,13 @@ def test_threads_of_an_async_task_give_out_all_that_they_have(supervisor: Superv
         await asyncio.gather(*(asyncio.to_thread(give, name) for name in ("a", "b")))
 
     supervisor.start(telling)
-    given = chunks(supervisor, 600)
+    given = given_out(supervisor, 600)
     for name in ("a", "b"):
-        assert [chunk for _, key, chunk in given if key == name] == list(range(300))
+        assert [part for _, key, part in given if key == name] == list(range(300))
     supervisor.finished()
 
 
-def test_chunks_that_had_not_left_are_given_out_once_after_a_freeze_at_work(supervisor: Supervisor) -> None:
+def test_parts_that_had_not_left_are_given_out_once_after_a_freeze_at_work(supervisor: Supervisor) -> None:
     @task
     def telling() -> None:
         for number in range(20):
@@ -193,16 +193,16 @@ def test_chunks_that_had_not_left_are_given_out_once_after_a_freeze_at_work(supe
     supervisor._inbox.clear()
     supervisor.met_again(nudge=True)
     heard += [supervisor.expect(Append) for _ in range(20 - len(heard))]
-    texts = [msgspec.json.decode(each.chunk.data).split()[0] for each in heard]
+    texts = [msgspec.json.decode(each.part.data).split()[0] for each in heard]
     assert texts == [str(number) for number in range(20)]
-    assert len({each.chunk.id for each in heard}) == 20
+    assert len({each.part.id for each in heard}) == 20
     supervisor.finished()
 
 
 WRONG: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "no JSON": (lambda: stream("s").append(object()), TypeError, r"stream\('s'\).append\(…\): .* type object"),
     "bytes": (lambda: stream("s").append(b"x"), TypeError, "decode them"),
-    "too large": (lambda: stream("s").append("x" * MAX_CHUNK_BYTES), ValueError, "524290 bytes"),
+    "too large": (lambda: stream("s").append("x" * MAX_PART_BYTES), ValueError, "524290 bytes"),
     "no name": (lambda: stream(""), ValueError, "1 to 256"),
     "a long name": (lambda: stream("x" * 257), ValueError, "1 to 256"),
     "a name that is no text": (lambda: stream(3), TypeError, "name is text"),  # pyright: ignore[reportArgumentType]
@@ -235,7 +235,7 @@ async def _pipe(count: int) -> int:
 
 
 def parts(*some: tuple[int, Any]) -> dict[str, Any]:
-    return {"chunks": [{"seq": seq, "data": data} for seq, data in some]}
+    return {"parts": [{"seq": seq, "data": data} for seq, data in some]}
 
 
 def test_an_input_is_read_on_where_it_was_read_to_also_after_a_freeze(supervisor: Supervisor) -> None:
@@ -280,7 +280,7 @@ def test_who_waits_long_enough_for_an_input_is_told(supervisor: Supervisor, kind
     while isinstance(call := supervisor.receive(), Call):
         assert msgspec.json.decode(call.body)["wait_s"] <= 0.01
         time.sleep(0.01)
-        supervisor.send(Result(call.call_id, True, msgspec.Raw(b'{"chunks":[]}')))
+        supervisor.send(Result(call.call_id, True, msgspec.Raw(b'{"parts":[]}')))
     supervisor._inbox.insert(0, call)
     assert supervisor.output_of_run() == "input 'chat'"
 

@@ -58,5 +58,5 @@ async def _payload(worker: FakeWorker, given: wire.Assignment) -> msgspec.Raw:
 
 async def append(worker: FakeWorker, given: wire.Assignment, key: str, *parts: msgspec.Raw) -> None:
     """Append to a stream of this run."""
-    report = wire.StreamReport(given.lease, key, [wire.Chunk(ids.new("chunk"), part) for part in parts])
+    report = wire.StreamReport(given.lease, key, [wire.Part(ids.new("part"), part) for part in parts])
     await worker.say(f"runs/{given.run_id}/streams", report, wire.StreamReply)

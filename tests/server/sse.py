@@ -14,7 +14,7 @@ class Events:
     def __init__(self, response: httpx2.Response) -> None:
         self.response = response
         self.status = response.status_code
-        self.last = -1  # the number of the last chunk that was read
+        self.last = -1  # the number of the last part that was read
         self._lines = response.aiter_lines()
         self._waiting: list[tuple[int, Any]] = []
 
@@ -33,7 +33,7 @@ class Events:
                 return name, msgspec.json.decode(data) if name == "batch" else data
         return None
 
-    async def chunk(self) -> Any:
+    async def part(self) -> Any:
         """The next one, as it was appended; what else comes is passed over."""
         while not self._waiting:
             event = await self.event()
@@ -46,15 +46,15 @@ class Events:
         return data
 
     async def rest(self) -> list[Any]:
-        """All chunks up to the clean end."""
-        chunks = [data for _, data in self._waiting]
+        """All parts up to the clean end."""
+        parts = [data for _, data in self._waiting]
         self._waiting = []
         while event := await self.event():
             if event[0] == "batch":
                 for record in event[1]["records"]:
                     self.last = record["seq_num"]
-                    chunks.append(msgspec.json.decode(record["body"])["data"])
-        return chunks
+                    parts.append(msgspec.json.decode(record["body"])["data"])
+        return parts
 
 
 @asynccontextmanager

@@ -99,9 +99,9 @@ async def test_the_official_client_reads_a_stream_whole_however_often_it_is_cut_
         async def told(word: str) -> None:
             nonlocal after
             asked = wire.InputRead(given.lease, "control", after, 20)
-            [chunk] = (await worker.say(f"{path}/inputs", asked, wire.InputReply)).chunks
-            assert msgspec.json.decode(chunk.data) == word
-            after = chunk.seq
+            [part] = (await worker.say(f"{path}/inputs", asked, wire.InputReply)).parts
+            assert msgspec.json.decode(part.data) == word
+            after = part.seq
 
         await told("go")
         for n in range(40):

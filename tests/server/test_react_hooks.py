@@ -80,7 +80,7 @@ async def test_a_page_orders_follows_and_approves(
     await shows(page, "metadata", '{"packed":true}')
     await page.get_by_role("button", name="Remark").click()
     asked = wire.InputRead(run.lease, "remarks", wait_s=20)
-    (remark,) = (await worker.say(f"runs/{run.run_id}/inputs", asked, wire.InputReply)).chunks
+    (remark,) = (await worker.say(f"runs/{run.run_id}/inputs", asked, wire.InputReply)).parts
     assert msgspec.json.decode(remark.data) == "in blue, please"
 
     await worker.block(run, NewWait("wait_1", "token", waitpoint_id=token["id"]))

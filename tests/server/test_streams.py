@@ -24,7 +24,7 @@ from torpor.server import streams, tails
 from torpor.server.serve import serve
 from torpor.store.database import Database
 from torpor.wire import http as wire
-from torpor.wire.http import Chunk, InputRead, InputReply, StreamReply, StreamReport
+from torpor.wire.http import InputRead, InputReply, Part, StreamReply, StreamReport
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")]
 
@@ -63,8 +63,8 @@ async def given(client: AsyncClient, worker: FakeWorker) -> wire.Assignment:
 
 
 async def say(worker: FakeWorker, given: wire.Assignment, key: str, *data: Any, target: Any = "self") -> int:
-    chunks = [Chunk(ids.new("part"), msgspec.Raw(msgspec.json.encode(each))) for each in data]
-    report = StreamReport(given.lease, key, chunks, target)
+    parts = [Part(ids.new("part"), msgspec.Raw(msgspec.json.encode(each))) for each in data]
+    report = StreamReport(given.lease, key, parts, target)
     return (await worker.say(f"runs/{given.run_id}/streams", report, StreamReply)).added
 
 
@@ -75,10 +75,10 @@ async def test_a_reader_sees_parts_as_they_come_and_the_end_when_the_run_is_over
     async with reading(http, f"{STREAMS}/{given.run_id}/log") as events:
         assert events.response.headers["content-type"].startswith("text/event-stream")
         assert events.response.headers["x-stream-version"] == "v2"
-        assert await events.chunk() == "before"
+        assert await events.part() == "before"
         for part in ({"n": 1}, None, "ä\n\n\0", [1.5]):
             await say(worker, given, "log", part)
-            assert await events.chunk() == part
+            assert await events.part() == part
         await say(worker, given, "log", "last", "words")
         await worker.finish(given)
         assert await events.rest() == ["last", "words"]
@@ -87,8 +87,8 @@ async def test_a_reader_sees_parts_as_they_come_and_the_end_when_the_run_is_over
 async def test_the_framing_is_what_the_official_client_reads(
     http: httpx2.AsyncClient, worker: FakeWorker, given: wire.Assignment
 ) -> None:
-    chunk = Chunk("part_1", msgspec.Raw(b'{"a": "\\n"}'))
-    await worker.say(f"runs/{given.run_id}/streams", StreamReport(given.lease, "log", [chunk]), StreamReply)
+    part = Part("part_1", msgspec.Raw(b'{"a": "\\n"}'))
+    await worker.say(f"runs/{given.run_id}/streams", StreamReport(given.lease, "log", [part]), StreamReply)
     await worker.finish(given)
     text = (await http.get(f"{STREAMS}/{given.run_id}/log")).text
     event, data, _, end, *_ = text.split("\n")
@@ -105,7 +105,7 @@ async def test_who_comes_before_the_stream_and_before_the_run_begins_is_held(
     async with reading(http, f"{STREAMS}/{run_id}/log") as events:
         given = await worker.take_and_start()
         await say(worker, given, "log", 1)
-        assert await events.chunk() == 1
+        assert await events.part() == 1
 
 
 async def test_a_reader_that_is_cut_off_again_and_again_loses_nothing_and_sees_nothing_twice(
@@ -123,7 +123,7 @@ async def test_a_reader_that_is_cut_off_again_and_again_loses_nothing_and_sees_n
         while len(seen) < 300:
             async with reading(http, f"{STREAMS}/{given.run_id}/log", last_event_id=str(last)) as events:
                 for _ in range(min(17, 300 - len(seen))):
-                    seen.append(await events.chunk())
+                    seen.append(await events.part())
                 last = events.last
     assert seen == list(range(300))
     await writing
@@ -135,11 +135,11 @@ async def test_a_reader_may_begin_anywhere(
     path = f"{STREAMS}/{given.run_id}/log"
     await say(worker, given, "log", 0, 1, 2)
     async with reading(http, path, last_event_id="1") as behind, reading(http, path, last_event_id="-1") as whole:
-        assert (await behind.chunk(), await whole.chunk()) == (2, 0)
+        assert (await behind.part(), await whole.part()) == (2, 0)
     async with reading(http, path, x_trigger_stream_start="latest") as latest:
         assert await latest.event() == ("start", '{"after":2}')
         await say(worker, given, "log", 3)
-        assert await latest.chunk() == 3
+        assert await latest.part() == 3
     for header, value in (("last_event_id", "1-0"), ("timeout_seconds", "0"), ("timeout_seconds", "601")):
         async with reading(http, path, **{header: value}) as refused:
             assert refused.status == 400
@@ -185,9 +185,9 @@ async def test_many_readers_share_one_look_for_each_append(
 
         async def read() -> None:
             async with reading(many, path) as events:
-                assert await events.chunk() == "first"
+                assert await events.part() == "first"
                 arrived.put_nowait(None)
-                assert [await events.chunk() for _ in range(5)] == [0, 1, 2, 3, 4]
+                assert [await events.part() for _ in range(5)] == [0, 1, 2, 3, 4]
                 arrived.put_nowait(None)
 
         for _ in range(30):
@@ -223,7 +223,7 @@ async def test_readers_that_begin_at_any_time_and_anywhere_see_each_number_once(
         await asyncio.sleep(chance.random())
         first = chance.randrange(max(1, written))
         async with reading(http, path, last_event_id=str(first - 1)) as events:
-            seen = [await events.chunk() for _ in range(chance.randrange(3))]
+            seen = [await events.part() for _ in range(chance.randrange(3))]
             await asyncio.sleep(chance.random() / 10)
             assert seen + await events.rest() == [*range(first, count)]
 
@@ -240,9 +240,9 @@ async def test_a_reader_that_does_not_read_holds_up_nobody_and_is_sent_no_more_t
     async with reading(http, path) as slow, reading(http, path) as quick:
         for n in range(120):
             await say(worker, given, "log", [n, long])
-            assert (await quick.chunk())[0] == n
+            assert (await quick.part())[0] == n
         await worker.finish(given)
-        assert [chunk[0] for chunk in await slow.rest()] == list(range(120))
+        assert [part[0] for part in await slow.rest()] == list(range(120))
 
 
 async def test_readers_of_a_server_that_stops_are_cut_off_at_once_and_go_on_at_another(
@@ -260,7 +260,7 @@ async def test_readers_of_a_server_that_stops_are_cut_off_at_once_and_go_on_at_a
         await say(worker, given, "log", 1)
     async with httpx2.AsyncClient(headers={"authorization": f"Bearer {KEY}"}) as http:
         async with reading(http, f"{first}{STREAMS}/{given.run_id}/log") as events:
-            assert await events.chunk() == 1
+            assert await events.part() == 1
             stop.set()
             with pytest.raises(httpx2.TransportError):
                 await events.event()
@@ -269,7 +269,7 @@ async def test_readers_of_a_server_that_stops_are_cut_off_at_once_and_go_on_at_a
         other = FakeWorker(second)
         await say(other, given, "log", 2)
         async with reading(http, f"{second}{STREAMS}/{given.run_id}/log", last_event_id="0") as events:
-            assert await events.chunk() == 2
+            assert await events.part() == 2
         await other.close()
 
 
@@ -367,8 +367,8 @@ async def test_a_full_stream_says_so(start: Start, database_url: str) -> None:
         await client.trigger("echo", 1)
         given = await worker.take_and_start()
         assert await say(worker, given, "log", "123456") == 1
-        chunk = Chunk("p", msgspec.Raw(b'"123"'))
-        refused = await worker.post(f"runs/{given.run_id}/streams", StreamReport(given.lease, "log", [chunk]))
+        part = Part("p", msgspec.Raw(b'"123"'))
+        refused = await worker.post(f"runs/{given.run_id}/streams", StreamReport(given.lease, "log", [part]))
     assert (refused.status_code, refused.json()["limit"], refused.json()["value"]) == (413, 10, 13)
 
 
@@ -381,7 +381,7 @@ async def test_parts_go_to_the_parents_stream(
     await say(worker, child, "log", "from the child", target="parent")
     await http.post(f"{STREAMS}/{child.run_id}/root/log/append", content="from outside")
     async with reading(http, f"{STREAMS}/{given.run_id}/log") as events:
-        assert [await events.chunk(), await events.chunk()] == ["from the child", "from outside"]
+        assert [await events.part(), await events.part()] == ["from the child", "from outside"]
     # A token for the child alone doesn't reach its parent.
     token = await client.create_public_token([f"write:runs:{child.run_id}"])
     async with httpx2.AsyncClient(headers={"authorization": f"Bearer {token}"}) as page:
@@ -396,7 +396,7 @@ async def test_a_run_reads_what_was_sent_to_it_and_waits_for_what_is_not(
     async def read(after: int, wait_s: float = 0.0) -> list[Any]:
         asked = InputRead(given.lease, "chat", after, wait_s)
         reply = await worker.say(f"runs/{given.run_id}/inputs", asked, InputReply)
-        return [(chunk.seq, msgspec.json.decode(chunk.data)) for chunk in reply.chunks]
+        return [(part.seq, msgspec.json.decode(part.data)) for part in reply.parts]
 
     async def send(data: Any, **headers: str) -> None:
         path = f"{STREAMS}/{given.run_id}/input/chat"
@@ -411,7 +411,7 @@ async def test_a_run_reads_what_was_sent_to_it_and_waits_for_what_is_not(
     await send(None)
     assert await read(-1) == [(0, {"text": "hello"}), (1, None)]
     async with reading(http, f"{STREAMS}/{given.run_id}/input/chat", last_event_id="0") as events:
-        assert await events.chunk() is None
+        assert await events.part() is None
     assert (await client.run(given.run_id))["status"] == "EXECUTING"
     await worker.finish(given)
     gone = await worker.post(f"runs/{given.run_id}/inputs", InputRead(given.lease, "chat"))
@@ -436,11 +436,11 @@ async def test_pages_may_read_and_send_with_the_token_of_the_trigger(url: str, w
         await say(worker, given, "ai/log", "x")
         async with http.stream("GET", f"{STREAMS}/{given.run_id}/ai/log", headers=page) as response:
             assert "x-stream-version" in response.headers["access-control-expose-headers"]
-            assert await Events(response).chunk() == "x"
+            assert await Events(response).part() == "x"
         assert (await http.post(f"{STREAMS}/{given.run_id}/self/log/append", headers=page)).status_code == 403
 
 
-async def test_old_chunks_are_pruned_by_the_servers_duty(start: Start, database_url: str) -> None:
+async def test_old_parts_are_pruned_by_the_servers_duty(start: Start, database_url: str) -> None:
     url = await start(database_url)
     async with AsyncClient(url, KEY) as client, awake(url) as worker:
         await client.trigger("echo", 1)
@@ -501,8 +501,8 @@ async def test_our_clients_read_it_whole_and_send_and_change(
 
     async def work() -> None:
         asked = InputRead(given.lease, "chat", -1, 20)
-        [chunk] = (await worker.say(f"runs/{given.run_id}/inputs", asked, InputReply)).chunks
-        assert msgspec.json.decode(chunk.data) == "go"
+        [part] = (await worker.say(f"runs/{given.run_id}/inputs", asked, InputReply)).parts
+        assert msgspec.json.decode(part.data) == "go"
         for part in parts:
             await say(worker, given, "default", part)
         await worker.finish(given)

@@ -10,9 +10,9 @@ import pytest
 from torpor.errors import ApiError
 from torpor.wire import http, runner
 from torpor.wire.operations import apply
-from torpor.wire.runner import Append, Call, Change, Chunk, Known, Op
+from torpor.wire.runner import Append, Call, Change, Known, Op, Part
 from torpor.worker.inbox import Inbox
-from torpor.worker.relay import MOST_CHUNKS, MOST_TOLD, SMALL_BYTES, Relay
+from torpor.worker.relay import MOST_PARTS, MOST_TOLD, SMALL_BYTES, Relay
 
 pytestmark = pytest.mark.anyio
 
@@ -55,8 +55,8 @@ class Server:
         self.reports.append(report)
         if isinstance(report, http.StreamReport):
             stream = self.streams.setdefault((report.target, report.key), [])
-            stream += [msgspec.json.decode(chunk.data) for chunk in report.chunks]
-            return http.StreamReply(len(report.chunks))
+            stream += [msgspec.json.decode(part.data) for part in report.parts]
+            return http.StreamReply(len(report.parts))
         assert report.number == self.number + 1
         self.number = report.number
         self.metadata = apply(self.metadata, report.operations)
@@ -93,7 +93,7 @@ class Scene:
         await self.hear(Change(self.said, seen, op=op, **more))
 
     async def append(self, text: str, key: str = "out") -> None:
-        await self.hear(Append("self", key, Chunk(f"c{text}", msgspec.Raw(msgspec.json.encode(text)))))
+        await self.hear(Append("self", key, Part(f"c{text}", msgspec.Raw(msgspec.json.encode(text)))))
 
     async def until(self, look: Callable[[], Any]) -> None:
         async with asyncio.timeout(10):
@@ -126,7 +126,7 @@ async def test_after_a_flush_the_server_has_all_that_was_heard(scene: Scene) -> 
     scene.server.is_away.clear()
     await scene.append("a")
     await scene.change(Op("set", "n", 1))
-    await asyncio.sleep(0.06)  # the chunk is on its way
+    await asyncio.sleep(0.06)  # the part is on its way
     flushed = asyncio.ensure_future(scene.relay.flush())
     await asyncio.sleep(0.01)
     assert not flushed.done()
@@ -136,8 +136,8 @@ async def test_after_a_flush_the_server_has_all_that_was_heard(scene: Scene) -> 
     assert scene.server.streams == {("self", "out"): ["a"]}
 
 
-async def test_chunks_keep_their_order_and_go_in_batches(scene: Scene) -> None:
-    texts = [str(number) for number in range(MOST_CHUNKS + 50)]
+async def test_parts_keep_their_order_and_go_in_batches(scene: Scene) -> None:
+    texts = [str(number) for number in range(MOST_PARTS + 50)]
     scene.server.is_away.clear()
     for text in texts:
         await scene.append(text)
@@ -146,10 +146,10 @@ async def test_chunks_keep_their_order_and_go_in_batches(scene: Scene) -> None:
     await scene.relay.flush()
     assert scene.server.streams == {("self", "out"): texts}
     assert len(scene.server.reports) <= 5
-    assert max(len(report.chunks) for report in scene.server.reports) <= MOST_CHUNKS
+    assert max(len(report.parts) for report in scene.server.reports) <= MOST_PARTS
 
 
-async def test_a_single_chunk_does_not_wait_for_others(scene: Scene) -> None:
+async def test_a_single_part_does_not_wait_for_others(scene: Scene) -> None:
     await scene.append("a")
     await scene.until(lambda: scene.server.streams)
     await scene.append("b")
@@ -254,7 +254,7 @@ async def test_a_stream_that_is_full_costs_neither_the_run_nor_its_story(scene: 
         await scene.relay.flush()
     assert len(scene.server.story) == MOST_TOLD
     result = await scene.relay.answer(Call(1, "flush", msgspec.Raw(b"{}")))
-    assert "a chunk of the stream 'out' can't be stored: the stream is full" in (result.error or "")
+    assert "a part of the stream 'out' can't be stored: the stream is full" in (result.error or "")
 
 
 async def test_when_the_lease_is_over_the_attendant_is_told_and_nothing_more_is_said(scene: Scene) -> None:

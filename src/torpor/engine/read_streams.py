@@ -7,13 +7,13 @@ from typing import Self
 from torpor.engine.streams import Direction
 from torpor.store.database import Transaction
 
-PAGE_CHUNKS = 500
+PAGE_PARTS = 500
 PAGE_BYTES = 64 * 1024
-"""About as much one page holds: a reader that is slow has one of them in memory. A longer chunk is a page of its own."""
+"""About as much one page holds: a reader that is slow has one of them in memory. A longer part is a page of its own."""
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class StoredPart:
     seq: int
     part_id: str
     body: str  # JSON
@@ -26,15 +26,15 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Chunks in a row. `is_full`: there may be more. `is_last`: the run is over, and no chunk comes after these."""
+    """Parts in a row. `is_full`: there may be more. `is_last`: the run is over, and no part comes after these."""
 
-    chunks: list[Chunk]
+    parts: list[StoredPart]
     is_full: bool
     is_last: bool
 
 
 async def page(tx: Transaction, run_id: str, direction: Direction, key: str, *, after: int) -> Page | None:
-    """What came behind the chunk of that number. None: there is no such run."""
+    """What came behind the part of that number. None: there is no such run."""
     # The run first: if it has ended, all of its streams were there before they are read.
     run = await tx.fetchrow("select finished_at from runs where id = $1", run_id)
     if run is None:
@@ -50,16 +50,16 @@ async def page(tx: Transaction, run_id: str, direction: Direction, key: str, *, 
         direction,
         key,
         after,
-        PAGE_CHUNKS,
+        PAGE_PARTS,
         PAGE_BYTES,
     )
-    chunks = [Chunk.of(row) for row in rows]
-    is_full = len(rows) == PAGE_CHUNKS or sum(len(chunk.body.encode()) for chunk in chunks) >= PAGE_BYTES
-    return Page(chunks, is_full, run["finished_at"] is not None and not is_full)
+    parts = [StoredPart.of(row) for row in rows]
+    is_full = len(rows) == PAGE_PARTS or sum(len(part.body.encode()) for part in parts) >= PAGE_BYTES
+    return Page(parts, is_full, run["finished_at"] is not None and not is_full)
 
 
 async def last_seq(tx: Transaction, run_id: str, direction: Direction, key: str) -> int:
-    """The number of the newest chunk; -1: there is none."""
+    """The number of the newest part; -1: there is none."""
     found = await tx.fetchval(
         "select next_seq - 1 from streams where run_id = $1 and direction = $2 and key = $3", run_id, direction, key
     )

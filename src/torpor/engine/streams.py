@@ -19,12 +19,9 @@ from torpor.store.database import CHANNEL, Transaction, note
 
 Direction = Literal["output", "input"]
 
-MAX_PART_BYTES = 512 * 1024
-"""Of output. As JSON."""
 MAX_INPUT_BYTES = 1024 * 1024
 MAX_STREAMS = 100
 """The most streams that a run may have, in each direction: all of their keys stand in its row."""
-MAX_KEY_CHARS = 256
 MAX_PART_ID_CHARS = 200
 
 
@@ -140,7 +137,7 @@ async def _append(
         stream = await _make(tx, owner_id, direction, key, now=now)
     first: int = stream["next_seq"]
     await tx.execute(
-        f"""with chunks as (
+        f"""with parts as (
                 insert into stream_chunks (stream_id, seq, part_id, body, at)
                 select $1, $2 + n - 1, part_id, body, $3
                 from unnest($4::text[], $5::text[]) with ordinality as part (part_id, body, n)),

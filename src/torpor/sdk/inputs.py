@@ -56,10 +56,10 @@ class Line:
 
     def take_in(self, body: msgspec.Raw) -> None:
         """Several readers may have asked for the same: each part counts once."""
-        for chunk in msgspec.json.decode(body, type=InputReply).chunks:
-            if chunk.seq > self.after:
-                self.after = chunk.seq
-                self._waiting.append(msgspec.json.decode(chunk.data))
+        for part in msgspec.json.decode(body, type=InputReply).parts:
+            if part.seq > self.after:
+                self.after = part.seq
+                self._waiting.append(msgspec.json.decode(part.data))
 
 
 class _Reader:
@@ -93,9 +93,9 @@ class Inputs(_Reader):
             ...     return await inputs("chat").next(timeout="10m")
         """
         line, until = self._line(), _until(timeout)
-        while (chunk := line.take()) is _NOTHING:
+        while (part := line.take()) is _NOTHING:
             line.take_in(await running.required(self._what).call("inputs", line.question(until)))
-        return chunk
+        return part
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         """All that comes. It has no end of its own."""
@@ -116,9 +116,9 @@ class BlockingInputs(_Reader):
         """
         line, until = self._line(), _until(timeout)
         running.refuse_in_loop(f"torpor.sync.{self._what}")
-        while (chunk := line.take()) is _NOTHING:
+        while (part := line.take()) is _NOTHING:
             line.take_in(running.required(self._what).call_blocking("inputs", line.question(until)))
-        return chunk
+        return part
 
     def __iter__(self) -> Iterator[Any]:
         """All that comes. It has no end of its own."""

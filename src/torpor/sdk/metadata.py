@@ -178,7 +178,7 @@ class Metadata(_Own):
     """
 
     async def flush(self) -> dict[str, Any]:
-        """Wait until all that was said so far is stored: metadata, tags, chunks of streams. Returns the metadata as it is now,
+        """Wait until all that was said so far is stored: metadata, tags, parts of streams. Returns the metadata as it is now,
         with what others have made of it.
 
         Raises:

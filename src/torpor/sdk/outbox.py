@@ -1,4 +1,4 @@
-"""What user code says of its run: changes of metadata, tags, chunks of streams. And what it sees of its own metadata and tags.
+"""What user code says of its run: changes of metadata, tags, parts of streams. And what it sees of its own metadata and tags.
 
 A call puts its message here and has the door send it at once, whatever else the process is about to do: there is no thread of
 ours that could do it later, and code that computes for an hour must not keep its progress to itself. The supervisor collects
@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 from torpor.wire.operations import apply
-from torpor.wire.runner import Append, Change, Chunk, Known, Op, RunContext, Target
+from torpor.wire.runner import Append, Change, Known, Op, Part, RunContext, Target
 
 MOST_OPEN = 5000
 MOST_OPEN_BYTES = 8 << 20
@@ -70,11 +70,11 @@ class Outbox:
         """Tell the author, now and then, what keeps the code waiting."""
         if not has_room and (now := time.monotonic()) >= self._warn_at:
             self._warn_at = now + WARN_AGAIN_S
-            log.warning("the server takes chunks of streams more slowly than they come: append() waits for it")
+            log.warning("the server takes parts of streams more slowly than they come: append() waits for it")
 
-    def append(self, target: Target, key: str, chunk: Chunk) -> None:
+    def append(self, target: Target, key: str, part: Part) -> None:
         """Have something appended to a stream."""
-        self._waiting.append(Append(target, key, chunk))
+        self._waiting.append(Append(target, key, part))
 
     def take(self) -> Change | Append | None:
         """What is to be sent next."""

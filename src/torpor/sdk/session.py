@@ -48,12 +48,12 @@ from torpor.wire.runner import (
     Awoken,
     Begin,
     Cancel,
-    Chunk,
     Finished,
     Finishing,
     Hello,
     NewWait,
     Op,
+    Part,
     Result,
     RunContext,
     StayingAwake,
@@ -283,10 +283,10 @@ class Session:
         self._outbox.change(self._whose(target), op, tags, size=size)
         self._say()
 
-    def append(self, target: Target, key: str, chunk: Chunk) -> None:
+    def append(self, target: Target, key: str, part: Part) -> None:
         """Have something appended to a stream. Blocks while the supervisor has enough of it."""
         self._outbox.warn_if_slow(self.has_room)
-        self._outbox.append(self._whose(target), key, chunk)
+        self._outbox.append(self._whose(target), key, part)
         self._say()
 
     def input_line(self, name: str) -> Line:

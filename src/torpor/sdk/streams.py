@@ -18,13 +18,11 @@ import msgspec
 from torpor import ids
 from torpor.sdk import running
 from torpor.sdk.plain import encoded
-from torpor.wire.runner import Chunk, Flush, Target
+from torpor.wire.runner import Flush, Part, Target
+from torpor.wire.streams import KEYS, MAX_PART_BYTES, is_key
 
 T = TypeVar("T")
 
-MAX_CHUNK_BYTES = 512 << 10
-"""The most that a part may have, as JSON."""
-LONGEST_NAME = 256
 PAUSE_S = 0.02
 
 
@@ -39,7 +37,7 @@ class Stream:
         self.name = name
         self._to: Target = to
 
-    def append(self, chunk: Any) -> None:
+    def append(self, part: Any) -> None:
         """Give out a part: text, or anything that can be JSON. Models, dataclasses and dates dump themselves.
 
         Outside of a run it is checked and goes nowhere.
@@ -51,21 +49,21 @@ class Stream:
             >>> stream("log").append({"step": 3, "text": "parsing"})
         """
         what = f"stream({self.name!r}).append(…)"
-        data = encoded(chunk, what)
-        if len(data) > MAX_CHUNK_BYTES:
-            raise ValueError(f"{what}: the chunk has {len(data)} bytes of JSON; at most {MAX_CHUNK_BYTES} are taken")
+        data = encoded(part, what)
+        if len(data) > MAX_PART_BYTES:
+            raise ValueError(f"{what}: the part has {len(data)} bytes of JSON; at most {MAX_PART_BYTES} are taken")
         if (session := running.listening("stream.append()")) is not None:
-            session.append(self._to, self.name, Chunk(ids.new("chunk"), msgspec.Raw(data)))
+            session.append(self._to, self.name, Part(ids.new("part"), msgspec.Raw(data)))
 
     @overload
-    def pipe(self, chunks: AsyncIterable[T], each: Callable[[T], object] | None = None) -> Coroutine[Any, Any, int]: ...
+    def pipe(self, parts: AsyncIterable[T], each: Callable[[T], object] | None = None) -> Coroutine[Any, Any, int]: ...
     @overload
-    def pipe(self, chunks: Iterable[T], each: Callable[[T], object] | None = None) -> int: ...
-    def pipe(self, chunks: Any, each: Callable[[Any], object] | None = None) -> Any:
+    def pipe(self, parts: Iterable[T], each: Callable[[T], object] | None = None) -> int: ...
+    def pipe(self, parts: Any, each: Callable[[Any], object] | None = None) -> Any:
         """Give out all that an iterator yields, and return how many parts that was when all of them are stored.
 
         Args:
-            chunks: an async iterator: then await this. Or a plain one, in code that does not await: then it blocks.
+            parts: an async iterator: then await this. Or a plain one, in code that does not await: then it blocks.
             each: called with each part after it was given out, such as to put the whole text together.
 
         Raises:
@@ -79,27 +77,27 @@ class Stream:
             ...     await stream("answer").pipe(tokens, each=text.append)
             ...     return "".join(text)
         """
-        if hasattr(chunks, "__aiter__"):
-            return self._pipe(chunks, each)
+        if hasattr(parts, "__aiter__"):
+            return self._pipe(parts, each)
         if running.session is not None:
             running.refuse_in_loop("stream.pipe() of a plain iterator")
         count = 0
         with self.writer() as write:
-            for chunk in chunks:
-                write(chunk)
+            for part in parts:
+                write(part)
                 count += 1
                 if each is not None:
-                    each(chunk)
+                    each(part)
         return count
 
-    async def _pipe(self, chunks: AsyncIterable[Any], each: Callable[[Any], object] | None) -> int:
+    async def _pipe(self, parts: AsyncIterable[Any], each: Callable[[Any], object] | None) -> int:
         count = 0
         async with self.writer() as write:
-            async for chunk in chunks:
-                await write(chunk)
+            async for part in parts:
+                await write(part)
                 count += 1
                 if each is not None:
-                    each(chunk)
+                    each(part)
         return count
 
     def writer(self) -> "Writing":
@@ -143,10 +141,10 @@ class Writing:
         if kind is None and (session := running.session) is not None:
             await session.call("flush", Flush())
 
-    async def _write(self, chunk: Any) -> None:
+    async def _write(self, part: Any) -> None:
         while (session := running.session) is not None and not session.has_room:
             await asyncio.sleep(PAUSE_S)
-        self._to.append(chunk)
+        self._to.append(part)
 
 
 def stream(name: str = "default", *, to: Target = "self") -> Stream:
@@ -180,8 +178,6 @@ def checked_name(what: str, name: str) -> str:
     """
     if not isinstance(name, str):
         raise TypeError(f"{what}({name!r}): a name is text")
-    if not name or len(name) > LONGEST_NAME or not name.isprintable() or name.startswith("input/"):
-        raise ValueError(
-            f"{what}({name[:40]!r}): a name has 1 to {LONGEST_NAME} printable characters, and does not begin with input/"
-        )
+    if not is_key(name):
+        raise ValueError(f"{what}({name[:40]!r}): a name has {KEYS}")
     return name

@@ -11,7 +11,7 @@ from torpor.engine import bulk, read
 from torpor.engine.query import TIMEOUT_S
 from torpor.engine.query_grammar import MAX_ROWS
 from torpor.engine.query_words import MAX_CHARS
-from torpor.engine.streams import MAX_INPUT_BYTES, MAX_PART_BYTES, MAX_STREAMS
+from torpor.engine.streams import MAX_INPUT_BYTES, MAX_STREAMS
 from torpor.server import env_vars, options, query, render, scopes
 from torpor.server.auth import Keyed
 from torpor.server.bodies import reply
@@ -19,6 +19,7 @@ from torpor.server.errors import not_found
 from torpor.server.hub import hub
 from torpor.store.records import Environment
 from torpor.wire.http import MAX_OUTPUT_BYTES
+from torpor.wire.streams import MAX_PART_BYTES
 
 router = APIRouter()
 

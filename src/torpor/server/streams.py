@@ -23,8 +23,6 @@ from torpor.engine import read_streams
 from torpor.engine.family import Target, family
 from torpor.engine.streams import (
     MAX_INPUT_BYTES,
-    MAX_KEY_CHARS,
-    MAX_PART_BYTES,
     MAX_PART_ID_CHARS,
     MAX_STREAMS,
     Direction,
@@ -40,6 +38,7 @@ from torpor.server.runs import LONGEST_POLL_S, SWEEP_S
 from torpor.server.tails import Tails
 from torpor.store.database import DatabaseDown
 from torpor.wire import http as wire
+from torpor.wire.streams import KEYS, MAX_PART_BYTES, is_key
 
 QUIET_S = 60.0
 LONGEST_QUIET_S = 600.0
@@ -58,7 +57,7 @@ _input_read = msgspec.json.Decoder(wire.InputRead)
 
 async def read(request: Request) -> Response:
     if request.method == "HEAD":
-        return await _last_chunk(request)
+        return await _last_part(request)
     return await _followed(request, "output")
 
 
@@ -80,7 +79,7 @@ async def _followed(request: Request, direction: Direction) -> Response:
 async def _events(
     here: Hub, run_id: str, direction: Direction, key: str, after: int | None, quiet_s: float
 ) -> AsyncGenerator[bytes, None]:
-    """Chunks behind that one (None: behind the newest), until the run is over or nothing has come for so long."""
+    """Parts behind that one (None: behind the newest), until the run is over or nothing has come for so long."""
     loop = asyncio.get_running_loop()
     tails: Tails = here.tails
     try:
@@ -115,12 +114,12 @@ async def _events(
 
 
 def _after(request: Request) -> int | None:
-    """The number of the last chunk that the reader has; None: it wants what comes from now on."""
+    """The number of the last part that the reader has; None: it wants what comes from now on."""
     text = request.headers.get("last-event-id")
     if not text:
         return None if request.headers.get("x-trigger-stream-start") == "latest" else -1
     if not re.fullmatch(r"-1|\d{1,18}", text):
-        raise Refused(400, f"Last-Event-ID: the number of a chunk, not {text[:40]!r}")
+        raise Refused(400, f"Last-Event-ID: the number of a part, not {text[:40]!r}")
     return int(text)
 
 
@@ -131,8 +130,8 @@ def _quiet_s(request: Request) -> float:
     return float(text)
 
 
-async def _last_chunk(request: Request) -> Response:
-    """The number of the last chunk, or of the last part that this writer has sent."""
+async def _last_part(request: Request) -> Response:
+    """The number of the last part, or of the last one that this writer has sent."""
     here, run_id = hub(request), request.path_params["run_id"]
     target, _, key = _key(request).partition("/")
     if target not in ("self", "parent", "root") or not key:
@@ -270,11 +269,11 @@ async def report(request: Request) -> Response:
     await auth.worker_environment(request)
     here, message = hub(request), decode(await read_body(request, WORKER_LIMIT), _stream_report)
     parts: list[Part] = []
-    for chunk in message.chunks:
-        if len(chunk.data) > MAX_PART_BYTES:
-            raise _too_long(len(chunk.data))
-        decode(bytes(chunk.data), _anything)
-        parts.append(Part(_part_id(chunk.id), bytes(chunk.data).decode()))
+    for part in message.parts:
+        if len(part.data) > MAX_PART_BYTES:
+            raise _too_long(len(part.data))
+        decode(bytes(part.data), _anything)
+        parts.append(Part(_part_id(part.id), bytes(part.data).decode()))
     lease, key = engine.Lease(request.path_params["run_id"], message.lease), _checked_key(message.key)
     async with here.database.transaction() as tx:
         outcome = await engine.report_parts(
@@ -296,11 +295,11 @@ async def inputs(request: Request) -> Response:
                 if not await engine.holds(tx, lease):
                     raise stale()
                 page = await read_streams.page(tx, lease.run_id, "input", key, after=asked.after)
-            chunks = page.chunks if page else []
+            parts = page.parts if page else []
             left_s = until - loop.time()
-            if chunks or left_s <= 0 or here.wakeups.is_closed or await request.is_disconnected():
+            if parts or left_s <= 0 or here.wakeups.is_closed or await request.is_disconnected():
                 return reply(
-                    wire.InputReply([wire.InputChunk(one.seq, msgspec.Raw(one.body.encode())) for one in chunks])
+                    wire.InputReply([wire.InputPart(one.seq, msgspec.Raw(one.body.encode())) for one in parts])
                 )
             await ear.wait(min(left_s, SWEEP_S))
 
@@ -313,11 +312,8 @@ def _key(request: Request) -> str:
 
 
 def _checked_key(key: str) -> str:
-    """A slash is fine, but for a beginning that is an address of its own."""
-    if not 0 < len(key) <= MAX_KEY_CHARS or not key.isprintable() or key.startswith("input/"):
-        raise Refused(
-            422, f"the key of a stream has 1 to {MAX_KEY_CHARS} printable characters and doesn't begin with input/"
-        )
+    if not is_key(key):
+        raise Refused(422, f"the key of a stream has {KEYS}")
     return key
 
 

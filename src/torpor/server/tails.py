@@ -1,6 +1,6 @@
 """Streams that are read here now. All readers of one stream share one look into the database for each wake-up.
 
-    append in any server --> note "stream" --> Tail of that stream: one look --> the latest chunks, encoded once --> readers
+    append in any server --> note "stream" --> Tail of that stream: one look --> the latest parts, encoded once --> readers
 
 A reader that keeps up is given what the tail has just found: the same bytes for all. One that is behind, since it began at
 the beginning or is slow, looks by itself, page by page, and has one page in memory. So a reader never holds up another.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from torpor.engine import read_streams
-from torpor.engine.read_streams import Chunk, Page
+from torpor.engine.read_streams import Page, StoredPart
 from torpor.engine.streams import Direction
 from torpor.store.database import DatabaseDown
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SWEEP_S = 2.0
 """It looks this often even when nothing was announced: announcements can be lost."""
 RECENT_BYTES = 1 << 20
-"""How much of its latest chunks a tail keeps for readers that are a little behind."""
+"""How much of its latest parts a tail keeps for readers that are a little behind."""
 RECENT_LOTS = 256
 
 _BEGIN = b'event: batch\ndata: {"records":['
@@ -33,33 +33,33 @@ _END = b"]}\n\n"
 
 
 class Lot:
-    """Chunks in a row as one event, ready to be sent."""
+    """Parts in a row as one event, ready to be sent."""
 
-    def __init__(self, chunks: list[Chunk]) -> None:
-        self.first = chunks[0].seq
-        self.last = chunks[-1].seq
+    def __init__(self, parts: list[StoredPart]) -> None:
+        self.first = parts[0].seq
+        self.last = parts[-1].seq
         self._begins: list[int] = []
         event = bytearray(_BEGIN)
-        for chunk in chunks:
+        for part in parts:
             if self._begins:
                 event += b","
             self._begins.append(len(event))
-            event += _record(chunk)
+            event += _record(part)
         self.event = bytes(event + _END)
 
     def after(self, seq: int) -> bytes:
-        """Without the chunks up to that one."""
+        """Without the parts up to that one."""
         if seq < self.first:
             return self.event
         return _BEGIN + self.event[self._begins[seq + 1 - self.first] :]
 
 
-def _record(chunk: Chunk) -> bytes:
+def _record(part: StoredPart) -> bytes:
     return msgspec.json.encode(
         {
-            "seq_num": chunk.seq,
-            "timestamp": round(chunk.at.timestamp() * 1000),
-            "body": f'{{"data":{chunk.body},"id":{msgspec.json.encode(chunk.part_id).decode()}}}',
+            "seq_num": part.seq,
+            "timestamp": round(part.at.timestamp() * 1000),
+            "body": f'{{"data":{part.body},"id":{msgspec.json.encode(part.part_id).decode()}}}',
             "headers": [],
         }
     )
@@ -74,8 +74,8 @@ class Tail:
         self._recent: deque[Lot] = deque()
         self._recent_bytes = 0
         self.readers = 0
-        self.position = -1  # the last chunk that it knows of
-        self.is_over = False  # the run is, and nothing comes behind that chunk
+        self.position = -1  # the last part that it knows of
+        self.is_over = False  # the run is, and nothing comes behind that part
         self.moved = asyncio.Event()  # set at the next news, and then another one stands here
         self._task = asyncio.create_task(self._follow(), name=f"tail of {run_id}")
         self._found = asyncio.Event()
@@ -95,7 +95,7 @@ class Tail:
             self._task.result()
 
     async def after(self, seq: int) -> Lot | None:
-        """What comes behind that chunk; None: nothing yet, or nothing any more.
+        """What comes behind that part; None: nothing yet, or nothing any more.
 
         Raises:
             DatabaseDown: it does not answer, and the server stops.
@@ -110,7 +110,7 @@ class Tail:
         if seq >= self.position:
             return None
         page = await self._page(seq)
-        return Lot(page.chunks) if page and page.chunks else None
+        return Lot(page.parts) if page and page.parts else None
 
     async def close(self) -> None:
         self._task.cancel()
@@ -126,10 +126,10 @@ class Tail:
                 if page is None:
                     self.is_over = True
                 else:
-                    if page.chunks:
-                        self._keep(Lot(page.chunks))
+                    if page.parts:
+                        self._keep(Lot(page.parts))
                     self.is_over = page.is_last
-                if self.is_over or page is None or page.chunks:
+                if self.is_over or page is None or page.parts:
                     self._tell()
                 self._found.set()
                 if not (page and page.is_full):

@@ -45,10 +45,10 @@ import msgspec
 from torpor.wire.presets import BUILT_IN, DEFAULT_PRESET, Preset
 from torpor.wire.runner import (
     Answer,
-    Chunk,
     HookCall,
     NewWait,
     Op,
+    Part,
     QueueManifest,
     RunContext,
     TaskError,
@@ -606,12 +606,12 @@ class StreamReport(msgspec.Struct):
 
     lease: int
     key: str
-    chunks: list[Chunk]
+    parts: list[Part]
     target: Literal["self", "parent", "root"] = "self"
 
 
 class StreamReply(msgspec.Struct):
-    added: int  # of its chunks; the others were there already
+    added: int  # of its parts; the others were there already
 
 
 class InputRead(msgspec.Struct):
@@ -623,10 +623,10 @@ class InputRead(msgspec.Struct):
     wait_s: float = 0.0  # for the first one
 
 
-class InputChunk(msgspec.Struct, frozen=True):
+class InputPart(msgspec.Struct, frozen=True):
     seq: int  # from 0, without gaps
     data: msgspec.Raw
 
 
 class InputReply(msgspec.Struct):
-    chunks: list[InputChunk]
+    parts: list[InputPart]

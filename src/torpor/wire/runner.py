@@ -157,7 +157,7 @@ class Op(msgspec.Struct, frozen=True, omit_defaults=True):
     value: Any = None  # delete has none; increment: a number; update: an object
 
 
-class Chunk(msgspec.Struct, frozen=True):
+class Part(msgspec.Struct, frozen=True):
     """A part of a stream."""
 
     id: str  # made by the SDK, unique in its stream: a repeated one adds nothing
@@ -267,7 +267,7 @@ class Append(msgspec.Struct, tag="append"):
 
     target: Target
     key: str
-    chunk: Chunk
+    part: Part
 
 
 class Suspending(msgspec.Struct, tag="suspending"):

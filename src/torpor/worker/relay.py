@@ -1,12 +1,12 @@
-"""What user code says of its run, led on to the server: changes of metadata and tags, chunks of streams.
+"""What user code says of its run, led on to the server: changes of metadata and tags, parts of streams.
 
     changes    reported FLUSH_S after the first one; sooner when there are many
-    chunks     at once, but not more often than every STREAM_S, unless there are many
+    parts      at once, but not more often than every STREAM_S, unless there are many
 
 All of it is told before the server hears that the run waits, is frozen, saved or moved, or ends (`flush`): what the process in an
 image has said is then the server's, and is never said again. What it had not got rid of when it was stopped is in its image.
 
-A report of changes has a number, and a chunk an id: a report that is repeated, since its answer was lost, changes nothing.
+A report of changes has a number, and a part an id: a report that is repeated, since its answer was lost, changes nothing.
 
 A run that says more than can be told stands in its own way only: what is not told yet weighs in its inbox (inbox.py), and while
 that is too much nothing more is read from it.
@@ -30,11 +30,11 @@ FLUSH_S = 0.5
 CHANGES_APART_S = 0.1
 MANY_CHANGES = 200
 STREAM_S = 0.05
-MANY_CHUNKS = 100
+MANY_PARTS = 100
 MANY_BYTES = 256 << 10
-MOST_CHUNKS = 1000
+MOST_PARTS = 1000
 MOST_BYTES = 4 << 20
-"""In one report; a single chunk may have more."""
+"""In one report; a single part may have more."""
 SMALL_BYTES = 64 << 10
 """What a process is told though it may not read: one such message has room in its socket, and is in nobody's way there."""
 MOST_SINGLED_OUT = 20
@@ -72,10 +72,10 @@ class Relay:
         self._reports = 0
         self._heard = 0  # the number of the last change
         self._reporting = Paced(self._report_changes, CHANGES_APART_S, in_background)
-        self._chunks: dict[tuple[runner.Target, str], list[runner.Append]] = {}
-        self._chunk_count = 0
-        self._chunk_bytes = 0
-        self._appending = Paced(self._append_chunks, STREAM_S, in_background)
+        self._parts: dict[tuple[runner.Target, str], list[runner.Append]] = {}
+        self._part_count = 0
+        self._part_bytes = 0
+        self._appending = Paced(self._append_parts, STREAM_S, in_background)
         self._known: runner.Known | None = None  # the latest, if the process was not told of it
         self._is_asked = False
         self._reply = http.MetadataReply({}, [])
@@ -95,14 +95,14 @@ class Relay:
     def append(self, process: RunProcess, append: runner.Append) -> None:
         """The process says that a stream goes on."""
         self._process = process
-        self._chunks.setdefault((append.target, append.key), []).append(append)
-        self._chunk_count += 1
-        self._chunk_bytes += len(append.chunk.data)
-        self._appending.within(0, hurry=self._chunk_count >= MANY_CHUNKS or self._chunk_bytes >= MANY_BYTES)
+        self._parts.setdefault((append.target, append.key), []).append(append)
+        self._part_count += 1
+        self._part_bytes += len(append.part.data)
+        self._appending.within(0, hurry=self._part_count >= MANY_PARTS or self._part_bytes >= MANY_BYTES)
 
     async def flush(self) -> None:
         """See to it that the server has all that was heard so far."""
-        if len(self._changes) or self._chunks or self._reporting.is_busy or self._appending.is_busy:
+        if len(self._changes) or self._parts or self._reporting.is_busy or self._appending.is_busy:
             await self._reporting.now()
             await self._appending.now()
 
@@ -179,26 +179,26 @@ class Relay:
         else:
             self._reports += 1
 
-    # -- chunks -------------------------------------------------------------------------------------------------------
+    # -- parts --------------------------------------------------------------------------------------------------------
 
-    async def _append_chunks(self) -> None:
-        chunks, self._chunks = self._chunks, {}
-        self._chunk_count = self._chunk_bytes = 0
-        for (target, key), appended in chunks.items():
-            for part in _parts(appended):
+    async def _append_parts(self) -> None:
+        parts, self._parts = self._parts, {}
+        self._part_count = self._part_bytes = 0
+        for (target, key), appended in parts.items():
+            for lot in _lots(appended):
                 if self._is_over:
                     return
-                report = http.StreamReport(self._lease.lease, key, [each.chunk for each in part], target)
+                report = http.StreamReport(self._lease.lease, key, [each.part for each in lot], target)
                 try:
                     await self._send("streams", report, http.StreamReply)
                 except ApiError as refusal:
                     if refusal.status == LEASE_IS_OVER:
                         self._lose_lease()
                     else:
-                        count = "a chunk" if len(part) == 1 else f"{len(part)} chunks"
+                        count = "a part" if len(lot) == 1 else f"{len(lot)} parts"
                         await self._refuse(f"{count} of the stream {key[:80]!r}", refusal)
                 assert self._process is not None
-                for each in part:
+                for each in lot:
                     self._process.inbox.dealt_with(each)
 
     # -- what the server does not take --------------------------------------------------------------------------------
@@ -221,18 +221,18 @@ class Relay:
             self._process.inbox.put_nowait(http.News("stale", self._lease.run_id, self._lease.lease))
 
 
-def _parts(appended: list[runner.Append]) -> Iterator[list[runner.Append]]:
+def _lots(appended: list[runner.Append]) -> Iterator[list[runner.Append]]:
     """Pieces that fit into one report each."""
-    part: list[runner.Append] = []
+    lot: list[runner.Append] = []
     size = 0
     for each in appended:
-        if part and (len(part) == MOST_CHUNKS or size + len(each.chunk.data) > MOST_BYTES):
-            yield part
-            part, size = [], 0
-        part.append(each)
-        size += len(each.chunk.data)
-    if part:
-        yield part
+        if lot and (len(lot) == MOST_PARTS or size + len(each.part.data) > MOST_BYTES):
+            yield lot
+            lot, size = [], 0
+        lot.append(each)
+        size += len(each.part.data)
+    if lot:
+        yield lot
 
 
 def _named(changes: list[Pending]) -> str:

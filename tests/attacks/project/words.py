@@ -197,7 +197,7 @@ async def tells_without_end(world: World) -> str:
 
 @loud
 async def says_nonsense_of_itself(world: World) -> str:
-    """Changes and chunks in the right form, that no table and no other run should get."""
+    """Changes and parts in the right form, that no table and no other run should get."""
     deep = b"[" * 500 + b"]" * 500
     for op in (
         {"type": "set", "key": "a\0b", "value": "\0"},
@@ -215,8 +215,8 @@ async def says_nonsense_of_itself(world: World) -> str:
         say(b'{"type":"change","number":1,"seen":0,"op":' + op + b"}")
     say({"type": "change", "number": 1, "seen": 0, "tags": ["\0", "", "t" * 1000, *map(str, range(100))]})
     for key, part in (("", "c"), ("k" * 10_000, "c"), ("\0", "c"), ("input/chat", "c"), ("fine", ""), ("fine", "\0")):
-        say({"type": "append", "target": "root", "key": key, "chunk": {"id": part, "data": "\0"}})
-    say({"type": "append", "target": "self", "key": "large", "chunk": {"id": "c", "data": "x" * 1_000_000}})
+        say({"type": "append", "target": "root", "key": key, "part": {"id": part, "data": "\0"}})
+    say({"type": "append", "target": "self", "key": "large", "part": {"id": "c", "data": "x" * 1_000_000}})
     say({"type": "call", "call_id": -4, "kind": "inputs", "body": {"key": "\0", "after": -(10**30), "wait_s": 1e300}})
     await asyncio.sleep(1)
     return "still here"
@@ -250,12 +250,12 @@ async def says_of_itself_without_end(world: World) -> str:
 
 @loud
 async def gives_out_without_end(world: World) -> str:
-    def chunks() -> Iterator[Any]:
+    def parts() -> Iterator[Any]:
         for number in itertools.count(1):
-            chunk = {"id": f"c{number}", "data": "x" * 1000}
-            yield {"type": "append", "target": "self", "key": f"s{number % 200}", "chunk": chunk}
+            part = {"id": f"c{number}", "data": "x" * 1000}
+            yield {"type": "append", "target": "self", "key": f"s{number % 200}", "part": part}
 
-    _without_end(chunks())
+    _without_end(parts())
     return await _never()
 
 
