@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 from fake_worker import KEY, FakeWorker, awake
 
@@ -79,6 +80,7 @@ REFUSED: list[tuple[Any, int, str]] = [
     ({"operations": [{"type": "rename", "key": "a"}]}, 400, "rename"),
     ({"operations": [{"type": "set", "key": "$.__proto__.a", "value": 1}]}, 400, "__proto__"),
     ({"operations": [{"type": "increment", "key": "n", "value": "1"}]}, 400, "must be a number"),
+    ({"operations": [{"type": "increment", "key": "n", "value": 10**400}]}, 400, "must be a number"),
     ({"metadata": {"long": "x" * 262_144}}, 413, "262155 bytes"),
 ]
 
@@ -93,6 +95,41 @@ async def test_what_can_not_be_is_refused_with_the_reason(client: AsyncClient, w
             assert (answer.json()["limit"], answer.json()["value"]) == (262_144, 262_155)
     assert (await ask(url, "GET", path)).json()["metadata"] == {}
     assert (await ask(url, "PUT", f"/api/v1/runs/{ids.new('run')}/metadata", {})).status_code == 404
+
+
+async def test_operations_that_would_hold_up_the_server_are_refused_and_many_that_do_not_are_carried_out(
+    client: AsyncClient, worker: FakeWorker, url: str
+) -> None:
+    """Each copies, or compares, the list that it changes: tens of thousands on a long one would take hours."""
+    given = await begin(client, worker)
+    path = f"/api/v1/runs/{given.run_id}/metadata"
+    many = [{"type": "append", "key": "log", "value": n} for n in range(3000)]
+    assert (await ask(url, "PUT", path, {"operations": many})).status_code == 200
+    long = [{"type": "set", "key": "long", "value": [2] * 50_000}]
+    assert (await ask(url, "PUT", path, {"operations": long})).status_code == 200
+    for kind in ("append", "remove"):
+        endless = {"operations": [{"type": kind, "key": "long", "value": 3}] * 60_000}
+        answer = await ask(url, "PUT", path, endless)
+        assert (answer.status_code, "60000 operations at once" in answer.json()["error"]) == (413, True), answer.text
+    report = MetadataReport(given.lease, 1, root_operations=[Op("remove", "long", 3)] * 60_000)
+    assert (await worker.post(f"runs/{given.run_id}/metadata", report)).status_code == 413
+
+
+async def test_the_scopes_of_a_run_are_not_for_the_metadata_of_its_parent_and_root(
+    client: AsyncClient, worker: FakeWorker, url: str
+) -> None:
+    parent = await begin(client, worker)
+    child_id = ids.new("run")
+    call = wire.TriggerCall(child_id, "echo", msgspec.Raw(b"1"), parent.lease, {"delay": "1h"})
+    assert (await worker.post(f"runs/{parent.run_id}/trigger", call)).status_code == 200
+    path = f"/api/v1/runs/{child_id}/metadata"
+    change = [{"type": "set", "key": "a", "value": 1}]
+    for more, statuses in (([], (200, 403, 403)), ([f"write:runs:{parent.run_id}"], (200, 200, 200))):
+        key = (await client.create_key("of one run", scopes=[f"write:runs:{child_id}", *more]))["key"]
+        for whose, status in zip(("operations", "parentOperations", "rootOperations"), statuses, strict=True):
+            answer = await ask(url, "PUT", path, {whose: change}, authorization=f"Bearer {key}")
+            assert answer.status_code == status, (whose, answer.text)
+        assert (await client.run(parent.run_id)).get("metadata") == ({"a": 1} if more else None)
 
 
 async def test_tags_are_added_one_or_several_up_to_ten(client: AsyncClient, worker: FakeWorker, url: str) -> None:

@@ -173,6 +173,7 @@ from torpor.engine.metadata import (
     MetadataBounds,
     MetadataChange,
     MetadataTooLarge,
+    TooManyOperations,
     change_metadata,
     report_metadata,
 )
@@ -316,6 +317,7 @@ __all__ = [
     "TokenFilter",
     "TokenRequest",
     "TokenView",
+    "TooManyOperations",
     "TooManySchedules",
     "TooManyStreams",
     "TooManyTags",

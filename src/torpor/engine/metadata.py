@@ -26,6 +26,10 @@ from torpor.wire.http import MetadataReport, Op
 CHANGEABLE_S = 15 * 60.0
 """So long after its end a run may be told of by its children and through the API: last words come late."""
 
+MAX_COST = 1 << 30
+"""What the operations of one request or report may cost (`operations.cost`), on one run's metadata: about a second, in which
+the server does nothing else."""
+
 REQUESTS_KEPT = 16
 """So many requests through the API a run remembers: one that comes again is among its latest."""
 
@@ -67,6 +71,14 @@ class MetadataTooLarge:
 
 
 @dataclass(frozen=True, slots=True)
+class TooManyOperations:
+    """So many operations on metadata as large as this run's would take too long. Nothing has changed, of no run."""
+
+    run_id: str
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
 class EndedLongAgo:
     """Nothing has changed: the run is over since then."""
 
@@ -82,7 +94,7 @@ async def change_metadata(
     request_id: str | None = None,
     bounds: MetadataBounds = BOUNDS,
     now: datetime,
-) -> Metadata | MetadataTooLarge | EndedLongAgo | Unknown:
+) -> Metadata | MetadataTooLarge | TooManyOperations | EndedLongAgo | Unknown:
     """Carry out operations on a run that is not over, or not for long. For the API; `operations.check` has passed them.
 
     A request that comes again, since its answer was lost, changes nothing, if it is one of the run's latest.
@@ -100,7 +112,7 @@ async def change_metadata(
     if request_id in run.metadata_requests:
         return Metadata(run.metadata or {}, run.tags)
     after = _carried_out(kin, runs, change, bounds.size_bytes, now)
-    if isinstance(after, MetadataTooLarge):
+    if not isinstance(after, dict):
         return after
     await _write(tx, after, now=now)
     if request_id is not None and after:
@@ -111,7 +123,7 @@ async def change_metadata(
 
 async def report_metadata(
     tx: Transaction, lease: Lease, report: MetadataReport, *, bounds: MetadataBounds = BOUNDS, now: datetime
-) -> Metadata | MetadataTooLarge | TooManyTags | Stale:
+) -> Metadata | MetadataTooLarge | TooManyOperations | TooManyTags | Stale:
     """What a run's code has done to its metadata, its parent's, its root's, and its tags. For the worker that holds the
     lease; `operations.check` has passed the operations.
 
@@ -130,7 +142,7 @@ async def report_metadata(
     if run.metadata_lease == lease.number and report.number <= run.metadata_number:
         return Metadata(own.metadata or {}, own.tags)
     after = _carried_out(kin, runs, change, bounds.size_bytes, now)
-    if isinstance(after, MetadataTooLarge):
+    if not isinstance(after, dict):
         return after
     tags = with_tags(own.tags, report.tags, bounds.tags)
     if isinstance(tags, TooManyTags):
@@ -156,13 +168,16 @@ def _concerned(kin: Family, change: MetadataChange) -> set[str]:
 
 def _carried_out(
     kin: Family, runs: dict[str, Member], change: MetadataChange, most_bytes: int, now: datetime
-) -> dict[str, dict[str, Any]] | MetadataTooLarge:
+) -> dict[str, dict[str, Any]] | MetadataTooLarge | TooManyOperations:
     """What is to become of whose metadata; a run that stays as it is isn't in it."""
     after: dict[str, dict[str, Any]] = {}
     for run_id, wanted in ((kin.run_id, change.own), (kin.parent_id, change.parent), (kin.root_id, change.root)):
         run = runs.get(run_id)
         if wanted and run is not None and _is_changeable(run, now):
-            after[run_id] = operations.apply(after.get(run_id, run.metadata or {}), wanted)
+            before = after.get(run_id, run.metadata or {})
+            if operations.cost(len(msgspec.json.encode(before)), wanted) > MAX_COST:
+                return TooManyOperations(run_id, len(wanted))
+            after[run_id] = operations.apply(before, wanted)
     for run_id, metadata in after.items():
         if (size := len(msgspec.json.encode(metadata))) > most_bytes:
             return MetadataTooLarge(run_id, size)

@@ -12,6 +12,7 @@ from starlette.routing import Route
 from torpor import engine
 from torpor.config import Settings
 from torpor.engine import read
+from torpor.engine.family import family
 from torpor.engine.metadata import CHANGEABLE_S
 from torpor.server import auth
 from torpor.server.auth import Keyed
@@ -52,6 +53,7 @@ async def change_metadata(request: Request, run_id: str, environment: Keyed) -> 
         [*whole, *(body.operations or ())], body.parent_operations or (), body.root_operations or ()
     )
     _check((*change.own, *change.parent, *change.root))
+    await _check_relatives(request, run_id, change)
     request_id = id_for(request, "change", run_id) if HEADER in request.headers else None
     async with here.database.transaction() as tx:
         outcome = await engine.change_metadata(
@@ -110,6 +112,20 @@ async def report(request: Request) -> Response:
     return reply(wire.MetadataReply(now.metadata, now.tags))
 
 
+async def _check_relatives(request: Request, run_id: str, change: engine.MetadataChange) -> None:
+    """The scopes of a run are for its own metadata; another's need that one's."""
+    caller = auth.caller(request)
+    if caller.scopes is None or not (change.parent or change.root):
+        return
+    async with hub(request).database.transaction() as tx:
+        kin = await family(tx, run_id, caller.environment.id)
+    if kin is None:
+        raise not_found()
+    for owner_id, wanted in ((kin.parent_id, change.parent), (kin.root_id, change.root)):
+        if wanted and owner_id != run_id:
+            caller.require(f"write:runs:{owner_id}")
+
+
 def _check(wanted: Iterable[Op]) -> None:
     for operation in wanted:
         try:
@@ -130,6 +146,11 @@ def _changed(outcome: object, limits: Settings) -> engine.Metadata:
             most = limits.max_metadata_bytes
             told = f"the metadata of {run_id} would have {value} bytes; at most {most} are kept"
             raise Refused(413, told, limit=most, value=value)
+        case engine.TooManyOperations(run_id=run_id, value=value):
+            told = (
+                f"{value} operations at once are too many for metadata as large as that of {run_id}: send fewer at once"
+            )
+            raise Refused(413, told, value=value)
         case engine.TooManyTags():
             raise _too_many(outcome, limits)
         case engine.EndedLongAgo():

@@ -14,8 +14,10 @@ on its way, or no list to remove from, changes nothing: what others have made of
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+import msgspec
 
 from torpor.wire.http import Op
 
@@ -27,6 +29,9 @@ MAX_NAMES = 64
 """The most names that a path may have."""
 MAX_DEPTH = 100
 """How deep a value may be nested, so that whoever compares two of them comes to an end."""
+
+COST_OF_REMOVE = 64
+"""Of one, in copies of the same list."""
 
 _MISSING: Any = object()
 
@@ -48,9 +53,7 @@ def check(operation: Op) -> None:
         raise ValueError(f"{kind}: a key is needed")
     if key == "__proto__":
         raise ValueError(f"{kind}: the key may not be __proto__")
-    if kind == "increment" and (
-        isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
-    ):
+    if kind == "increment" and not _is_number(value):
         raise ValueError("increment: the value must be a number")
     if not key.startswith("$."):
         return
@@ -63,6 +66,22 @@ def check(operation: Op) -> None:
         raise ValueError(f"{kind}: the path {key[:80]!r} may not name {', '.join(sorted(_OF_PROTOTYPES))}")
     if any(name == "*" or name.startswith("[") for name in names):
         raise ValueError(f"{kind}: the path {key[:80]!r} may hold names and numbers, nothing else")
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
+
+
+def cost(size_bytes: int, operations: Sequence[Op]) -> int:
+    """How much there is to copy and compare at most, when these are carried out on metadata of that size: in bytes, about.
+
+    Each operation copies the object or list that it changes, and `remove` compares what is in there, which takes longer.
+    """
+    largest = size_bytes + len(msgspec.json.encode(operations))
+    return largest * sum(COST_OF_REMOVE if each.type == "remove" else 1 for each in operations)
 
 
 def _is_too_deep(value: Any) -> bool:
@@ -134,7 +153,8 @@ def _after(operation: Op, present: Any) -> Any:
         case "remove":
             if not isinstance(present, list):
                 return _MISSING
-            return [each for each in present if not same(each, operation.value)]
+            # What is the same is equal for Python too, which finds out sooner what isn't.
+            return [each for each in present if each != operation.value or not same(each, operation.value)]
         case "increment":
             is_number = isinstance(present, int | float) and not isinstance(present, bool)
             return _sum(present if is_number else 0, operation.value)

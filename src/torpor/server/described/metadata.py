@@ -62,7 +62,8 @@ RESOURCE = Resource(
             "| `update` | an object is all there is |\n\n"
             "They are carried out under a lock, so that many may count at once. Objects that are missing on the way of a path "
             "are made. An operation that meets a text where it needs an object, or no list to remove from, changes nothing. "
-            "What goes to a parent or root that a run doesn't have goes to itself. A run that is over can be told of for 15 "
+            "What goes to a parent or root that a run doesn't have goes to itself; what goes to one that it has needs "
+            "`write:runs:<that run>`, where scopes are asked for. A run that is over can be told of for 15 "
             "minutes more.",
             headers=REPEATABLE,
             body=Body(
@@ -80,7 +81,8 @@ RESOURCE = Resource(
             refusals=NO_RUN
             | {
                 400: "An operation can't be one, or a path names `__proto__`, `constructor` or `prototype`.",
-                413: "There would be more than `metadataBytes` of the limits; nothing has changed.",
+                413: "There would be more than `metadataBytes` of the limits, or so many operations on metadata of that size "
+                "would take too long: send fewer at once. Nothing has changed.",
                 422: "The run is over for more than 15 minutes.",
             },
         ),
