@@ -68,11 +68,27 @@ async def test_they_may_be_told_as_csv(http: httpx2.AsyncClient, some_runs: list
     tags = '"[""a,b"",""c\\""d""]"'
     assert body == {
         "format": "csv",
-        "results": "status,depth,error_message,tags,t\n"
-        f"Dequeued,0,,{tags},false\n"
-        f'Failed,0,"a ""quoted"", cause",{tags},false\n'
-        f"Completed,0,,{tags},false\n",
+        "results": "status,depth,error_message,tags,t\r\n"
+        f"Dequeued,0,,{tags},false\r\n"
+        f'Failed,0,"a ""quoted"", cause",{tags},false\r\n'
+        f"Completed,0,,{tags},false\r\n",
     }
+    body = (
+        await http.post("/api/v1/query", json={"query": "select 'a\rb' as t from runs limit 1", "format": "csv"})
+    ).json()
+    assert body["results"] == 't\r\n"a\rb"\r\n', "what could end a line is in quotes"
+
+
+async def test_results_have_a_limit_of_bytes(
+    client: AsyncClient, some_runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The most rows and columns of the longest texts would be gigabytes, and a server holds them all."""
+    monkeypatch.setattr(query, "MAX_BYTES", 2000)
+    long = f"select '{'x' * 900}' as a from runs"
+    assert len(await client.query(f"{long} limit 2")) == 2
+    assert "the results have more than 2000 bytes" in await refusal(client, long)
+    monkeypatch.undo()
+    assert len(await client.query(long)) == 3
 
 
 async def test_a_span_of_time_is_asked_and_by_default_it_is_a_week(
@@ -113,6 +129,8 @@ async def test_what_it_cannot_be_asked_is_a_400_that_says_what(client: AsyncClie
         "select sum(status) from runs": "function sum(text) does not exist",
         "select 1 from runs order by 7": "position 7 is not in select list",
         "select 1 from runs where triggered_at > 'soon'": "invalid input syntax",
+        "select '4713-01-01 BC'::timestamptz from runs": "a date that can't be told",
+        "select '99999-01-01'::date from runs": "a date that can't be told",
         "select 1 from runs where queue like '%\\'": "LIKE pattern must not end with escape character",
         "select " + "*".join(["999999999999999"] * 200) + " from runs": "out of range",
     }.items():

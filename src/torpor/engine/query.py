@@ -5,7 +5,9 @@ looking at any row by a query's own conditions before it knows that the row is t
 error (a division by zero) tells of another's. The transaction can write nothing, and ends after ten seconds.
 """
 
+import asyncio
 from collections.abc import Mapping
+from contextlib import aclosing
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -19,6 +21,9 @@ from torpor.store.database import Transaction
 from torpor.store.records import Environment
 
 TIMEOUT_S = 10
+MAX_BYTES = 32 << 20
+"""Of results, about: ten thousand rows may each repeat a long text fifty times, and a server holds them all."""
+ROWS_AT_ONCE = 100
 TIME_COLUMN = "triggered_at"
 
 _STATUSES = " ".join(
@@ -82,24 +87,44 @@ async def ask(
     """The rows, of runs that were triggered in that span. Nothing else may be done in this transaction.
 
     Raises:
-        QueryRefused: Postgres can't carry it out, or not in time; the message is its own.
+        QueryRefused: Postgres can't carry it out, or not in time, and the message is its own; or the results are too large.
     """
     assert statement.table == "runs"
     columns = ", ".join(f"{column.sql} as {name}" for name, column in RUNS.items())
     await tx.execute(_SETTINGS)
+    found = tx.rows_once(
+        f"""with runs as (
+                select {columns} from runs
+                where environment_id = $1 and hook is null and created_at >= $2 and created_at < $3 offset 0)
+            {statement.sql}""",
+        environment.id,
+        since,
+        until,
+        environment.slug,
+        at_once=ROWS_AT_ONCE,
+    )
+    rows: list[list[Any]] = []
+    size = 0
     try:
-        rows = await tx.fetch_once(
-            f"""with runs as (
-                    select {columns} from runs
-                    where environment_id = $1 and hook is null and created_at >= $2 and created_at < $3 offset 0)
-                {statement.sql}""",
-            environment.id,
-            since,
-            until,
-            environment.slug,
-        )
-    except asyncpg.QueryCanceledError:
+        async with asyncio.timeout(TIMEOUT_S), aclosing(found):  # Postgres's own timeout begins anew with each part
+            async for row in found:
+                rows.append([float(value) if isinstance(value, Decimal) else value for value in row.values()])
+                size += sum(map(_size, rows[-1]))
+                if size > MAX_BYTES:
+                    raise QueryRefused(f"the results have more than {MAX_BYTES} bytes: ask for fewer rows or columns")
+    except (TimeoutError, asyncpg.QueryCanceledError):
         raise QueryRefused(f"the query took longer than {TIMEOUT_S} seconds: ask for a shorter period") from None
     except (asyncpg.SyntaxOrAccessError, asyncpg.DataError, asyncpg.ProgramLimitExceededError) as error:
         raise QueryRefused(getattr(error, "message", None) or type(error).__name__) from None
-    return [[float(value) if isinstance(value, Decimal) else value for value in row.values()] for row in rows]
+    except (OverflowError, ValueError) as error:
+        if isinstance(error, QueryRefused):
+            raise
+        raise QueryRefused("a result is a date that can't be told: before the year 1, or after 9999") from None
+    return rows
+
+
+def _size(value: Any) -> int:
+    """In bytes, about, as JSON."""
+    if isinstance(value, str):
+        return len(value)
+    return sum(map(len, value)) if isinstance(value, list) else 16

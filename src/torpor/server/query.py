@@ -92,7 +92,8 @@ def _objects(names: list[str], rows: list[list[Any]]) -> list[dict[str, Any]]:
 def _csv(names: list[str], rows: list[list[Any]]) -> str:
     """Instants as in JSON, lists as JSON, and nothing for null."""
     written = io.StringIO()
-    writer = csv.writer(written, lineterminator="\n")
+    # Python before 3.13 puts a return in quotes only where one ends the lines; to readers it ends a line anywhere.
+    writer = csv.writer(written, lineterminator="\r\n")
     writer.writerow(names)
     writer.writerows([_cell(value) for value in row] for row in rows)
     return written.getvalue()

@@ -79,9 +79,13 @@ class Transaction:
         texts = [msgspec.json.encode([kind, data]).decode() for data in notes]
         await self._connection.execute("select pg_notify($1, text) from unnest($2::text[]) as text", CHANNEL, texts)
 
-    async def fetch_once(self, statement: str, *values: Any) -> list[asyncpg.Record]:
-        """As `fetch`, for a statement that won't come again: it doesn't push out those that the connection remembers."""
-        return await (await self._connection.prepare(statement)).fetch(*values)
+    async def rows_once(self, statement: str, *values: Any, at_once: int) -> AsyncIterator[asyncpg.Record]:
+        """The rows, some at a time, of a statement that won't come again: it doesn't push out those that the connection
+        remembers.
+        """
+        prepared = await self._connection.prepare(statement)
+        async for row in prepared.cursor(*values, prefetch=at_once):
+            yield row
 
     def savepoint(self) -> asyncpg.transaction.Transaction:
         """`await .start()`, then `.commit()` or `.rollback()`: rolling back gives up the locks taken since."""

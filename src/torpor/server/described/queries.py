@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from torpor.engine.query import MAX_BYTES
 from torpor.engine.query_grammar import MAX_ROWS
 from torpor.engine.query_words import MAX_CHARS
 from torpor.server.described.operation import Answer, Body, Given, Operation, Resource, Shape
@@ -28,7 +29,9 @@ class QueryResults(Shape):
     format: Literal["json", "csv"]
     results: Annotated[
         list[dict[str, Any]] | str,
-        Meta(description=f"At most {MAX_ROWS:,} rows: an object for each, or CSV with a line of names."),
+        Meta(
+            description=f"At most {MAX_ROWS:,} rows, of {MAX_BYTES >> 20} MiB: an object for each, or CSV with a line of names."
+        ),
     ]
 
 
