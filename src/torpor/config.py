@@ -160,7 +160,7 @@ class Settings:
     token_requests_burst: int = 100
     """How many requests with one public token are taken at once, after a pause."""
     realtime_subscriptions: int = 0
-    """How many realtime subscriptions of one environment a server holds open; 0: as many as there are."""
+    """How many realtime subscriptions and readers of streams of one environment a server holds open; 0: as many as there are."""
     freeze: bool = True
     """False holds every waiting run in memory, as on a machine without CRIU."""
 

@@ -16,7 +16,11 @@ ODD: list[tuple[str, str, dict[str, Any], int]] = [
     ("POST", "/api/v1/auth/jwt", {"json": {"claims": {"scopes": ["read:runs"], "otu": "yes"}}}, 400),
     ("POST", "/api/v1/bulk-actions", {"json": {"action": "cancel", "filter": {"to": False}}}, 400),
     ("POST", "/api/v3/batches", {"json": {"runCount": -1}}, 422),
+    ("POST", "/api/v2/tasks/batch", {"content": b'{"items":[{"task":"ec\\xho"}]}'}, 400),
     ("GET", "/api/v1/timezones?excludeUtc=yes", {}, 400),
+    # Python reads no number of so many digits.
+    ("GET", f"/api/v1/runs?page[size]={'9' * 5000}", {}, 400),
+    ("GET", f"/api/v1/queues?page={'9' * 5000}", {}, 400),
     ("GET", "/api/v1/runs/", {}, 404),
     ("GET", "/api/v1/novelties", {}, 404),
 ]

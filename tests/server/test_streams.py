@@ -140,7 +140,12 @@ async def test_a_reader_may_begin_anywhere(
         assert await latest.event() == ("start", '{"after":2}')
         await say(worker, given, "log", 3)
         assert await latest.part() == 3
-    for header, value in (("last_event_id", "1-0"), ("timeout_seconds", "0"), ("timeout_seconds", "601")):
+    for header, value in (
+        ("last_event_id", "1-0"),
+        ("timeout_seconds", "0"),
+        ("timeout_seconds", "601"),
+        ("timeout_seconds", "0000000601"),
+    ):
         async with reading(http, path, **{header: value}) as refused:
             assert refused.status == 400
     async with reading(http, f"{STREAMS}/run_x/log") as unknown:
@@ -388,6 +393,41 @@ async def test_parts_go_to_the_parents_stream(
         own = await page.post(f"{http.base_url}{STREAMS}/{child.run_id}/self/log/append", content="x")
         other = await page.post(f"{http.base_url}{STREAMS}/{child.run_id}/root/log/append", content="x")
     assert (own.status_code, other.status_code) == (200, 403)
+    token = await client.create_public_token([f"read:runs:{child.run_id}"])
+    async with httpx2.AsyncClient(headers={"authorization": f"Bearer {token}"}) as page:
+        for target, status in (("self", 200), ("parent", 403), ("root", 403)):
+            last = await page.head(f"{http.base_url}{STREAMS}/{child.run_id}/{target}/log")
+            assert last.status_code == status, target
+
+
+async def test_a_line_may_come_letter_by_letter(http: httpx2.AsyncClient, given: wire.Assignment) -> None:
+    async def letters() -> AsyncIterator[bytes]:
+        for letter in b'"one"\n\n"two"\n"three"':
+            yield bytes([letter])
+            await asyncio.sleep(0.002)
+
+    assert (await http.post(f"{STREAMS}/{given.run_id}/self/log", content=letters())).json() == {"ok": True}
+    async with reading(http, f"{STREAMS}/{given.run_id}/log") as events:
+        assert [await events.part() for _ in range(3)] == ["one", "two", "three"]
+
+
+async def test_readers_of_streams_count_as_subscriptions(start: Start, database_url: str) -> None:
+    """Each of a stream of its own has the database asked every two seconds, also when nothing is ever written to it."""
+    url = await start(database_url, realtime_subscriptions=1)
+    headers = {"authorization": f"Bearer {KEY}"}
+    async with AsyncClient(url, KEY) as client, awake(url), httpx2.AsyncClient(base_url=url, headers=headers) as http:
+        path = f"{STREAMS}/{(await client.trigger('echo', 1))['id']}"
+        async with reading(http, f"{path}/one", x_trigger_stream_start="latest") as first:
+            assert await first.event() == ("start", '{"after":-1}')
+            async with reading(http, f"{path}/two") as second:
+                assert second.status == 429
+        # The place is free again as soon as the server knows that the first one has gone.
+        async with asyncio.timeout(20):
+            while True:
+                async with reading(http, f"{path}/two", x_trigger_stream_start="latest") as second:
+                    if second.status == 200:
+                        break
+                await asyncio.sleep(0.01)
 
 
 async def test_a_run_reads_what_was_sent_to_it_and_waits_for_what_is_not(

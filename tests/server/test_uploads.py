@@ -19,7 +19,7 @@ from torpor import ids
 from torpor.clock import SystemClock
 from torpor.config import Settings
 from torpor.sdk.async_client import AsyncClient
-from torpor.server import offload, presigned
+from torpor.server import batches, offload, presigned
 from torpor.server.hub import Hub
 from torpor.server.presigned import GOOD_FOR_S, PURPOSE, Grant
 from torpor.store.database import Database
@@ -113,6 +113,25 @@ async def test_the_items_of_a_batch_may_be_uploads(http: httpx2.AsyncClient, wor
     assert "id" in first
     assert "id" in second
     assert third["error"].startswith("payload: nothing was uploaded to 'nowhere' in this environment")
+
+
+async def test_the_items_of_a_batch_that_comes_whole_are_stored_some_at_a_time(
+    http: httpx2.AsyncClient, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A body of some kilobytes may name one large upload five hundred times: a gigabyte, were all in memory at once."""
+    sizes: list[int] = []
+    add = batches._add
+
+    async def noted(here: Any, environment_id: str, batch_id: str, chunk: Any, **more: Any) -> Any:
+        sizes.append(sum(len(item.request.payload) for item in chunk))
+        return await add(here, environment_id, batch_id, chunk, **more)
+
+    monkeypatch.setattr(batches, "_add", noted)
+    monkeypatch.setattr(batches, "CHUNK_BYTES", 1000)
+    path = await upload(http, '"' + "x" * 600 + '"')
+    item = {"task": "echo", "payload": path, "options": {"payloadType": "application/store"}}
+    made = await http.post("/api/v2/tasks/batch", json={"items": [item] * 5}, headers=BEARER)
+    assert (made.status_code, sizes) == (202, [1204, 1204, 602])
 
 
 async def test_an_upload_is_checked_as_any_other_payload(http: httpx2.AsyncClient, worker: FakeWorker) -> None:

@@ -164,7 +164,7 @@ async def items(request: Request) -> Response:
     accepted = sent = 0
     told: list[dict[str, Any]] = []
     added: engine.ItemsAdded | None = None
-    async for chunk in _chunks(_lines(request, here.settings.max_request_bytes), here, environment.id):
+    async for chunk in _in_chunks(_of_lines(_lines(request, here.settings.max_request_bytes), here, environment.id)):
         for item in chunk:
             check(item.task_id)
         if added is None:
@@ -221,16 +221,30 @@ def _told_item(item: Any) -> dict[str, Any]:
     return {"index": item.index, "id": item.run_id} | ({"isCached": True} if item.is_cached else {})
 
 
-async def _chunks(
+async def _of_lines(
     lines: AsyncIterator[tuple[int, bytes]], here: Hub, environment_id: str
-) -> AsyncIterator[list[engine.NewItem]]:
+) -> AsyncIterator[tuple[int, engine.NewItem]]:
+    async for number, line in lines:
+        yield len(line), await _read_item(here, environment_id, number, line)
+
+
+async def _asked_for(here: Hub, environment_id: str, asked: list[Item]) -> AsyncIterator[tuple[int, engine.NewItem]]:
+    for item in asked:
+        now = here.clock.now()
+        yield (
+            0,
+            await new_item(here, environment_id, item, parent_lease=None, trigger_function="batchTrigger", now=now),
+        )
+
+
+async def _in_chunks(items: AsyncIterator[tuple[int, engine.NewItem]]) -> AsyncIterator[list[engine.NewItem]]:
+    """Items with the bytes that each took in its request: few of them at a time are in memory."""
     chunk: list[engine.NewItem] = []
     size = 0
-    async for number, line in lines:
-        item = await _read_item(here, environment_id, number, line)
+    async for length, item in items:
         chunk.append(item)
-        # A short line may stand for a large upload.
-        size += max(len(line), len(item.request.payload or "") if item.request else 0)
+        # A short item may stand for a large upload.
+        size += max(length, len(item.request.payload or "") if item.request else 0)
         if len(chunk) >= wire.MAX_CHUNK_ITEMS or size >= CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0
@@ -368,14 +382,9 @@ async def create_whole(request: Request, environment: Keyed) -> Response:
     key = read_key("idempotency-key", request.headers.get("idempotency-key"))
     run_count, ttl_s = checked_count(len(items), here.settings), _ttl_s(request.headers.get("idempotency-key-ttl"))
     batch_id, told = await _open(request, caller, run_count, key, ttl_s)
-    for start in range(0, 0 if told["isCached"] else len(items), wire.MAX_CHUNK_ITEMS):
-        chunk = [
-            await new_item(
-                here, environment.id, item, parent_lease=None, trigger_function="batchTrigger", now=here.clock.now()
-            )
-            for item in items[start : start + wire.MAX_CHUNK_ITEMS]
-        ]
-        await _add(here, environment.id, batch_id, chunk)
+    if not told["isCached"]:
+        async for chunk in _in_chunks(_asked_for(here, environment.id, items)):
+            await _add(here, environment.id, batch_id, chunk)
     return reply(told, 202, _headers(request, caller, batch_id, task_ids))
 
 
@@ -385,6 +394,12 @@ def _numbered(index: int, raw: msgspec.Raw) -> Item:
         task = msgspec.json.decode(raw, type=WholeItem)
     except msgspec.ValidationError as error:
         raise Refused(400, f"items[{index}]: {error}") from None
+    except (
+        msgspec.DecodeError,
+        UnicodeDecodeError,
+        RecursionError,
+    ) as error:  # as it stands it was only skipped so far
+        raise Refused(400, f"items[{index}]: Invalid JSON: {error}") from None
     return Item(index, task.task, task.payload, task.options)
 
 

@@ -165,21 +165,29 @@ class Feeds:
             channel.closing.cancel()
             channel.closing = None
         channel.followers.add(follower)
-        self.held[feed.environment_id] += 1
         if self.is_closed:
             follower.tell(None)
         elif channel.is_stirred or channel.looking or not channel.has_shown(seen):
             self._stir(channel)  # a look that is under way is not for him: it may have begun before he came
         try:
-            yield follower
+            with self.hold(feed.environment_id):
+                yield follower
         finally:
             channel.followers.discard(follower)
             follower.tell(None)
-            self.held[feed.environment_id] -= 1
-            if not self.held[feed.environment_id]:
-                del self.held[feed.environment_id]
             if not channel.followers:
                 channel.closing = asyncio.get_running_loop().call_later(LINGER_S, self._close, channel)
+
+    @contextlib.contextmanager
+    def hold(self, environment_id: str) -> Iterator[None]:
+        """One more request is held, until the block ends; also of those who read a stream."""
+        self.held[environment_id] += 1
+        try:
+            yield
+        finally:
+            self.held[environment_id] -= 1
+            if not self.held[environment_id]:
+                del self.held[environment_id]
 
     async def page(
         self, feed: Feed, created_from: datetime | None = None, *, unseen: Seen | None = None, after: str = ""

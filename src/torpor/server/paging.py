@@ -4,6 +4,7 @@ A cursor names a row and when we issued it. The official client keeps its earlie
 both; the one issued later is the one that is meant.
 """
 
+import re
 import time
 from collections.abc import Collection
 from datetime import datetime
@@ -17,16 +18,23 @@ from torpor.server.errors import Refused
 
 DEFAULT_SIZE = 25
 MAX_SIZE = 100
+MAX_NUMBER = 1_000_000
 
 
 def read_page(query: QueryParams, default_size: int = DEFAULT_SIZE) -> Page:
-    size = query.get("page[size]", str(default_size))
-    if not size.isdecimal() or not 1 <= int(size) <= MAX_SIZE:
-        raise Refused(400, f"page[size]: a whole number from 1 to {MAX_SIZE}, not {size!r}")
+    size = whole_number("page[size]", query.get("page[size]", str(default_size)), MAX_SIZE)
     after, before = _read_cursor(query.get("page[after]")), _read_cursor(query.get("page[before]"))
     if after and before:
         after, before = (after, None) if after[0] > before[0] else (None, before)
-    return Page(int(size), after[1] if after else None, before[1] if before else None)
+    return Page(size, after[1] if after else None, before[1] if before else None)
+
+
+def whole_number(name: str, text: str, most: int) -> int:
+    """From 1; 400 that names the parameter or header for anything else."""
+    # Python refuses to read numbers of thousands of digits, and leading zeros are none of a number's.
+    if not re.fullmatch(r"[1-9][0-9]{0,9}", text) or int(text) > most:
+        raise Refused(400, f"{name}: a whole number from 1 to {most}, not {text[:40]!r}")
+    return int(text)
 
 
 def page_reply(items: list[dict[str, Any]], listing: Listing[Any]) -> dict[str, Any]:
@@ -115,12 +123,8 @@ def refuse_filters(query: QueryParams, known: frozenset[str]) -> None:
 
 def read_number(query: QueryParams, default_size: int) -> tuple[int, int]:
     """`page`, from 1, and `perPage`."""
-    page, size = query.get("page", "1"), query.get("perPage", str(default_size))
-    if not page.isdecimal() or not 1 <= int(page) <= 1_000_000:
-        raise Refused(400, f"page: a whole number from 1, not {page!r}")
-    if not size.isdecimal() or not 1 <= int(size) <= MAX_SIZE:
-        raise Refused(400, f"perPage: a whole number from 1 to {MAX_SIZE}, not {size!r}")
-    return int(page), int(size)
+    page = whole_number("page", query.get("page", "1"), MAX_NUMBER)
+    return page, whole_number("perPage", query.get("perPage", str(default_size)), MAX_SIZE)
 
 
 def numbered_reply(items: list[dict[str, Any]], page: Numbered[Any]) -> dict[str, Any]:

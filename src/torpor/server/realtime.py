@@ -81,7 +81,7 @@ async def _feed(request: Request, feed: Feed) -> Response:
         told = await _what_is_there(here, feed, created_from, position, view)
     else:
         with here.feeds.follow(feed, position.seen, created_from) as follower:
-            _check_room(here, feed)
+            check_room(here, here.feeds.held[feed.environment_id])
             answer = await _held(request, follower)
         told = await _told(here, feed, created_from, answer, follower, view)
     return _reply(request, feed, told, view, is_live=is_live)
@@ -144,9 +144,9 @@ def _check_there(feed: Feed, look: Look) -> None:
         raise not_found()
 
 
-def _check_room(here: Hub, feed: Feed) -> None:
-    """429 when the environment has as many subscribers here as it may have. The client backs off and asks again."""
-    limit, held = here.settings.realtime_subscriptions, here.feeds.held[feed.environment_id]
+def check_room(here: Hub, held: int) -> None:
+    """429 when with so many the environment has more subscribers here than it may have. The client backs off and asks again."""
+    limit = here.settings.realtime_subscriptions
     if limit and held > limit:
         raise Refused(
             429,

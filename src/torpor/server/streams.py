@@ -11,6 +11,7 @@ PUT  /realtime/v1/streams/{run_id}/{target}/{stream_key}          how to send ma
 import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -28,11 +29,12 @@ from torpor.engine.streams import (
     Direction,
     Part,
 )
-from torpor.server import auth
+from torpor.server import auth, paging
 from torpor.server.bodies import WORKER_LIMIT, decode, read_body, reply
 from torpor.server.errors import Refused, not_found, stale
 from torpor.server.event_streams import KEEP_ALIVE_S, STILL_HERE, Cut, EventStream
 from torpor.server.hub import Hub, hub
+from torpor.server.realtime import check_room
 from torpor.server.repeats import id_for
 from torpor.server.runs import LONGEST_POLL_S, SWEEP_S
 from torpor.server.tails import Tails
@@ -40,8 +42,8 @@ from torpor.store.database import DatabaseDown
 from torpor.wire import http as wire
 from torpor.wire.streams import KEYS, MAX_PART_BYTES, is_key
 
-QUIET_S = 60.0
-LONGEST_QUIET_S = 600.0
+QUIET_S = 60
+LONGEST_QUIET_S = 600
 """A reader is let go when nothing has come for so long: what it asks for, and the most that it may ask for."""
 OVER = b"event: end\ndata: {}\n\n"
 """The run is over, and all was sent. (The official client passes over events that it doesn't know.)"""
@@ -70,10 +72,21 @@ async def _followed(request: Request, direction: Direction) -> Response:
     key, after, quiet_s = _key(request), _after(request), _quiet_s(request)
     if here.wakeups.is_closed:
         raise Refused(503, "the server stops")
+    environment_id = auth.environment(request).id
     async with here.database.transaction() as tx:
-        if await family(tx, run_id, auth.environment(request).id) is None:
+        if await family(tx, run_id, environment_id) is None:
             raise not_found()
-    return EventStream(_events(here, run_id, direction, key, after, quiet_s), {"x-stream-version": "v2"})
+    check_room(here, here.feeds.held[environment_id] + 1)
+    events = _held(here, environment_id, _events(here, run_id, direction, key, after, quiet_s))
+    return EventStream(events, {"x-stream-version": "v2"})
+
+
+async def _held(here: Hub, environment_id: str, events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The same events, to one who counts as a subscriber meanwhile."""
+    with here.feeds.hold(environment_id):
+        async with aclosing(events):
+            async for event in events:
+                yield event
 
 
 async def _events(
@@ -124,10 +137,8 @@ def _after(request: Request) -> int | None:
 
 
 def _quiet_s(request: Request) -> float:
-    text = request.headers.get("timeout-seconds", str(int(QUIET_S)))
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= LONGEST_QUIET_S:
-        raise Refused(400, f"Timeout-Seconds: a whole number from 1 to {LONGEST_QUIET_S:g}, not {text[:40]!r}")
-    return float(text)
+    text = request.headers.get("timeout-seconds", str(QUIET_S))
+    return float(paging.whole_number("Timeout-Seconds", text, LONGEST_QUIET_S))
 
 
 async def _last_part(request: Request) -> Response:
@@ -142,6 +153,8 @@ async def _last_part(request: Request) -> Response:
         if kin is None:
             raise not_found()
         owner_id = kin.id_of(_target(target))
+        if owner_id != run_id:
+            auth.caller(request).require(f"read:runs:{owner_id}")
         if client:
             last = await read_streams.last_of_client(tx, owner_id, key, _client(client))
         else:
@@ -247,10 +260,14 @@ def _appended(here: Hub, key: str, outcome: object) -> engine.Appended:
 
 async def _lines(request: Request) -> AsyncIterator[list[bytes]]:
     """Whole lines, as many as have come; none longer than a part may be."""
-    rest = b""
+    rest = bytearray()  # it grows in place: a line may come letter by letter
     try:
         async for data in request.stream():
-            *lines, rest = (rest + data).split(b"\n")
+            first, *more = data.split(b"\n")
+            rest += first
+            lines = [bytes(rest), *more[:-1]] if more else []
+            if more:
+                rest[:] = more[-1]
             longest = max(map(len, (rest, *lines)))
             if longest > MAX_PART_BYTES:
                 raise _too_long(longest)
@@ -259,7 +276,7 @@ async def _lines(request: Request) -> AsyncIterator[list[bytes]]:
     except ClientDisconnect:
         return  # what came whole is kept: the writer asks how far it got, and goes on there
     if rest.strip():
-        yield [rest]
+        yield [bytes(rest)]
 
 
 # -- what workers say and ask -------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from torpor.engine import read
-from torpor.server import spans
+from torpor.server import paging, spans
 from torpor.server.auth import Keyed
 from torpor.server.bodies import reply
 from torpor.server.errors import Refused, not_found
@@ -123,11 +123,10 @@ def _page(request: Request, trace: Trace, now: datetime) -> Json:
     """Spans without their events, in the order in which they were made: parents first."""
     query = request.query_params
     size, after = query.get("page[size]", str(MAX_PAGE)), query.get("page[after]", "0")
-    if not size.isdecimal() or not 1 <= int(size) <= MAX_PAGE:
-        raise Refused(400, f"page[size]: a whole number from 1 to {MAX_PAGE}, not {size!r}")
+    size = paging.whole_number("page[size]", size, MAX_PAGE)
     if not after.isdecimal() or len(after) > 9:
         raise Refused(400, f"page[after]: what `next` of a page said, not {after!r}")
-    end = int(after) + int(size)
+    end = int(after) + size
     shown = [
         {"id": span.id, **_parent(span), "runId": span.run_id, **_flags(span, now)}
         | ({} if span.attempt is None else {"attemptNumber": span.attempt})

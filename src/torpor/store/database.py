@@ -8,7 +8,7 @@ sent the message, and messages are idempotent.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from time import monotonic
 from typing import Any
 
@@ -79,7 +79,7 @@ class Transaction:
         texts = [msgspec.json.encode([kind, data]).decode() for data in notes]
         await self._connection.execute("select pg_notify($1, text) from unnest($2::text[]) as text", CHANNEL, texts)
 
-    async def rows_once(self, statement: str, *values: Any, at_once: int) -> AsyncIterator[asyncpg.Record]:
+    async def rows_once(self, statement: str, *values: Any, at_once: int) -> AsyncGenerator[asyncpg.Record, None]:
         """The rows, some at a time, of a statement that won't come again: it doesn't push out those that the connection
         remembers.
         """
