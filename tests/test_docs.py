@@ -62,6 +62,12 @@ def sections(text: str) -> dict[str, str]:
 # -- names ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("file", PAGES, ids=lambda file: file.name)
+def test_tables_are_tables(file: Path) -> None:
+    """Folded into the lines of a paragraph, one can't be read."""
+    assert [line for line in file.read_text(encoding="utf-8").splitlines() if "|---|" in line and line[0] != "|"] == []
+
+
 def test_the_table_of_scopes_has_every_type_that_a_route_asks_for() -> None:
     rows = [row for row in table_rows(sections(page("keys.md"))["Scoped keys"]) if "`" in row[0]]
     told = {

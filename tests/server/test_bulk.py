@@ -77,7 +77,7 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"action": "cancel", "filter": {"tags": "a"}}, 400, "there is no 'tags'"),
     ({"action": "cancel", "filter": {"status": "DONE"}}, 400, "'DONE' is not a status"),
     ({"action": "cancel", "filter": {"isTest": "yes"}}, 400, "filter.isTest"),
-    ({"action": "cancel", "filter": {"from": "soon"}}, 400, "is not a date"),
+    ({"action": "cancel", "filter": {"from": "soon"}}, 400, "filter.from: 'soon' is not a date"),
     ({"action": "cancel", "filter": {"period": -1}}, 400, "negative"),
     ({"action": "cancel", "filter": {"batch": 7}}, 400, "filter.batch"),
     ({"action": "cancel", "filter": {"tag": [7]}}, 400, "filter.tag"),

@@ -1,5 +1,6 @@
 """Which runs a request means: by the query of a list, or by the body of a bulk action."""
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -12,26 +13,13 @@ from torpor.server import paging
 from torpor.server.errors import Refused
 
 _STATUSES = set(STATUS.values())
-_IN_QUERY = frozenset(
-    f"filter[{name}]"
-    for name in (
-        "status",
-        "taskIdentifier",
-        "version",
-        "tag",
-        "isTest",
-        "machine",
-        "region",
-        "queue",
-        "batch",
-        "schedule",
-        "bulkAction",
-        "search",
-        "createdAt][from",
-        "createdAt][to",
-        "createdAt][period",
-    )
+_NAMES = frozenset(
+    {"status", "taskIdentifier", "version", "tag", "isTest", "machine", "region", "queue", "batch", "schedule"}
+    | {"bulkAction", "search"}
 )
+_TIMES = frozenset({"from", "to", "period"})
+_IN_QUERY = frozenset(f"filter[{name}]" for name in _NAMES) | {f"filter[createdAt][{name}]" for name in _TIMES}
+_IN_BODY = _NAMES | _TIMES
 
 
 def of_query(query: QueryParams, more_filters: frozenset[str], now: datetime) -> RunFilter:
@@ -54,12 +42,6 @@ def of_query(query: QueryParams, more_filters: frozenset[str], now: datetime) ->
         created_from=since,
         created_to=until,
     )
-
-
-_IN_BODY = frozenset(
-    {"status", "taskIdentifier", "version", "from", "to", "period", "bulkAction", "tag", "schedule", "isTest", "batch"}
-    | {"queue", "machine", "region", "search"}
-)
 
 
 def of_body(given: dict[str, Any], now: datetime) -> RunFilter:
@@ -127,9 +109,13 @@ def _queues(value: Any) -> list[str] | None:
 
 
 def _between(filters: dict[str, Any], now: datetime) -> tuple[datetime | None, datetime | None]:
-    try:
-        since, until = (parse_instant(filters[name]) if name in filters else None for name in ("from", "to"))
-        period = now - parse_duration(filters["period"]) if "period" in filters else None
-    except (ValueError, TypeError) as error:
-        raise Refused(400, f"filter: {error}") from None
+    since, until = _time(filters, "from", parse_instant), _time(filters, "to", parse_instant)
+    period = _time(filters, "period", lambda length: now - parse_duration(length))
     return max((each for each in (since, period) if each), default=None), until
+
+
+def _time(filters: dict[str, Any], name: str, read: Callable[[Any], datetime]) -> datetime | None:
+    try:
+        return read(filters[name]) if name in filters else None
+    except (ValueError, TypeError) as error:
+        raise Refused(400, f"filter.{name}: {error}") from None

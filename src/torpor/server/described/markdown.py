@@ -177,7 +177,11 @@ def _about(schema: dict[str, Any]) -> str:
 
 
 def _filled(text: str) -> str:
-    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+    """Paragraphs in lines of one width; a table, which is a paragraph whose lines begin with a bar, stays as it is."""
+    return "\n\n".join(
+        part if part.startswith("|") else textwrap.fill(part, WIDTH, break_long_words=False, break_on_hyphens=False)
+        for part in text.split("\n\n")
+    )
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

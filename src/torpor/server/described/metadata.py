@@ -52,6 +52,7 @@ RESOURCE = Resource(
         "PUT /api/v1/runs/{run_id}/metadata": Operation(
             "updateRunMetadata",
             "Change a run's metadata, its parent's and its root's.",
+            "Operations are carried out in their order:\n\n"
             "| operation | does |\n"
             "|---|---|\n"
             "| `set` | the value is there |\n"
@@ -60,7 +61,7 @@ RESOURCE = Resource(
             "| `remove` | all that equal it are gone from a list |\n"
             "| `increment` | a number is more by so much; what is there and is none counts as 0 |\n"
             "| `update` | an object is all there is |\n\n"
-            "They are carried out under a lock, so that many may count at once. Objects that are missing on the way of a path "
+            "That happens under a lock, so that many may count at once. Objects that are missing on the way of a path "
             "are made. An operation that meets a text where it needs an object, or no list to remove from, changes nothing. "
             "What goes to a parent or root that a run doesn't have goes to itself; what goes to one that it has needs "
             "`write:runs:<that run>`, where scopes are asked for. A run that is over can be told of for 15 "
