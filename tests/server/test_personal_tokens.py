@@ -82,7 +82,7 @@ async def test_what_is_done_with_it_is_by_its_person(client: AsyncClient, worker
             token = (await ada.create_token(title="Ship it?"))["id"]
             await ada.approve(token, by=by)
             answers.append(json.loads((await ada.token(token))["output"]))
-        assert answers == [{"approved": True, "by": "Ada"}, {"approved": True, "by": "Grace"}]
+        assert answers == [{"approved": True, "by": "Ada"}] * 2, "nobody answers in another's name"
         for title, value in [(None, {"approved": True}), ("Ship it?", {"any": 1})]:
             token = (await ada.create_token(title=title))["id"]
             await ada.complete_token(token, value)

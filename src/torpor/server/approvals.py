@@ -55,7 +55,7 @@ async def reject(request: Request, token_id: str, environment: Keyed) -> Respons
 async def _answer(request: Request, token_id: str, environment_id: str, *, approved: bool) -> Response:
     here, body = hub(request), decode(await read_body(request), _answer_body)
     await _known(here, environment_id, token_id)
-    said = {"approved": approved, "by": body.by or auth.caller(request).person, "comment": body.comment}
+    said = {"approved": approved, "by": auth.caller(request).person or body.by, "comment": body.comment}
     data = msgspec.json.encode({name: value for name, value in said.items() if value is not None})
     await complete_with(here, token_id, data)
     return reply(await _known(here, environment_id, token_id))

@@ -47,9 +47,12 @@ def of_query(query: QueryParams, more_filters: frozenset[str], now: datetime) ->
 def of_body(given: dict[str, Any], now: datetime) -> RunFilter:
     """The same filters by their bare names, values as JSON: one or a list. 400 for what can't be, and for none at all.
 
-    A filter that is not understood must not be passed over: the others would choose more runs than were meant.
+    A filter that is not understood, or names nothing, must not be passed over: the others would choose more runs than were
+    meant.
     """
-    filters = {name: value for name, value in given.items() if value not in (None, "", [])}
+    filters = {name: value for name, value in given.items() if value is not None}
+    if empty := sorted(name for name, value in filters.items() if value in ("", [])):
+        raise Refused(400, f"filter.{empty[0]} names nothing: leave it out, or say what is meant")
     if unknown := sorted(filters.keys() - _IN_BODY):
         raise Refused(400, f"filter: there is no {unknown[0]!r}; there are: {', '.join(sorted(_IN_BODY))}")
     if not filters:

@@ -112,7 +112,7 @@ async def retrieve(request: Request, token_id: str, environment: Keyed) -> Respo
 @router.post("/api/v1/waitpoints/tokens/{token_id}/complete")
 async def complete(request: Request, token_id: str, environment: Keyed) -> Response:
     """The first value wins; a later one is answered the same and changes nothing. An approval that is answered with a personal
-    token is that person's, unless the answer says otherwise."""
+    token is that person's, whatever the answer says."""
     here, person = hub(request), auth.caller(request).person
     body = decode(await read_body(request), _completion_body)
     data = bytes(body.data)
@@ -121,8 +121,7 @@ async def complete(request: Request, token_id: str, environment: Keyed) -> Respo
         view = await read.token(tx, environment.id, token_id)
     if view is None:
         raise not_found()
-    is_anonymous = isinstance(value, dict) and "approved" in value and value.get("by") is None
-    if view.token.title is not None and is_anonymous and person is not None:
+    if person is not None and view.token.title is not None and isinstance(value, dict) and "approved" in value:
         data = msgspec.json.encode({**value, "by": person})
     return await complete_with(here, token_id, data)
 

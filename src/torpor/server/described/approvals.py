@@ -18,7 +18,9 @@ from torpor.server.described.operation import (
 
 
 class PersonsAnswer(Given):
-    by: Annotated[str | None, Meta(description="Who answers; the run sees it. Of a personal token: its name.")] = None
+    by: Annotated[
+        str | None, Meta(description="Who answers; the run sees it. With a personal token it is that person.")
+    ] = None
     comment: str | None = None
 
 
