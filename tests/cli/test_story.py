@@ -16,9 +16,9 @@ from torpor.cli.story import (
     next_answer,
     times,
     usage_line,
-    words,
 )
 from torpor.engine.states import ENDS
+from torpor.words import words
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
