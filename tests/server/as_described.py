@@ -45,7 +45,12 @@ class AsDescribed:
         route = scope.get("route")
         name = access.name(scope["method"], route.path) if route else ""
         name = name if name in access.ROUTES else ""
-        if "/worker/" not in name and (wrong := misfit(name, scope["method"], status, headers, bytes(body))):
+        is_page = bool(name) and access.ROUTES[name].is_page
+        if (
+            "/worker/" not in name
+            and not is_page
+            and (wrong := misfit(name, scope["method"], status, headers, bytes(body)))
+        ):
             self._misfits.append(f"{name or scope['path']}: {wrong}")
 
 

@@ -9,6 +9,7 @@ with every kind of key and token.
     PUBLIC      so does a public token
     ONE_TIME    and one that is good for one use
     WORKER      the token that workers and server share
+    SESSION     a browser that is signed in to the dashboard
     HASH        who knows the URL may ask
     NOTHING     everybody may
 
@@ -42,6 +43,7 @@ class Access:
 
     takes: tuple[Kind, ...]
     scopes: tuple[str, ...] = ()
+    is_page: bool = False  # of the dashboard: for people, and not part of the API
 
 
 def secret() -> Access:
@@ -63,6 +65,8 @@ def once(*scopes: str) -> Access:
 WORKER = Access((Kind.WORKER,))
 HASH = Access((Kind.HASH,))
 NOTHING = Access((Kind.NOTHING,))
+PAGE = Access((Kind.SESSION,), is_page=True)
+OPEN_PAGE = Access((Kind.NOTHING,), is_page=True)
 
 READ_RUN = ("read:runs:{run_id}", "read:tasks:{task}", "read:tags:{tag}", "read:batch:{batch}")
 WRITE_RUN = ("write:runs:{run_id}", "write:tasks:{task}")
@@ -180,6 +184,11 @@ ROUTES: dict[str, Access] = {
     "POST /api/v1/auth/jwt/claims": secret(),
     "POST /api/v1/auth/jwt": keyed(),
     "POST /api/v1/auth/public-tokens": keyed(),
+    # accounts of the dashboard
+    "GET /api/v1/accounts": secret(),
+    "POST /api/v1/accounts": secret(),
+    "DELETE /api/v1/accounts/{account_id}": secret(),
+    "POST /api/v1/sign-in-links": secret(),
     # environment variables
     "GET /api/v1/projects/{project_ref}/envvars/{slug}": keyed("read:envvars"),
     "POST /api/v1/projects/{project_ref}/envvars/{slug}": keyed("write:envvars"),
@@ -187,6 +196,17 @@ ROUTES: dict[str, Access] = {
     "GET /api/v1/projects/{project_ref}/envvars/{slug}/{name}": keyed("read:envvars"),
     "PUT /api/v1/projects/{project_ref}/envvars/{slug}/{name}": keyed("write:envvars"),
     "DELETE /api/v1/projects/{project_ref}/envvars/{slug}/{name}": keyed("write:envvars"),
+    # pages of the dashboard
+    "GET /static/{name}": OPEN_PAGE,
+    "GET /sign-in": OPEN_PAGE,
+    "POST /sign-in": OPEN_PAGE,
+    "GET /sign-in/{link}": OPEN_PAGE,
+    "POST /sign-out": PAGE,
+    "GET /account": PAGE,
+    "POST /account": PAGE,
+    "GET /live": PAGE,
+    "GET /": PAGE,
+    "POST /runs/bulk": PAGE,
     # what workers call
     "POST /worker/v1/hello": WORKER,
     "POST /worker/v1/versions": WORKER,
@@ -276,6 +296,9 @@ async def _admit(request: Request, path: str) -> None:
         return
     if Kind.WORKER in access.takes:
         request.scope["caller"] = await auth.identified_worker(request)
+        return
+    if Kind.SESSION in access.takes:
+        request.scope["caller"] = await auth.identified_browser(request)
         return
     caller = await auth.identified(request)
     if caller.kind not in access.takes:

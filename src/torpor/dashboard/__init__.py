@@ -1,0 +1,12 @@
+"""The dashboard: pages for people, rendered here, kept fresh by htmx, told of changes by one stream of events.
+
+    app       the table of all pages: path, handler, name in the menu
+    page      how a page is rendered: layout, headers, fragments, forms, errors; figures (figures.py), static files (static.py)
+    sign_in   who may come in: passwords, one-time links, sign-out; account.py: one's own account
+    live      tells open pages that something has changed
+    runs      the runs: filters, pages, counts, bulk actions
+    states    what each state of a run is called, and the colour that it has
+
+Pages read through engine/read*.py, as the API does, and change state by the engine's verbs alone. What users have written
+(payloads, names, tags, logs) is escaped by Jinja; no template may call it safe.
+"""

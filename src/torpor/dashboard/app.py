@@ -1,0 +1,25 @@
+"""The table of all pages: where each is, what answers there, and what it is called in the menu."""
+
+from starlette.routing import Route
+
+from torpor.dashboard import account, live, page, runs, sign_in, static
+from torpor.dashboard.page import told
+
+__all__ = ["routes", "told"]
+
+routes = [
+    Route("/static/{name}", static.static, methods=["GET"]),
+    Route("/sign-in", sign_in.show, methods=["GET"]),
+    Route("/sign-in", sign_in.sign_in, methods=["POST"]),
+    Route("/sign-in/{link}", sign_in.by_link, methods=["GET"]),
+    Route("/sign-out", sign_in.sign_out, methods=["POST"]),
+    Route("/account", account.show, methods=["GET"]),
+    Route("/account", account.create, methods=["POST"]),
+    Route("/live", live.live, methods=["GET"]),
+    Route("/", runs.show, methods=["GET"]),
+    Route("/runs/bulk", runs.bulk, methods=["POST"]),
+]
+
+page.MENU[:] = [
+    ("/", "Runs", "r"),
+]

@@ -1,0 +1,80 @@
+"""One real server for all tests here, with a history worth looking at, and a real browser that is signed in to it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+import pytest
+from browser import chromium
+from fake_worker import KEY, TOKEN, FakeWorker
+from history import Site, lived_in
+from playwright.async_api import Browser, BrowserContext, Page
+
+from torpor.config import Settings
+from torpor.sdk.client import AsyncClient
+from torpor.server.serve import serve
+from torpor.store.embedded import EmbeddedPostgres
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
+    yield asyncio.run(server.start())
+    asyncio.run(server.destroy())
+
+
+@asynccontextmanager
+async def serving(database_url: str, data_dir: Path, **given: object) -> AsyncIterator[str]:
+    """A server, until the end of the block: its URL."""
+    values = {"port": 0, "secret_key": KEY, "worker_token": TOKEN, "data_dir": data_dir, **given}
+    url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    stop = asyncio.Event()
+    task = asyncio.create_task(serve(Settings(**values), database_url, stop=stop, ready=url.set_result))  # pyright: ignore[reportArgumentType]
+    await asyncio.wait({task, url}, return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        task.result()
+    try:
+        yield await url
+    finally:
+        stop.set()
+        await task
+
+
+@pytest.fixture(scope="session")
+async def site(postgres: str, anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    """A server whose runs tell of some days' work."""
+    async with serving(postgres, tmp_path_factory.mktemp("data")) as url:
+        async with AsyncClient(url, KEY) as client:
+            worker = FakeWorker(url)
+            database = await asyncpg.connect(postgres)
+            site = Site(url, client, worker, database)
+            await lived_in(site)
+            yield site
+            await database.close()
+            await worker.close()
+
+
+@pytest.fixture(scope="session")
+async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
+    async with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+async def context(browser: Browser, site: Site) -> AsyncIterator[BrowserContext]:
+    """A browser that is signed in, and that may not break: no error of a script, nothing that the policy forbids."""
+    context = await browser.new_context(base_url=site.url, viewport={"width": 1280, "height": 900})
+    complaints: list[str] = []
+    context.on("weberror", lambda error: complaints.append(str(error.error)))
+    context.on("console", lambda said: complaints.append(said.text) if "Content Security Policy" in said.text else None)
+    await site.sign_in(context)
+    yield context
+    await context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+async def page(context: BrowserContext) -> Page:
+    return await context.new_page()

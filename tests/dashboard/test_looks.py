@@ -1,0 +1,38 @@
+"""Every page as it looks: by day, by night and on a phone."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from playwright.async_api import BrowserContext
+
+pytestmark = pytest.mark.anyio
+
+PAGES = {"runs": "/", "filtered": "/?state=suspended&state=waiting&task=agents%2Fresearch", "account": "/account"}
+LOOKS: dict[str, tuple[int, Literal["light", "dark"]]] = {
+    "light": (1280, "light"),
+    "dark": (1280, "dark"),
+    "narrow": (390, "light"),
+}
+
+
+@pytest.fixture(scope="session")
+def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where pictures go: TORPOR_SCREENSHOTS, for people to look at."""
+    given = os.environ.get("TORPOR_SCREENSHOTS")
+    directory = Path(given) if given else tmp_path_factory.mktemp("screenshots")
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+@pytest.mark.parametrize("name", PAGES)
+async def test_a_page(context: BrowserContext, shots: Path, name: str) -> None:
+    for look, (width, scheme) in LOOKS.items():
+        page = await context.new_page()
+        await page.set_viewport_size({"width": width, "height": 900})
+        await page.emulate_media(color_scheme=scheme)
+        await page.goto(PAGES[name])
+        assert await page.evaluate("document.documentElement.scrollWidth") <= width
+        await page.screenshot(path=shots / f"{name}-{look}.png")
+        await page.close()
