@@ -162,7 +162,7 @@ def _retrying(data: Data) -> Words:
     if data.get("retry_at"):
         when = f"again at {clock(instant(str(data['retry_at'])))}"
     elif data.get("delay_s") is not None:
-        when = f"again in {duration(float(data['delay_s']))}"
+        when = f"again in {duration(float(data['delay_s']))}" if data["delay_s"] else "again at once"
     return Words("will be tried again", _join([when, message]), "yellow", below)
 
 

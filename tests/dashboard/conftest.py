@@ -2,19 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 
 import asyncpg
 import pytest
 from browser import chromium
-from fake_worker import KEY, TOKEN, FakeWorker
+from fake_worker import KEY, FakeWorker
 from history import Site, lived_in
 from playwright.async_api import Browser, BrowserContext, Page
+from served import serving
 
-from torpor.config import Settings
 from torpor.sdk.client import AsyncClient
-from torpor.server.serve import serve
 from torpor.store.embedded import EmbeddedPostgres
 
 
@@ -23,23 +20,6 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
     yield asyncio.run(server.start())
     asyncio.run(server.destroy())
-
-
-@asynccontextmanager
-async def serving(database_url: str, data_dir: Path, **given: object) -> AsyncIterator[str]:
-    """A server, until the end of the block: its URL."""
-    values = {"port": 0, "secret_key": KEY, "worker_token": TOKEN, "data_dir": data_dir, **given}
-    url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    stop = asyncio.Event()
-    task = asyncio.create_task(serve(Settings(**values), database_url, stop=stop, ready=url.set_result))  # pyright: ignore[reportArgumentType]
-    await asyncio.wait({task, url}, return_when=asyncio.FIRST_COMPLETED)
-    if task.done():
-        task.result()
-    try:
-        yield await url
-    finally:
-        stop.set()
-        await task
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 from starlette.routing import Route
 
-from torpor.dashboard import account, live, page, runs, sign_in, static
+from torpor.dashboard import account, live, page, run, run_verbs, runs, sign_in, static
 from torpor.dashboard.page import told
 
 __all__ = ["routes", "told"]
@@ -18,6 +18,14 @@ routes = [
     Route("/live", live.live, methods=["GET"]),
     Route("/", runs.show, methods=["GET"]),
     Route("/runs/bulk", runs.bulk, methods=["POST"]),
+    Route("/runs/{run_id}", run.show, methods=["GET"]),
+    Route("/runs/{run_id}/timeline", run.model, methods=["GET"]),
+    Route("/runs/{run_id}/packets/{field}", run.packet, methods=["GET"]),
+    Route("/runs/{run_id}/log", run.log, methods=["GET"]),
+    Route("/runs/{run_id}/cancel", run_verbs.cancel, methods=["POST"]),
+    Route("/runs/{run_id}/replay", run_verbs.replay, methods=["POST"]),
+    Route("/runs/{run_id}/fork", run_verbs.fork, methods=["POST"]),
+    Route("/runs/{run_id}/answer", run_verbs.answer, methods=["POST"]),
 ]
 
 page.MENU[:] = [

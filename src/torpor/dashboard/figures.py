@@ -2,6 +2,10 @@
 
 from datetime import UTC, datetime, timedelta
 
+from torpor.figures import size
+
+__all__ = ["millis", "since", "size", "span", "stamp"]
+
 
 def span(ms: float | None) -> str:
     """A length of time, two units at most.
@@ -44,21 +48,6 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 def stamp(at: datetime) -> str:
     """As HTML has it, with milliseconds."""
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def size(count: float | None) -> str:
-    """Bytes, in powers of a thousand.
-
-    >>> size(999), size(12_300_000)
-    ('999 B', '12.3 MB')
-    """
-    if count is None:
-        return "–"
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def millis(length: timedelta) -> float:
