@@ -7,6 +7,7 @@ from typing import Any
 import asyncpg
 import msgspec
 from fake_worker import FakeWorker, manifest
+from hands import append
 from history import MARKUP, Site
 
 from torpor import ids
@@ -182,6 +183,10 @@ class Teller:
         given = await worker.take_and_start()
         await self.say(given, 300, ("info", "reading 48,210 orders"), ("info", "read in 2.1 s"))
         await self.save(given, "orders read")
+        ops = [wire.Op("set", "progress", 0.6), wire.Op("set", "stage", "chapters")]
+        await worker.say(f"runs/{run_id}/metadata", wire.MetadataReport(given.lease, 1, ops), wire.MetadataReply)
+        words = [msgspec.Raw(f'"{word}"'.encode()) for word in ("Orders", "rose", "by", "12", "%", "in", "week", "48")]
+        await append(worker, given, "words", *words)
         children = [await self.child(given, "reports/chapter", b'{"region":"eu"}') for _ in range(2)]
         await self.freeze(given, NewWait("w_child", "run", run_id=children[0]))
         taken = {child.run_id: child for child in await worker.dequeue(5.0)}

@@ -313,15 +313,16 @@ async def model(request: Request) -> Response:
         waits = await read_waits.waits(tx, run.id)
         kin = await read_waits.descendants(tx, environment_id, run.id, limit=MAX_KIN)
         stories = await read_waits.turns(tx, [each.id for each in kin], [*timeline.TURNS], limit=4 * MAX_KIN)
-        lines = await read.logs(tx, run.id, int(after), limit=MAX_LINES)
-        since = await tx.fetch("select at from logs where run_id = $1 order by id limit $2", run.id, MAX_LINES)
+        drawn = await tx.fetch("select id, at from logs where run_id = $1 order by id limit $2", run.id, MAX_LINES)
+        unknown = sum(row["id"] > int(after) for row in drawn)
+        lines = await read.logs(tx, run.id, int(after), limit=unknown) if unknown else []
     made = timeline.timeline(
         run,
         attempts,
         story,
         waits,
         [(each, stories.get(each.id, [])) for each in kin],
-        [row["at"] for row in since],
+        [row["at"] for row in drawn],
         now=now,
         tone_of={each.id: look(each).tone for each in kin},
     )

@@ -297,7 +297,7 @@
       const [labelY, top] = narrow ? [y + 12, y + 17] : [y + 20, y + 4];
       const deep = Math.min(row.depth, 6) * 12;
       drawing.append(svg("line", { class: "tl-lane", x1: 0, x2: this.gutter + this.width + 14, y1: y - 1, y2: y - 1 }));
-      const text = svg("text", { class: `tl-label${row.href ? " tl-link" : ""}`, x: 2 + deep + (row.children && row.kind === "kin" ? 14 : 0), y: labelY });
+      const text = svg("text", { class: `tl-label${row.href ? " tl-link" : ""}`, x: 2 + deep + (row.children ? 14 : 0), y: labelY });
       const room = narrow ? 40 : Math.max(6, Math.floor((this.gutter - deep - 24) / 6.6));
       text.textContent = row.label.length > room ? `${row.label.slice(0, room - 1)}…` : row.label;
       if (row.href) {
@@ -305,7 +305,7 @@
         link.append(text);
         drawing.append(link);
       } else drawing.append(text);
-      if (row.children && row.kind === "kin") {
+      if (row.children) {
         const fold = svg("path", { class: "tl-fold", d: this.folded.has(row.id) ? `M${deep + 3} ${labelY - 9}l6 5 -6 5z` : `M${deep + 2} ${labelY - 7}h9l-4.5 6z`, "data-fold": row.id });
         drawing.append(fold);
       }
@@ -376,13 +376,14 @@
       for (let nth = first(row.marks, (mark) => mark[at] >= since); nth < row.marks.length; nth += 1) {
         const mark = row.marks[nth];
         if (mark[at] > till) break;
-        const x = this.x(mark[at]);
-        if (open && x - open.left < (isLog ? DOT : 10)) {
+        if (open && mark[at] < open.until) {
           open.many += 1;
           if ((SEVERITY[mark[kind]] ?? 1) > (SEVERITY[open.kind] ?? 1)) Object.assign(open, { kind: mark[kind], told: mark[told] });
         } else {
           put();
-          open = { x, left: x, from: mark[at], kind: mark[kind], told: mark[told], many: 1 };
+          const x = this.x(mark[at]);
+          const until = this.scale.at(this.scale.u(mark[at]) + ((isLog ? DOT : 10) / this.width) * (this.view[1] - this.view[0]));
+          open = { x, until, from: mark[at], kind: mark[kind], told: mark[told], many: 1 };
         }
         if (this.isCurrent(row, mark[at], true)) open.focused = true;
       }
@@ -521,7 +522,7 @@
         "=": () => this.zoom(0.5),
         "-": () => this.zoom(2),
         0: () => this.zoom(Infinity),
-        " ": () => row?.children && row.kind === "kin" && this.fold(row.id),
+        " ": () => row?.children && this.fold(row.id),
         Enter: () => {
           const entry = row && this.entries(row).find((each) => each.from === this.current.from && Boolean(each.mark) === this.current.mark);
           if (row?.href) location.href = row.href;
