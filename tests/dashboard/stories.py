@@ -228,6 +228,7 @@ class Teller:
         given = await self.begin("echo", {"x": MARKUP}, tags=[MARKUP[:60]], metadata={"m": MARKUP})
         await self.say(given, 0, ("error", MARKUP), a=MARKUP)
         await self.save(given, MARKUP)
+        await append(self.worker, given, MARKUP, msgspec.Raw(msgspec.json.encode(MARKUP)))
         token = (await self.site.client.create_token(title=MARKUP))["id"]
         await self.worker.block(given, NewWait("w_x", "token", waitpoint_id=token))
         place = {"task": MARKUP, "file": MARKUP, "line": 1, "source": MARKUP}

@@ -31,7 +31,7 @@ async def teller(postgres: str, anyio_backend: str, tmp_path_factory: pytest.Tem
     await admin.execute("create database run_page")
     await admin.close()
     database_url = urlsplit(postgres)._replace(path="/run_page").geturl()
-    async with serving(database_url, tmp_path_factory.mktemp("data")) as url:
+    async with serving(database_url, tmp_path_factory.mktemp("data"), lease_s=3600) as url:
         async with AsyncClient(url, KEY) as client:
             teller = Teller(Site(url, client, FakeWorker(url), await asyncpg.connect(database_url)))
             await teller.come_up()
@@ -143,7 +143,7 @@ async def test_markup_stays_text_wherever_users_write(teller: Teller, page: Page
     run_id = await teller.hostile()
     await open_run(page, run_id)
     assert await page.locator("main :is(img, b b)").count() == 0
-    for place in (".standing .places", ".standing .waits", "#facts .json >> nth=0", ".story", ".saved", ".run-sub"):
+    for place in (".standing .places", ".standing .waits", "#facts .json >> nth=0", "[aria-labelledby=streams-title]", ".story", ".saved", ".run-sub"):
         await expect(page.locator(place).first).to_contain_text("<img src=x onerror")
     await page.locator(".tl-mark").first.hover()
     await page.locator("[data-stage]").focus()
