@@ -123,6 +123,12 @@ def _refused(data: Data) -> Words:
     )
 
 
+def _token(data: Data) -> Words:
+    if data.get("title"):
+        return Words("asks a person", str(data["title"]), "cyan")
+    return Words("made a token", str(data.get("waitpoint_id") or ""), "dim")
+
+
 def _resuming(data: Data) -> Words:
     kinds = {
         "time": "its time has come",
@@ -251,6 +257,7 @@ _TELL: dict[str, Callable[[Data], Words]] = {
     "run.move_failed": _plain("it can't be moved", "yellow", "reason"),
     "run.freeze_failed": _plain("freeze given up, the run stays in memory", "yellow", "reason"),
     "run.not_stored": _plain("something that its code says of it can't be stored", "yellow", "reason"),
+    "token.created": _token,
     "batch.created": _batch("opened a batch", "dim"),
     "batch.sealed": _batch("triggered a batch", "cyan"),
     "batch.aborted": _batch("a batch was given up: its items stopped coming", "yellow"),

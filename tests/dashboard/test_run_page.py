@@ -143,7 +143,15 @@ async def test_markup_stays_text_wherever_users_write(teller: Teller, page: Page
     run_id = await teller.hostile()
     await open_run(page, run_id)
     assert await page.locator("main :is(img, b b)").count() == 0
-    for place in (".standing .places", ".standing .waits", "#facts .json >> nth=0", "[aria-labelledby=streams-title]", ".story", ".saved", ".run-sub"):
+    for place in (
+        ".standing .places",
+        ".standing .waits",
+        "#facts .json >> nth=0",
+        "[aria-labelledby=streams-title]",
+        ".story",
+        ".saved",
+        ".run-sub",
+    ):
         await expect(page.locator(place).first).to_contain_text("<img src=x onerror")
     await page.locator(".tl-mark").first.hover()
     await page.locator("[data-stage]").focus()

@@ -241,7 +241,7 @@ class _Phases:
             if self.bars and self.bars[-1].kind in ("held", "working") and self.bars[-1].starts < starts < at:
                 self.bars[-1] = replace(self.bars[-1], ends=starts)
                 told = f"Freezing, {span(data['durable_ms'])} until its image was stored"
-                self.bars.append(Bar("freezing", starts, at, "", told))
+                self.bars.append(Bar("freezing", starts, at, "freezing", told))
         if at is not None:
             self._open, self._since, self._data = kind, at, data or {}
         if kind == "frozen" and data is not None:
