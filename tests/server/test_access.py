@@ -45,6 +45,7 @@ PATH = {
     "target": "self",
     "account_id": "account_x",
     "link": "x",
+    "queue_id": "queue_x",
     "each task": "echo",
 }
 BODIES: dict[str, dict[str, Any]] = {

@@ -2,7 +2,7 @@
 
 from starlette.routing import Route
 
-from torpor.dashboard import account, live, page, run, run_verbs, runs, sign_in, static
+from torpor.dashboard import account, live, page, queues, run, run_verbs, runs, sign_in, static
 from torpor.dashboard.page import told
 
 __all__ = ["routes", "told"]
@@ -26,8 +26,14 @@ routes = [
     Route("/runs/{run_id}/replay", run_verbs.replay, methods=["POST"]),
     Route("/runs/{run_id}/fork", run_verbs.fork, methods=["POST"]),
     Route("/runs/{run_id}/answer", run_verbs.answer, methods=["POST"]),
+    Route("/queues", queues.show, methods=["GET"]),
+    Route("/queues/{queue_id}/pause", queues.pause, methods=["POST"]),
+    Route("/queues/{queue_id}/resume", queues.resume, methods=["POST"]),
+    Route("/queues/{queue_id}/limit", queues.limit, methods=["POST"]),
+    Route("/queues/{queue_id}/reset", queues.reset, methods=["POST"]),
 ]
 
 page.MENU[:] = [
     ("/", "Runs", "r"),
+    ("/queues", "Queues", "q"),
 ]

@@ -215,6 +215,11 @@ ROUTES: dict[str, Access] = {
     "POST /runs/{run_id}/replay": PAGE,
     "POST /runs/{run_id}/fork": PAGE,
     "POST /runs/{run_id}/answer": PAGE,
+    "GET /queues": PAGE,
+    "POST /queues/{queue_id}/pause": PAGE,
+    "POST /queues/{queue_id}/resume": PAGE,
+    "POST /queues/{queue_id}/limit": PAGE,
+    "POST /queues/{queue_id}/reset": PAGE,
     # what workers call
     "POST /worker/v1/hello": WORKER,
     "POST /worker/v1/versions": WORKER,
