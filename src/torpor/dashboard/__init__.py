@@ -6,6 +6,7 @@
     live      tells open pages that something has changed
     runs      the runs: filters, pages, counts, bulk actions
     run       one run: timeline.py makes bars and a scale of its story, run_verbs.py is what people do to it
+    schedules when the clock triggers what: rest, wake, make, change, remove
     queues    the queues: how much stands in them and what holds it up; pause, limit
     states    what each state of a run is called, and the colour that it has
 

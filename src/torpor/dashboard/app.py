@@ -2,7 +2,7 @@
 
 from starlette.routing import Route
 
-from torpor.dashboard import account, live, page, queues, run, run_verbs, runs, sign_in, static
+from torpor.dashboard import account, live, page, queues, run, run_verbs, runs, schedules, sign_in, static
 from torpor.dashboard.page import told
 
 __all__ = ["routes", "told"]
@@ -26,6 +26,14 @@ routes = [
     Route("/runs/{run_id}/replay", run_verbs.replay, methods=["POST"]),
     Route("/runs/{run_id}/fork", run_verbs.fork, methods=["POST"]),
     Route("/runs/{run_id}/answer", run_verbs.answer, methods=["POST"]),
+    Route("/schedules", schedules.show, methods=["GET"]),
+    Route("/schedules", schedules.create, methods=["POST"]),
+    Route("/schedules/new", schedules.new, methods=["GET"]),
+    Route("/schedules/{schedule_id}", schedules.edit, methods=["GET"]),
+    Route("/schedules/{schedule_id}", schedules.change, methods=["POST"]),
+    Route("/schedules/{schedule_id}/activate", schedules.activate, methods=["POST"]),
+    Route("/schedules/{schedule_id}/deactivate", schedules.deactivate, methods=["POST"]),
+    Route("/schedules/{schedule_id}/delete", schedules.delete, methods=["POST"]),
     Route("/queues", queues.show, methods=["GET"]),
     Route("/queues/{queue_id}/pause", queues.pause, methods=["POST"]),
     Route("/queues/{queue_id}/resume", queues.resume, methods=["POST"]),
@@ -35,5 +43,6 @@ routes = [
 
 page.MENU[:] = [
     ("/", "Runs", "r"),
+    ("/schedules", "Schedules", "s"),
     ("/queues", "Queues", "q"),
 ]
