@@ -1,9 +1,10 @@
 """The page of one run: what it shows, what can be done there, and that it goes on by itself."""
 
 import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 from fake_worker import KEY, FakeWorker
 from history import MARKUP, Site
+from npm_packages import installed
 from playwright.async_api import Browser, BrowserContext, Page, expect
 from served import serving
 from stories import STANDS, Teller
@@ -70,6 +72,13 @@ def badge(page: Page) -> Any:
 async def end(teller: Teller, run_id: str) -> None:
     """So that no other test's worker is handed it."""
     await teller.site.client.cancel(run_id)
+
+
+async def end_all(teller: Teller, run_id: str) -> None:
+    """The same for its children."""
+    await end(teller, run_id)
+    for child in await teller.database.fetch("select id from runs where parent_run_id = $1", run_id):
+        await end(teller, child["id"])
 
 
 # -- what it shows ----------------------------------------------------------------------------------------------------
@@ -265,11 +274,7 @@ async def test_days_of_waiting_do_not_squash_the_work(teller: Teller, page: Page
         assert box is not None
         assert box["width"] > 8
     await expect(page.locator(".tl-link", has_text="reports/chapter")).to_have_count(2)
-    await end(teller, run_id)
-    for child in await teller.database.fetch(
-        "select id from runs where parent_run_id = $1 and finished_at is null", run_id
-    ):
-        await end(teller, child["id"])
+    await end_all(teller, run_id)
 
 
 async def test_the_keyboard_goes_through_all_of_it(teller: Teller, page: Page) -> None:
@@ -313,10 +318,32 @@ async def test_ten_thousand_lines_are_drawn_as_far_as_they_are_in_view(teller: T
 # -- how it looks -----------------------------------------------------------------------------------------------------
 
 
-async def test_nothing_is_wider_than_a_phone(teller: Teller, context: BrowserContext) -> None:
-    page = await context.new_page()
-    await page.set_viewport_size({"width": 390, "height": 844})
-    for run_id in (await teller.broken(), waiting := await teller.hostile()):
-        await open_run(page, run_id)
-        assert await page.evaluate("document.documentElement.scrollWidth") <= 390
-    await end(teller, waiting)
+LOOKS: list[tuple[str, int, Literal["light", "dark"]]] = [
+    ("light", 1280, "light"),
+    ("dark", 1280, "dark"),
+    ("narrow", 390, "light"),
+]
+
+
+async def test_it_shuts_nobody_out_and_fits_by_day_by_night_and_on_a_phone(
+    teller: Teller, context: BrowserContext, tmp_path: Path
+) -> None:
+    """No serious finding of axe, nothing beyond the edge; pictures are in TORPOR_SCREENSHOTS, for people to look at."""
+    axe = (installed("newest") / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
+    shots = Path(os.environ.get("TORPOR_SCREENSHOTS") or tmp_path)
+    frozen, hostile = await teller.asks(), await teller.hostile()
+    for name, run_id in {"run-frozen": frozen, "run-failed": await teller.broken(), "run-hostile": hostile}.items():
+        for look, width, scheme in LOOKS:
+            page = await context.new_page()
+            await page.set_viewport_size({"width": width, "height": 900})
+            await page.emulate_media(color_scheme=scheme)
+            await open_run(page, run_id)
+            assert await page.evaluate("document.documentElement.scrollWidth") <= width
+            await page.evaluate(axe)
+            found = (await page.evaluate("axe.run()"))["violations"]
+            serious = [each for each in found if each["impact"] in ("serious", "critical")]
+            assert [f"{each['id']}: {each['nodes'][0]['html']}" for each in serious] == []
+            await page.screenshot(path=shots / f"{name}-{look}.png", full_page=True)
+            await page.close()
+    await end(teller, hostile)
+    await end_all(teller, frozen)
