@@ -9,6 +9,7 @@ import asyncpg
 import httpx2
 from fake_worker import KEY, FakeWorker, manifest
 from playwright.async_api import BrowserContext
+from said import say
 
 from torpor.sdk.client import AsyncClient
 from torpor.wire.runner import NewWait
@@ -41,6 +42,7 @@ class Site:
 async def lived_in(site: Site) -> None:
     await site.worker.come_up([manifest(name) for name in TASKS])
     await past(site)
+    await say(site.database)
     await present(site)
 
 

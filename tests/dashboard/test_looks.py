@@ -9,7 +9,12 @@ from playwright.async_api import BrowserContext
 
 pytestmark = pytest.mark.anyio
 
-PAGES = {"runs": "/", "filtered": "/?state=suspended&state=waiting&task=agents%2Fresearch", "account": "/account"}
+PAGES = {
+    "runs": "/",
+    "filtered": "/?state=suspended&state=waiting&task=agents%2Fresearch",
+    "account": "/account",
+    "errors": "/errors",
+}
 LOOKS: dict[str, tuple[int, Literal["light", "dark"]]] = {
     "light": (1280, "light"),
     "dark": (1280, "dark"),

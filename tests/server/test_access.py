@@ -46,6 +46,7 @@ PATH = {
     "account_id": "account_x",
     "link": "x",
     "queue_id": "queue_x",
+    "fingerprint": "0123456789abcdef",
     "each task": "echo",
 }
 BODIES: dict[str, dict[str, Any]] = {

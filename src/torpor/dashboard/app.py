@@ -2,7 +2,7 @@
 
 from starlette.routing import Route
 
-from torpor.dashboard import account, live, page, queues, run, run_verbs, runs, schedules, sign_in, static
+from torpor.dashboard import account, errors, live, page, queues, run, run_verbs, runs, schedules, sign_in, static
 from torpor.dashboard.page import told
 
 __all__ = ["routes", "told"]
@@ -39,10 +39,13 @@ routes = [
     Route("/queues/{queue_id}/resume", queues.resume, methods=["POST"]),
     Route("/queues/{queue_id}/limit", queues.limit, methods=["POST"]),
     Route("/queues/{queue_id}/reset", queues.reset, methods=["POST"]),
+    Route("/errors", errors.show, methods=["GET"]),
+    Route("/errors/{fingerprint}", errors.one, methods=["GET"]),
 ]
 
 page.MENU[:] = [
     ("/", "Runs", "r"),
     ("/schedules", "Schedules", "s"),
     ("/queues", "Queues", "q"),
+    ("/errors", "Errors", "e"),
 ]

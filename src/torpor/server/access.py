@@ -228,6 +228,8 @@ ROUTES: dict[str, Access] = {
     "POST /queues/{queue_id}/resume": PAGE,
     "POST /queues/{queue_id}/limit": PAGE,
     "POST /queues/{queue_id}/reset": PAGE,
+    "GET /errors": PAGE,
+    "GET /errors/{fingerprint}": PAGE,
     # what workers call
     "POST /worker/v1/hello": WORKER,
     "POST /worker/v1/versions": WORKER,
