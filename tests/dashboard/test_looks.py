@@ -14,6 +14,7 @@ PAGES = {
     "filtered": "/?state=suspended&state=waiting&task=agents%2Fresearch",
     "account": "/account",
     "errors": "/errors",
+    "logs": "/logs",
 }
 LOOKS: dict[str, tuple[int, Literal["light", "dark"]]] = {
     "light": (1280, "light"),

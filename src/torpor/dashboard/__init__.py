@@ -10,6 +10,7 @@
     queues    the queues: how much stands in them and what holds it up; pause, limit
     states    what each state of a run is called, and the colour that it has
     errors    failed runs in groups, by fingerprints.py
+    logs      what all runs have said
 
 Pages read through engine/read*.py, as the API does, and change state by the engine's verbs alone. What users have written
 (payloads, names, tags, logs) is escaped by Jinja; no template may call it safe.

@@ -2,7 +2,7 @@
 
 from starlette.routing import Route
 
-from torpor.dashboard import account, errors, live, page, queues, run, run_verbs, runs, schedules, sign_in, static
+from torpor.dashboard import account, errors, live, logs, page, queues, run, run_verbs, runs, schedules, sign_in, static
 from torpor.dashboard.page import told
 
 __all__ = ["routes", "told"]
@@ -41,6 +41,7 @@ routes = [
     Route("/queues/{queue_id}/reset", queues.reset, methods=["POST"]),
     Route("/errors", errors.show, methods=["GET"]),
     Route("/errors/{fingerprint}", errors.one, methods=["GET"]),
+    Route("/logs", logs.show, methods=["GET"]),
 ]
 
 page.MENU[:] = [
@@ -48,4 +49,5 @@ page.MENU[:] = [
     ("/schedules", "Schedules", "s"),
     ("/queues", "Queues", "q"),
     ("/errors", "Errors", "e"),
+    ("/logs", "Logs", "l"),
 ]

@@ -230,6 +230,7 @@ ROUTES: dict[str, Access] = {
     "POST /queues/{queue_id}/reset": PAGE,
     "GET /errors": PAGE,
     "GET /errors/{fingerprint}": PAGE,
+    "GET /logs": PAGE,
     # what workers call
     "POST /worker/v1/hello": WORKER,
     "POST /worker/v1/versions": WORKER,
