@@ -15,6 +15,11 @@ PAGES = {
     "account": "/account",
     "errors": "/errors",
     "logs": "/logs",
+    "schedules": "/schedules",
+    "schedule": "/schedules/new",
+    "queues": "/queues",
+    "batches": "/batches",
+    "workers": "/workers",
 }
 LOOKS: dict[str, tuple[int, Literal["light", "dark"]]] = {
     "light": (1280, "light"),

@@ -8,6 +8,8 @@
     run       one run: timeline.py makes bars and a scale of its story, run_verbs.py is what people do to it
     schedules when the clock triggers what: rest, wake, make, change, remove
     queues    the queues: how much stands in them and what holds it up; pause, limit
+    batches   the batches: how far each has come, and which of its items could not become runs
+    workers   the workers: what each has to give, what it does, and how far it keeps runs apart
     states    what each state of a run is called, and the colour that it has
     errors    failed runs in groups, by fingerprints.py
     logs      what all runs have said

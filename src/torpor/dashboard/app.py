@@ -2,7 +2,22 @@
 
 from starlette.routing import Route
 
-from torpor.dashboard import account, errors, live, logs, page, queues, run, run_verbs, runs, schedules, sign_in, static
+from torpor.dashboard import (
+    account,
+    batches,
+    errors,
+    live,
+    logs,
+    page,
+    queues,
+    run,
+    run_verbs,
+    runs,
+    schedules,
+    sign_in,
+    static,
+    workers,
+)
 from torpor.dashboard.page import told
 
 __all__ = ["routes", "told"]
@@ -42,12 +57,17 @@ routes = [
     Route("/errors", errors.show, methods=["GET"]),
     Route("/errors/{fingerprint}", errors.one, methods=["GET"]),
     Route("/logs", logs.show, methods=["GET"]),
+    Route("/batches", batches.show, methods=["GET"]),
+    Route("/batches/{batch_id}", batches.show_one, methods=["GET"]),
+    Route("/workers", workers.show, methods=["GET"]),
 ]
 
 page.MENU[:] = [
     ("/", "Runs", "r"),
     ("/schedules", "Schedules", "s"),
     ("/queues", "Queues", "q"),
+    ("/batches", "Batches", "b"),
     ("/errors", "Errors", "e"),
     ("/logs", "Logs", "l"),
+    ("/workers", "Workers", "o"),
 ]

@@ -231,6 +231,9 @@ ROUTES: dict[str, Access] = {
     "GET /errors": PAGE,
     "GET /errors/{fingerprint}": PAGE,
     "GET /logs": PAGE,
+    "GET /batches": PAGE,
+    "GET /batches/{batch_id}": PAGE,
+    "GET /workers": PAGE,
     # what workers call
     "POST /worker/v1/hello": WORKER,
     "POST /worker/v1/versions": WORKER,
