@@ -8,11 +8,13 @@ import pytest
 from browser import chromium
 from fake_worker import KEY, FakeWorker
 from history import Site, lived_in
-from playwright.async_api import Browser, BrowserContext, Page
+from playwright.async_api import Browser, BrowserContext, Page, expect
 from served import serving
 
 from torpor.sdk.client import AsyncClient
 from torpor.store.embedded import EmbeddedPostgres
+
+expect.set_options(timeout=20_000)
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +27,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 async def site(postgres: str, anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     """A server whose runs tell of some days' work."""
-    async with serving(postgres, tmp_path_factory.mktemp("data")) as url:
+    async with serving(postgres, tmp_path_factory.mktemp("data"), lease_s=3600) as url:
         async with AsyncClient(url, KEY) as client:
             worker = FakeWorker(url)
             database = await asyncpg.connect(postgres)

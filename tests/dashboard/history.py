@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx2
@@ -37,6 +38,14 @@ class Site:
         page = await context.new_page()
         await page.goto(await self.link())
         await page.close()
+
+
+async def another(postgres: str, name: str) -> str:
+    """The URL of one more database."""
+    connection = await asyncpg.connect(postgres)
+    await connection.execute(f"create database {name}")
+    await connection.close()
+    return urlsplit(postgres)._replace(path=f"/{name}").geturl()
 
 
 async def lived_in(site: Site) -> None:
@@ -85,5 +94,17 @@ async def present(site: Site) -> None:
         taken = await worker.take_and_start()
         await worker.block(taken, NewWait(f"w{number}", "time", until="2026-12-24T18:00:00Z"))
         await worker.suspend(taken)
+    token = await client.create_token(
+        timeout="3d", title="Refund order 4711?", context={"order": 4711, "total": "€ 129.00"}, tags=["eu"]
+    )
+    await client.trigger("invoices/chase", {"invoice": 88}, tags=["eu"])
+    asking = await worker.take_and_start()
+    await worker.block(asking, NewWait("w", "token", waitpoint_id=token["id"]))
+    await worker.suspend(asking)
+    await client.create_token(timeout="10m", tags=["payment"])
+    await client.trigger("reports/weekly", {"week": 10})
+    parent = await worker.take_and_start()
+    child = await client.trigger("mail/send", {"to": "grace"}, delay="2h")
+    await worker.block(parent, NewWait("w", "run", run_id=child["id"]))
     for task in TASKS[:2]:
         await client.trigger(task, tags=["eu"], delay="2h")

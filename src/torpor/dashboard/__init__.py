@@ -6,6 +6,7 @@
     live      tells open pages that something has changed
     runs      the runs: filters, pages, counts, bulk actions
     run       one run: timeline.py makes bars and a scale of its story, run_verbs.py is what people do to it
+    waiting   all that waits, and for what; people's answers
     schedules when the clock triggers what: rest, wake, make, change, remove
     queues    the queues: how much stands in them and what holds it up; pause, limit
     batches   the batches: how far each has come, and which of its items could not become runs

@@ -16,6 +16,7 @@ from torpor.dashboard import (
     schedules,
     sign_in,
     static,
+    waiting,
     workers,
 )
 from torpor.dashboard.page import told
@@ -60,10 +61,15 @@ routes = [
     Route("/batches", batches.show, methods=["GET"]),
     Route("/batches/{batch_id}", batches.show_one, methods=["GET"]),
     Route("/workers", workers.show, methods=["GET"]),
+    Route("/waiting", waiting.show, methods=["GET"]),
+    Route("/waiting/{token_id}/approve", waiting.approve, methods=["POST"]),
+    Route("/waiting/{token_id}/reject", waiting.reject, methods=["POST"]),
+    Route("/waiting/{token_id}/complete", waiting.complete, methods=["POST"]),
 ]
 
 page.MENU[:] = [
     ("/", "Runs", "r"),
+    ("/waiting", "Waiting", "w"),
     ("/schedules", "Schedules", "s"),
     ("/queues", "Queues", "q"),
     ("/batches", "Batches", "b"),

@@ -31,7 +31,8 @@ async def show(request: Request) -> Response:
 async def _form(request: Request, problem: str | None = None, name: str = "", status: int = 200) -> Response:
     async with hub(request).database.transaction() as tx:
         is_first = not await engine.accounts(tx)
-    wanted = _next(request.query_params.get("next"))
+    fields = request.query_params if request.method == "GET" else await sessions.form(request)
+    wanted = _next(fields.get("next"))
     return render(request, "sign_in.html", status=status, problem=problem, name=name, wanted=wanted, is_first=is_first)
 
 

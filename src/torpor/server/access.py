@@ -234,6 +234,10 @@ ROUTES: dict[str, Access] = {
     "GET /batches": PAGE,
     "GET /batches/{batch_id}": PAGE,
     "GET /workers": PAGE,
+    "GET /waiting": PAGE,
+    "POST /waiting/{token_id}/approve": PAGE,
+    "POST /waiting/{token_id}/reject": PAGE,
+    "POST /waiting/{token_id}/complete": PAGE,
     # what workers call
     "POST /worker/v1/hello": WORKER,
     "POST /worker/v1/versions": WORKER,

@@ -86,5 +86,13 @@ async def new_link(here: Hub, then: str = "") -> tuple[str, datetime]:
     return f"{here.public_url}/sign-in/{token}" + (f"?next={then}" if then else ""), expires_at
 
 
+async def first_link(here: Hub) -> str | None:
+    """Where there is no account yet, a link behind which the first one is made."""
+    async with here.database.transaction() as tx:
+        if await engine.accounts(tx):
+            return None
+    return (await new_link(here, then="/account"))[0]
+
+
 def _shown(account: Account) -> dict[str, Any]:
     return {"id": account.id, "name": account.name, "createdAt": account.created_at}

@@ -8,16 +8,22 @@
   let source = null;
 
   const refresh = () => {
-    // What somebody is writing, or has chosen, is not to be taken from under their hands.
-    if (document.querySelector("[data-refresh] :is(textarea, input:not([type=checkbox])):focus")) return;
     for (const part of document.querySelectorAll("[data-refresh]")) htmx.trigger(part, "live");
   };
+
+  // What somebody is writing, or has opened, is not to be taken from under their hands.
+  const isWritten = (node) => node.matches?.("textarea, input:not([type=checkbox], [type=hidden])") && (node === document.activeElement || node.value !== node.defaultValue);
+  Idiomorph.defaults.callbacks.beforeNodeMorphed = (node) => !isWritten(node);
+  Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, node) => !(name === "open" && node.matches("details"));
 
   const listen = () => {
     if (source || document.hidden) return;
     source = new EventSource(url);
     source.addEventListener("changed", refresh);
-    source.addEventListener("open", () => sign?.classList.add("is-on"));
+    source.addEventListener("open", () => {
+      sign?.classList.add("is-on");
+      refresh(); // what has changed since the page was made was told to nobody
+    });
     source.addEventListener("error", () => {
       sign?.classList.remove("is-on");
       if (source.readyState === EventSource.CLOSED) source = null; // signed out, or the server is another one: try later
@@ -32,7 +38,6 @@
         source = null;
       } else {
         listen();
-        refresh();
       }
     });
     // An announcement can be lost, and waits that nobody is tied to announce nothing.
