@@ -7,6 +7,7 @@
     runs      the runs: filters, pages, counts, bulk actions
     run       one run: timeline.py makes bars and a scale of its story, run_verbs.py is what people do to it
     waiting   all that waits, and for what; people's answers
+    tasks     the tasks, and the page of one; trial.py tests one, by the form that payload_form.py makes of its schema
     schedules when the clock triggers what: rest, wake, make, change, remove
     queues    the queues: how much stands in them and what holds it up; pause, limit
     batches   the batches: how far each has come, and which of its items could not become runs

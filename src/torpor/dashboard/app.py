@@ -16,6 +16,8 @@ from torpor.dashboard import (
     schedules,
     sign_in,
     static,
+    tasks,
+    trial,
     waiting,
     workers,
 )
@@ -65,11 +67,16 @@ routes = [
     Route("/waiting/{token_id}/approve", waiting.approve, methods=["POST"]),
     Route("/waiting/{token_id}/reject", waiting.reject, methods=["POST"]),
     Route("/waiting/{token_id}/complete", waiting.complete, methods=["POST"]),
+    Route("/tasks", tasks.show, methods=["GET"]),
+    Route("/tasks/{task_id:path}", tasks.one, methods=["GET"]),
+    Route("/test/{task_id:path}", trial.show, methods=["GET"]),
+    Route("/test/{task_id:path}", trial.act, methods=["POST"]),
 ]
 
 page.MENU[:] = [
     ("/", "Runs", "r"),
     ("/waiting", "Waiting", "w"),
+    ("/tasks", "Tasks", "t"),
     ("/schedules", "Schedules", "s"),
     ("/queues", "Queues", "q"),
     ("/batches", "Batches", "b"),

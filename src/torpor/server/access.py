@@ -238,6 +238,10 @@ ROUTES: dict[str, Access] = {
     "POST /waiting/{token_id}/approve": PAGE,
     "POST /waiting/{token_id}/reject": PAGE,
     "POST /waiting/{token_id}/complete": PAGE,
+    "GET /tasks": PAGE,
+    "GET /tasks/{task_id}": PAGE,
+    "GET /test/{task_id}": PAGE,
+    "POST /test/{task_id}": PAGE,
     # what workers call
     "POST /worker/v1/hello": WORKER,
     "POST /worker/v1/versions": WORKER,
