@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SRC = ROOT / "src"
 
-FLOOR = {"clock", "config", "cron", "durations", "errors", "figures", "ids", "objects", "words"}
+FLOOR = {"clock", "config", "cron", "dotenv", "durations", "errors", "figures", "ids", "objects", "words"}
 """Modules directly below the package that everybody may use. They use each other at most."""
 
 MAY_IMPORT = {

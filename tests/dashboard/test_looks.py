@@ -22,6 +22,8 @@ PAGES = {
     "batches": "/batches",
     "workers": "/workers",
     "waiting": "/waiting",
+    "variables": "/variables",
+    "limits": "/limits",
 }
 SEVERE = ("serious", "critical")
 LOOKS: dict[str, tuple[int, Literal["light", "dark"]]] = {

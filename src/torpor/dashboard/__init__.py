@@ -15,6 +15,7 @@
     states    what each state of a run is called, and the colour that it has
     errors    failed runs in groups, by fingerprints.py
     logs      what all runs have said
+    env_vars  environment variables; limits.py: what requests are held to
 
 Pages read through engine/read*.py, as the API does, and change state by the engine's verbs alone. What users have written
 (payloads, names, tags, logs) is escaped by Jinja; no template may call it safe.

@@ -5,7 +5,9 @@ from starlette.routing import Route
 from torpor.dashboard import (
     account,
     batches,
+    env_vars,
     errors,
+    limits,
     live,
     logs,
     page,
@@ -71,6 +73,11 @@ routes = [
     Route("/tasks/{task_id:path}", tasks.one, methods=["GET"]),
     Route("/test/{task_id:path}", trial.show, methods=["GET"]),
     Route("/test/{task_id:path}", trial.act, methods=["POST"]),
+    Route("/variables", env_vars.show, methods=["GET"]),
+    Route("/variables", env_vars.set_one, methods=["POST"]),
+    Route("/variables/import", env_vars.import_text, methods=["POST"]),
+    Route("/variables/{name}/delete", env_vars.delete, methods=["POST"]),
+    Route("/limits", limits.show, methods=["GET"]),
 ]
 
 page.MENU[:] = [
@@ -83,4 +90,6 @@ page.MENU[:] = [
     ("/errors", "Errors", "e"),
     ("/logs", "Logs", "l"),
     ("/workers", "Workers", "o"),
+    ("/variables", "Variables", "v"),
+    ("/limits", "Limits", "i"),
 ]

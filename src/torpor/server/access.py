@@ -242,6 +242,11 @@ ROUTES: dict[str, Access] = {
     "GET /tasks/{task_id}": PAGE,
     "GET /test/{task_id}": PAGE,
     "POST /test/{task_id}": PAGE,
+    "GET /variables": PAGE,
+    "POST /variables": PAGE,
+    "POST /variables/import": PAGE,
+    "POST /variables/{name}/delete": PAGE,
+    "GET /limits": PAGE,
     # what workers call
     "POST /worker/v1/hello": WORKER,
     "POST /worker/v1/versions": WORKER,
