@@ -24,6 +24,7 @@ PAGES = {
     "waiting": "/waiting",
     "variables": "/variables",
     "limits": "/limits",
+    "checkpoints": "/checkpoints",
 }
 SEVERE = ("serious", "critical")
 LOOKS: dict[str, tuple[int, Literal["light", "dark"]]] = {

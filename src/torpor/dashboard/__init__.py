@@ -12,6 +12,7 @@
     queues    the queues: how much stands in them and what holds it up; pause, limit
     batches   the batches: how far each has come, and which of its items could not become runs
     workers   the workers: what each has to give, what it does, and how far it keeps runs apart
+    checkpoints what is frozen: where each stands, what it waits for, and what all take on disk
     states    what each state of a run is called, and the colour that it has
     errors    failed runs in groups, by fingerprints.py
     logs      what all runs have said

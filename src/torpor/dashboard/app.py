@@ -5,6 +5,7 @@ from starlette.routing import Route
 from torpor.dashboard import (
     account,
     batches,
+    checkpoints,
     env_vars,
     errors,
     limits,
@@ -78,6 +79,7 @@ routes = [
     Route("/variables/import", env_vars.import_text, methods=["POST"]),
     Route("/variables/{name}/delete", env_vars.delete, methods=["POST"]),
     Route("/limits", limits.show, methods=["GET"]),
+    Route("/checkpoints", checkpoints.show, methods=["GET"]),
 ]
 
 page.MENU[:] = [
@@ -90,6 +92,7 @@ page.MENU[:] = [
     ("/errors", "Errors", "e"),
     ("/logs", "Logs", "l"),
     ("/workers", "Workers", "o"),
+    ("/checkpoints", "Checkpoints", "c"),
     ("/variables", "Variables", "v"),
     ("/limits", "Limits", "i"),
 ]

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from torpor.engine.states import RunState
 from torpor.store.database import Transaction
+from torpor.store.records import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +56,43 @@ async def frozen_by(tx: Transaction, environment_id: str) -> dict[str, int]:
         environment_id,
     )
     return {row["worker_id"]: row["count"] for row in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointTotals:
+    """What the checkpoints of an environment take, that runs or forks may be restored from. Sizes in bytes."""
+
+    count: int
+    size_bytes: int  # as if each were stored by itself
+    new_bytes: int  # stored for them alone
+    shared_bytes: int  # what others had stored already
+    oldest_at: datetime | None
+    newest_at: datetime | None
+
+
+async def checkpoint_totals(tx: Transaction, environment_id: str) -> CheckpointTotals:
+    """Those that are usable or kept, of all runs."""
+    row = await tx.fetchrow(
+        """select count(*) as count, coalesce(sum(size_bytes), 0)::bigint as size_bytes,
+                  coalesce(sum(new_bytes), 0)::bigint as new_bytes, coalesce(sum(shared_bytes), 0)::bigint as shared_bytes,
+                  min(checkpoints.created_at) as oldest_at, max(checkpoints.created_at) as newest_at
+           from checkpoints join runs on runs.id = checkpoints.run_id
+           where runs.environment_id = $1 and checkpoints.state in ('usable', 'kept')""",
+        environment_id,
+    )
+    assert row is not None
+    return CheckpointTotals(**row)
+
+
+async def runs_and_waits(
+    tx: Transaction, run_ids: list[str]
+) -> tuple[dict[str, Run], dict[tuple[str, str], tuple[str, datetime | None]]]:
+    """These runs, and all their waits by (run, wait): the kind of what each waits for, and when that is due."""
+    runs = await tx.fetch("select * from runs where id = any($1::text[])", run_ids)
+    waits = await tx.fetch(
+        """select waits.run_id, waits.wait_id, waitpoints.kind, waitpoints.due_at
+           from waits join waitpoints on waitpoints.id = waits.waitpoint_id where waits.run_id = any($1::text[])""",
+        run_ids,
+    )
+    told = {(row["run_id"], row["wait_id"]): (row["kind"], row["due_at"]) for row in waits}
+    return {row["id"]: Run.of(row) for row in runs}, told

@@ -247,6 +247,7 @@ ROUTES: dict[str, Access] = {
     "POST /variables/import": PAGE,
     "POST /variables/{name}/delete": PAGE,
     "GET /limits": PAGE,
+    "GET /checkpoints": PAGE,
     # what workers call
     "POST /worker/v1/hello": WORKER,
     "POST /worker/v1/versions": WORKER,
