@@ -26,9 +26,9 @@ from rich.markup import escape
 from rich.text import Text
 
 from torpor.cli.connection import check_reachable
-from torpor.cli.figures import duration, milliseconds, size
 from torpor.cli.story import times, times_line
 from torpor.errors import TorporError
+from torpor.figures import duration, milliseconds, size
 from torpor.sdk.client import Client
 
 Json = dict[str, Any]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from torpor.cli.dotenv import parse_dotenv
 from torpor.cli.main import app
+from torpor.dotenv import parse_dotenv
 from torpor.errors import ApiError, ConfigError
 from torpor.sdk.client import Client
 

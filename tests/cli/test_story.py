@@ -16,9 +16,9 @@ from torpor.cli.story import (
     next_answer,
     times,
     usage_line,
-    words,
 )
 from torpor.engine.states import ENDS
+from torpor.words import words
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -81,7 +81,13 @@ def test_a_run_that_cannot_be_frozen_says_what_stops_it() -> None:
     assert "task-3 awaits a socket at app.py:12" in told
 
 
-@pytest.mark.parametrize("kind", ["run.invented_later", "token.created"])
+def test_what_a_person_is_asked_is_told() -> None:
+    told = words(event("token.created", waitpoint_id="waitpoint_1", title="Ship it?"))
+    assert (told.verb, told.rest) == ("asks a person", "Ship it?")
+    assert words(event("token.created", waitpoint_id="waitpoint_1")).rest == "waitpoint_1"
+
+
+@pytest.mark.parametrize("kind", ["run.invented_later", "token.invented_later"])
 def test_an_unknown_kind_is_told_by_its_name(kind: str) -> None:
     assert words(event(kind)).verb == kind.removeprefix("run.").replace("_", " ").replace(".", " ")
 

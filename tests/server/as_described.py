@@ -52,7 +52,7 @@ class AsDescribed:
         route = scope.get("route")
         name = access.name(scope["method"], route.path) if route else ""
         name = name if name in access.ROUTES else ""
-        if "/worker/" in name:
+        if "/worker/" in name or (name and access.ROUTES[name].is_page):
             return
         wrong = misfit(name, scope["method"], status, headers, bytes(body))
         if not wrong and name and status < 300:

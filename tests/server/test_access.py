@@ -43,6 +43,10 @@ PATH = {
     "deployment_id": "deployment_x",
     "stream_key": "log",
     "target": "self",
+    "account_id": "account_x",
+    "link": "x",
+    "queue_id": "queue_x",
+    "fingerprint": "0123456789abcdef",
     "each task": "echo",
 }
 BODIES: dict[str, dict[str, Any]] = {
@@ -78,7 +82,20 @@ def test_a_route_without_a_line_does_not_start() -> None:
 
 def test_only_what_nobody_has_to_hide_is_open_and_workers_routes_are_workers_only() -> None:
     open_to_all = {name for name, line in ROUTES.items() if Kind.NOTHING in line.takes}
-    assert open_to_all == {"GET /healthz", "GET /api/openapi.json", "GET /api/v1/timezones"}
+    assert {name for name in open_to_all if not ROUTES[name].is_page} == {
+        "GET /healthz",
+        "GET /api/openapi.json",
+        "GET /api/v1/timezones",
+    }
+    assert {name for name in open_to_all if ROUTES[name].is_page} == {
+        "GET /static/{name}",
+        "GET /sign-in",
+        "POST /sign-in",
+        "GET /sign-in/{link}",
+    }
+    assert {name for name, line in ROUTES.items() if Kind.SESSION in line.takes} <= {
+        name for name, line in ROUTES.items() if line.is_page
+    }, "a cookie comes along unasked: it opens no part of the API"
     for name, line in ROUTES.items():
         assert (line.takes == (Kind.WORKER,)) == ("/worker/" in name)
         assert (Kind.PERSONAL in line.takes) == (Kind.SCOPED in line.takes), (
@@ -159,6 +176,8 @@ def expected(line: Access, kind: Kind, is_right: bool) -> set[int] | None:
     """The statuses of a refusal; None: the request is let in."""
     if Kind.NOTHING in line.takes:
         return None
+    if Kind.SESSION in line.takes:
+        return {303}  # to /sign-in, whatever the bearer
     if kind not in line.takes:
         return {401}
     return None if is_right else {403}
@@ -190,6 +209,8 @@ async def test_every_route_with_every_kind_of_bearer_answers_as_the_table_says(
         bearers.dead["expired"] = (await client.create_key("expired", expires=0.001))["key"]
         wrong: list[str] = []
         for name, line in ROUTES.items():
+            if Kind.NOTHING in line.takes and line.is_page:
+                continue  # tests/dashboard/test_sign_in.py
             for what, (bearer, kind, is_right) in (await bearers.for_route(line)).items():
                 given, wanted = await status(name, bearer), expected(line, kind, is_right)
                 if (given not in wanted) if wanted else (given in (401, 403) or given >= 500):

@@ -18,9 +18,9 @@ from torpor.server.described.operation import JSON
 OPERATIONS = dict(document.operations())
 
 
-def test_every_route_that_is_not_for_workers_is_described() -> None:
+def test_every_route_that_is_neither_for_workers_nor_a_page_is_described() -> None:
     """Add it to a module of server/described/, under the name of its line in server/access.py."""
-    assert OPERATIONS.keys() == {name for name in ROUTES if "/worker/" not in name}
+    assert OPERATIONS.keys() == {name for name, line in ROUTES.items() if "/worker/" not in name and not line.is_page}
 
 
 def test_the_document_is_openapi() -> None:
@@ -65,7 +65,7 @@ def test_who_may_call_is_that_of_the_table() -> None:
     }
     known = document.document()["components"]["securitySchemes"]
     for name, access in ROUTES.items():
-        if "/worker/" not in name:
+        if "/worker/" not in name and not access.is_page:
             kinds = {document.scheme(kind) for kind in access.takes if kind not in (Kind.NOTHING, Kind.HASH)}
             assert {scheme for scheme, *_ in told[name]} == kinds <= known.keys(), name
 

@@ -6,6 +6,6 @@ connection.py  which server, which key, and requests to it
 dev.py         everything in one terminal: services.py keeps its processes alive, narrator.py tells the runs' stories
 server.py  worker.py  db.py          one service alone
 trigger.py  runs.py  approve.py  tokens.py    work with runs; follow.py tells one run live
-story.py  figures.py                 how events and figures are put in words
+story.py                             a run's story as lines, in the words of ../words.py
 doctor.py  init.py                   this machine, a new project
 """

@@ -34,8 +34,8 @@ def list_checkpoints(
     from rich.text import Text
 
     from torpor.cli.connection import client
-    from torpor.cli.figures import ago, instant, size
     from torpor.cli.terminal import make_console
+    from torpor.figures import ago, instant, size
 
     with client(f"run {run}" if run else "such thing") as api:
         if run:
@@ -87,7 +87,7 @@ def export(
 ) -> None:
     """Write a checkpoint's image into a tar file: CRIU's images, the run's files, facts. It isn't sealed there."""
     from torpor.cli.connection import client
-    from torpor.cli.figures import size
+    from torpor.figures import size
 
     with client(f"checkpoint {checkpoint}") as api:
         found = api.checkpoint(checkpoint)
@@ -127,8 +127,8 @@ def scrub() -> None:
 
 
 async def _scrub() -> int:
-    from torpor.cli.figures import size
     from torpor.cli.image_store import open_store
+    from torpor.figures import size
     from torpor.images import scrub as read_all
 
     async with open_store() as store:
@@ -184,7 +184,7 @@ def lines(found: dict[str, Any]) -> "list[Text]":
     """A checkpoint, as `show` prints it."""
     from rich.text import Text
 
-    from torpor.cli.figures import clock, instant, milliseconds, size
+    from torpor.figures import clock, instant, milliseconds, size
 
     head = Text().append(found["id"], style="bold").append("  " + _kind(found))
     head.append("  " + found["state"], style=STATE_STYLES.get(found["state"], ""))

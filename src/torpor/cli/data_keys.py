@@ -12,7 +12,7 @@ app = typer.Typer(help="Keys that checkpoints are sealed with: list, rotate.", n
 def list_keys(as_json: Annotated[bool, typer.Option("--json", help="As the API has it.")] = False) -> None:
     """List data keys: the one in use, and older ones that something is still sealed with."""
     from torpor.cli.connection import client
-    from torpor.cli.figures import ago, instant
+    from torpor.figures import ago, instant
 
     with client() as api:
         found = api.data_keys()

@@ -103,14 +103,14 @@ class Dev:
         try:
             async with self._database() as (url, watch):
                 server, worker = (
-                    self._service("server", ["server"], url),
+                    self._service("server", ["server", "--no-link"], url),
                     self._worker_service(),
                 )
                 async with self._alive(server), contextlib.AsyncExitStack() as started:
                     if not await self._until_stopped(self._comes_up(server)):
                         return
                     await started.enter_async_context(self._alive(worker))
-                    self._greet()
+                    self._greet(await self._sign_in_link())
                     await self._until_stopped(self._go_on(worker, watch))
         finally:
             self._state.pids = {}
@@ -234,10 +234,23 @@ class Dev:
 
     # -- the terminal -------------------------------------------------------------------------------------------------
 
-    def _greet(self) -> None:
+    async def _sign_in_link(self) -> str | None:
+        """A link to the dashboard that signs one browser in; none when the server listens to more than this machine."""
+        from torpor.sdk.async_client import AsyncClient
+
+        if self._settings.host not in ("127.0.0.1", "localhost", "::1"):
+            return None
+        with contextlib.suppress(TorporError):
+            async with AsyncClient(self._state.url, self._state.secret_key) as client:
+                return (await client.create_sign_in_link())["url"]
+        return None
+
+    def _greet(self, sign_in_link: str | None) -> None:
         note = "  [dim](new; kept for the next start)[/]" if self._key_is_new else ""
         show = self._console.print
         show(f"[bold]torpor dev[/]  [bold]{self._state.url}[/]")
+        if sign_in_link:
+            show(f"[dim]dashboard[/]   {sign_in_link}  [dim]signs in once[/]", soft_wrap=True)
         show(f"[dim]secret key[/]  {self._state.secret_key}{note}")
         show(f"[dim]project[/]     {self._project}  [dim]data in {os.path.relpath(self._settings.data_dir)}[/]")
         show("[dim]try[/]         torpor trigger TASK key=value … --follow   [dim]Ctrl-C stops everything[/]\n")

@@ -76,7 +76,7 @@ def import_file(
 ) -> None:
     """Set all variables of a .env file, or none: without --override, if one of them is set already."""
     from torpor.cli.connection import client
-    from torpor.cli.dotenv import parse_dotenv
+    from torpor.dotenv import parse_dotenv
 
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")

@@ -6,9 +6,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from torpor.cli.figures import instant
 from torpor.cli.story import ENDINGS, QUIET, error_lines, event_line, how_to_answer, log_line, usage_line
 from torpor.cli.terminal import LOG_BIAS, InOrder
+from torpor.figures import instant
 from torpor.sdk.async_client import AsyncClient
 
 Line = dict[str, Any]

@@ -25,8 +25,8 @@ def list_keys(
     from rich.text import Text
 
     from torpor.cli.connection import client
-    from torpor.cli.figures import ago, instant
     from torpor.cli.terminal import make_console
+    from torpor.figures import ago, instant
 
     with client() as api:
         found = [key for key in api.api_keys() if gone or key["isValid"]]
@@ -55,7 +55,7 @@ def _may(key: dict[str, Any]) -> str:
 
 
 def _end(key: dict[str, Any]) -> str:
-    from torpor.cli.figures import ago, instant
+    from torpor.figures import ago, instant
 
     if "revokedAt" in key:
         return f"revoked {ago(instant(key['revokedAt']))}"

@@ -10,6 +10,7 @@ import sys
 import typer
 
 from torpor.cli import (
+    accounts,
     approve,
     checkpoints,
     data_keys,
@@ -60,6 +61,7 @@ app.add_typer(env.app, name="env", rich_help_panel=KEEP)
 app.add_typer(workers.app, name="workers", rich_help_panel=KEEP)
 app.command(rich_help_panel=KEEP)(doctor.doctor)
 app.add_typer(keys.app, name="keys", rich_help_panel=KEEP)
+app.add_typer(accounts.app, name="accounts", rich_help_panel=KEEP)
 app.add_typer(data_keys.app, name="data-keys", rich_help_panel=KEEP)
 app.add_typer(db.app, name="db", rich_help_panel=KEEP)
 

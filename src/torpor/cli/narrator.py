@@ -14,11 +14,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from torpor.cli.figures import clock, instant
 from torpor.cli.follow import with_answer
 from torpor.cli.story import ENDINGS, QUIET, error_lines, event_line, log_line
 from torpor.cli.terminal import LOG_BIAS, InOrder, indented
 from torpor.errors import ApiError, ConnectionFailed, TorporError
+from torpor.figures import clock, instant
 from torpor.sdk.async_client import AsyncClient
 
 Json = dict[str, Any]

@@ -29,9 +29,9 @@ def list_runs(
     from rich.text import Text
 
     from torpor.cli.connection import client
-    from torpor.cli.figures import ago, instant
     from torpor.cli.story import STATUS_STYLES
     from torpor.cli.terminal import make_console
+    from torpor.figures import ago, instant
 
     wanted = [name.upper() for name in status or []]
     with client() as api:
@@ -76,9 +76,9 @@ def print_run(run: dict[str, Any], events: list[dict[str, Any]], console: "Conso
 
     from rich.text import Text
 
-    from torpor.cli.figures import clock, instant
     from torpor.cli.follow import print_outcome
     from torpor.cli.story import ENDINGS, STATUS_STYLES, event_line, next_answer, times, times_line, usage_line
+    from torpor.figures import clock, instant
 
     head = Text().append(run["taskIdentifier"], style="bold").append("  " + run["id"], style="dim")
     head.append("  " + run["status"], style=STATUS_STYLES.get(run["status"], ""))

@@ -45,9 +45,9 @@ def show(schedule: ScheduleId, as_json: AsJson = False) -> None:
     from rich.text import Text
 
     from torpor.cli.connection import client
-    from torpor.cli.figures import clock, instant
     from torpor.cli.story import STATUS_STYLES
     from torpor.cli.terminal import make_console
+    from torpor.figures import clock, instant
 
     with client(f"schedule {schedule}") as api:
         found = api.schedule(schedule)
@@ -68,7 +68,7 @@ def print_schedule(schedule: dict[str, Any], console: "Console") -> None:
 
     from rich.text import Text
 
-    from torpor.cli.figures import clock, instant
+    from torpor.figures import clock, instant
 
     head = Text().append(schedule["task"], style="bold").append("  " + schedule["id"], style="dim")
     if not schedule["active"]:

@@ -22,8 +22,8 @@ def list_tokens(
     from rich.table import Table
 
     from torpor.cli.connection import client
-    from torpor.cli.figures import ago, instant
     from torpor.cli.terminal import make_console
+    from torpor.figures import ago, instant
 
     with client() as api:
         found = list(islice(api.tokens(status=status.upper() if status else None, page_size=min(limit, 100)), limit))

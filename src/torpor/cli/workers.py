@@ -22,8 +22,8 @@ def list_workers(
     from rich.text import Text
 
     from torpor.cli.connection import client
-    from torpor.cli.figures import ago, instant
     from torpor.cli.terminal import make_console
+    from torpor.figures import ago, instant
 
     with client() as api:
         found = [worker for worker in api.workers() if gone or worker["isAlive"]]
@@ -73,7 +73,7 @@ def lines(worker: dict[str, Any]) -> list[tuple[str, Any]]:
     """What `show` prints: a name and what is told under it, in reading order."""
     from rich.markup import escape
 
-    from torpor.cli.figures import ago, instant, size
+    from torpor.figures import ago, instant, size
 
     seen = ago(instant(worker["seenAt"]))
     told = [

@@ -3,6 +3,7 @@
      1. states.py       the states, the drawing, who may move a run along which edge, the public names
      2. deploy.py       ensure_environment, register_worker, register_version: who may come, what they bring
         api_keys.py     configure_key, create_key, rotate_key, revoke_key: with which keys the API is asked
+        accounts.py     create_account, remove_account, sign_in, sign_out, make_link, use_link: who looks at the dashboard
         one_time.py     use_token: public tokens that are good for one use
         env_vars.py     set_variables, change_variable, unset_variable: what all runs have in os.environ
         versions.py     match_versions: which queued runs a version can start
@@ -48,7 +49,7 @@
         metadata.py     change_metadata, report_metadata: what a run tells of itself.  tags.py: add_tags
         streams.py      append_parts, report_parts: what it makes, and what is sent to it (family.py: its parent and root)
     15. read.py         for API and dashboard; writes nothing (pages.py: lists; read_runs.py: runs by whatever filters them;
-                        read_batch.py: batches and their results; read_bulk.py; read_streams.py)
+                        read_batch.py: batches and their results; read_bulk.py; read_streams.py; read_waits.py)
 
 Each verb is one function that takes a transaction and `now`, and never reads a clock. It locks the run, compares the
 lease, checks the state, writes everything that belongs together, and answers with a small frozen value.
@@ -66,6 +67,20 @@ through a shared idempotency key: Postgres ends one transaction, and the message
 """
 
 from torpor.engine import queues, read, read_batch, read_bulk, read_streams
+from torpor.engine.accounts import (
+    NameTaken,
+    SignedIn,
+    account_by_name,
+    accounts,
+    create_account,
+    forget_sessions,
+    make_link,
+    remove_account,
+    sign_in,
+    sign_out,
+    signed_in,
+    use_link,
+)
 from torpor.engine.api_keys import (
     KeyIsOver,
     KeyMade,
@@ -289,6 +304,7 @@ __all__ = [
     "MetadataChange",
     "MetadataTooLarge",
     "Misplaced",
+    "NameTaken",
     "NewApiKey",
     "NewItem",
     "NewKey",
@@ -309,6 +325,7 @@ __all__ = [
     "ScheduleMisfit",
     "ScheduleRequest",
     "Scheduled",
+    "SignedIn",
     "Stale",
     "StreamFull",
     "Suspended",
@@ -335,6 +352,8 @@ __all__ = [
     "WhichWait",
     "abort_batches",
     "abort_bulk",
+    "account_by_name",
+    "accounts",
     "activate_schedule",
     "add_items",
     "add_tags",
@@ -354,6 +373,7 @@ __all__ = [
     "configure_key",
     "confirm_deleted",
     "count_bulk",
+    "create_account",
     "create_batch",
     "create_bulk",
     "create_key",
@@ -378,6 +398,7 @@ __all__ = [
     "fire_schedules",
     "forget_deleted",
     "forget_keys",
+    "forget_sessions",
     "forget_tokens",
     "fork",
     "give_up",
@@ -390,6 +411,7 @@ __all__ = [
     "key_by_hash",
     "keys_to_rewrap",
     "make_key",
+    "make_link",
     "match_versions",
     "move",
     "next_due",
@@ -417,6 +439,7 @@ __all__ = [
     "refuse_warm",
     "register_version",
     "register_worker",
+    "remove_account",
     "repair",
     "replay",
     "report_metadata",
@@ -434,6 +457,9 @@ __all__ = [
     "rotate_key",
     "save",
     "set_variables",
+    "sign_in",
+    "sign_out",
+    "signed_in",
     "start",
     "suspend",
     "take_back_lost",
@@ -446,6 +472,7 @@ __all__ = [
     "unset_variable",
     "unused_objects",
     "update_schedule",
+    "use_link",
     "use_token",
     "variable",
     "variables",

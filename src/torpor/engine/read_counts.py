@@ -12,10 +12,11 @@ from torpor.store.database import Transaction
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A stretch of time and the runs that were made in it, by public status; statuses that none has are left out."""
+    """A stretch of time and the runs that were made in it, by public status and by state; what none has is left out."""
 
     since: datetime
     counts: dict[str, int]
+    states: dict[RunState, int]
 
 
 async def run_counts(
@@ -45,9 +46,9 @@ async def run_counts(
         bucket,
         *([task_ids] if task_ids else []),
     )
-    counts: dict[datetime, dict[str, int]] = {}
+    buckets = {began: Bucket(began, {}, {}) for began in begins}
     for row in rows:
-        there = counts.setdefault(row["began"], {})
-        status = STATUS[RunState(row["state"])]
-        there[status] = there.get(status, 0) + row["count"]
-    return [Bucket(began, counts.get(began, {})) for began in begins]
+        found, state = buckets[row["began"]], RunState(row["state"])
+        found.states[state] = row["count"]
+        found.counts[STATUS[state]] = found.counts.get(STATUS[state], 0) + row["count"]
+    return [*buckets.values()]

@@ -28,6 +28,7 @@ class RunFilter:
     """Which runs; what is not set doesn't filter. Of several values any, of several filters all must fit."""
 
     status: list[str] | None = None  # public names, see states.STATUS
+    states: list[RunState] | None = None  # the same, told more exactly
     task_ids: list[str] | None = None
     versions: list[str] | None = None
     tags: list[str] | None = None
@@ -98,7 +99,9 @@ def conditions(environment_id: str, where: RunFilter, *, without: Collection[str
 
 def _columns(where: RunFilter) -> dict[str, list[str]]:
     """What must have one of some values, by column."""
-    states = None if where.status is None else [state for state, name in STATUS.items() if name in where.status]
+    states = where.states
+    if where.status is not None:
+        states = [state for state, name in STATUS.items() if name in where.status and (not states or state in states)]
     given = {
         "schedule_id": where.schedule_ids,
         "task_id": where.task_ids,

@@ -468,6 +468,22 @@ class AsyncClient:
         """As `Client.worker`."""
         return await self._do(calls.get(f"/api/v1/workers/{calls.segment(worker_id)}"))
 
+    async def accounts(self) -> list[Json]:
+        """As `Client.accounts`."""
+        return (await self._do(calls.get("/api/v1/accounts")))["data"]
+
+    async def create_account(self, name: str, password: str) -> Json:
+        """As `Client.create_account`."""
+        return await self._do(calls.create_account(name, password))
+
+    async def remove_account(self, account_id: str) -> None:
+        """As `Client.remove_account`."""
+        await self._do(calls.remove_account(account_id))
+
+    async def create_sign_in_link(self) -> Json:
+        """As `Client.create_sign_in_link`."""
+        return await self._do(calls.post("/api/v1/sign-in-links"))
+
     def queues(self) -> AsyncIterator[Json]:
         """As `Client.queues`."""
         return self._each(calls.Numbered("/api/v1/queues"))

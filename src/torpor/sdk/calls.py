@@ -321,6 +321,14 @@ def create_key(name: str, scopes: list[str] | None, expires: Any, personal: bool
     return post("/api/v1/keys", _present(body))
 
 
+def create_account(name: str, password: str) -> Call:
+    return post("/api/v1/accounts", {"name": name, "password": password})
+
+
+def remove_account(account_id: str) -> Call:
+    return Call("DELETE", f"/api/v1/accounts/{segment(account_id)}")
+
+
 def rotate_key(key_id: str, overlap: Any) -> Call:
     return post(f"/api/v1/keys/{segment(key_id)}/rotate", {} if overlap is None else {"overlap": _duration(overlap)})
 

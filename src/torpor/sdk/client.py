@@ -438,6 +438,26 @@ class Client:
         """This key, and all public tokens that were made with it, are worth nothing from now on."""
         return self._do(calls.post(f"/api/v1/keys/{calls.segment(key_id)}/revoke"))
 
+    def accounts(self) -> list[Json]:
+        """Who may sign in to the dashboard: `{"id", "name", "createdAt"}`."""
+        return self._do(calls.get("/api/v1/accounts"))["data"]
+
+    def create_account(self, name: str, password: str) -> Json:
+        """One more of them.
+
+        Raises:
+            Unprocessable: the name is taken, or it or the password can't be one.
+        """
+        return self._do(calls.create_account(name, password))
+
+    def remove_account(self, account_id: str) -> None:
+        """It is gone, and whoever is signed in to it is signed out."""
+        self._do(calls.remove_account(account_id))
+
+    def create_sign_in_link(self) -> Json:
+        """A link to the dashboard that signs one browser in, once: `{"url", "expiresAt"}`."""
+        return self._do(calls.post("/api/v1/sign-in-links"))
+
     def create_public_token(
         self,
         scopes: list[str],

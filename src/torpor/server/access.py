@@ -9,6 +9,7 @@ with every kind of key and token.
     PUBLIC      so does a public token
     ONE_TIME    and one that is good for one use
     WORKER      the token that workers and server share
+    SESSION     a browser that is signed in to the dashboard
     HASH        who knows the URL may ask
     NOTHING     everybody may
 
@@ -42,6 +43,7 @@ class Access:
 
     takes: tuple[Kind, ...]
     scopes: tuple[str, ...] = ()
+    is_page: bool = False  # of the dashboard: for people, and not part of the API
 
 
 def secret() -> Access:
@@ -63,6 +65,8 @@ def once(*scopes: str) -> Access:
 WORKER = Access((Kind.WORKER,))
 HASH = Access((Kind.HASH,))
 NOTHING = Access((Kind.NOTHING,))
+PAGE = Access((Kind.SESSION,), is_page=True)
+OPEN_PAGE = Access((Kind.NOTHING,), is_page=True)
 
 READ_RUN = ("read:runs:{run_id}", "read:tasks:{task}", "read:tags:{tag}", "read:batch:{batch}")
 WRITE_RUN = ("write:runs:{run_id}", "write:tasks:{task}")
@@ -180,6 +184,11 @@ ROUTES: dict[str, Access] = {
     "POST /api/v1/auth/jwt/claims": secret(),
     "POST /api/v1/auth/jwt": keyed(),
     "POST /api/v1/auth/public-tokens": keyed(),
+    # accounts of the dashboard
+    "GET /api/v1/accounts": secret(),
+    "POST /api/v1/accounts": secret(),
+    "DELETE /api/v1/accounts/{account_id}": secret(),
+    "POST /api/v1/sign-in-links": secret(),
     # environment variables
     "GET /api/v1/projects/{project_ref}/envvars/{slug}": keyed("read:envvars"),
     "POST /api/v1/projects/{project_ref}/envvars/{slug}": keyed("write:envvars"),
@@ -187,6 +196,58 @@ ROUTES: dict[str, Access] = {
     "GET /api/v1/projects/{project_ref}/envvars/{slug}/{name}": keyed("read:envvars"),
     "PUT /api/v1/projects/{project_ref}/envvars/{slug}/{name}": keyed("write:envvars"),
     "DELETE /api/v1/projects/{project_ref}/envvars/{slug}/{name}": keyed("write:envvars"),
+    # pages of the dashboard
+    "GET /static/{name}": OPEN_PAGE,
+    "GET /sign-in": OPEN_PAGE,
+    "POST /sign-in": OPEN_PAGE,
+    "GET /sign-in/{link}": OPEN_PAGE,
+    "POST /sign-out": PAGE,
+    "GET /account": PAGE,
+    "POST /account": PAGE,
+    "GET /live": PAGE,
+    "GET /": PAGE,
+    "POST /runs/bulk": PAGE,
+    "GET /runs/{run_id}": PAGE,
+    "GET /runs/{run_id}/timeline": PAGE,
+    "GET /runs/{run_id}/packets/{field}": PAGE,
+    "GET /runs/{run_id}/log": PAGE,
+    "POST /runs/{run_id}/cancel": PAGE,
+    "POST /runs/{run_id}/replay": PAGE,
+    "POST /runs/{run_id}/fork": PAGE,
+    "POST /runs/{run_id}/answer": PAGE,
+    "GET /schedules": PAGE,
+    "POST /schedules": PAGE,
+    "GET /schedules/new": PAGE,
+    "GET /schedules/{schedule_id}": PAGE,
+    "POST /schedules/{schedule_id}": PAGE,
+    "POST /schedules/{schedule_id}/activate": PAGE,
+    "POST /schedules/{schedule_id}/deactivate": PAGE,
+    "POST /schedules/{schedule_id}/delete": PAGE,
+    "GET /queues": PAGE,
+    "POST /queues/{queue_id}/pause": PAGE,
+    "POST /queues/{queue_id}/resume": PAGE,
+    "POST /queues/{queue_id}/limit": PAGE,
+    "POST /queues/{queue_id}/reset": PAGE,
+    "GET /errors": PAGE,
+    "GET /errors/{fingerprint}": PAGE,
+    "GET /logs": PAGE,
+    "GET /batches": PAGE,
+    "GET /batches/{batch_id}": PAGE,
+    "GET /workers": PAGE,
+    "GET /waiting": PAGE,
+    "POST /waiting/{token_id}/approve": PAGE,
+    "POST /waiting/{token_id}/reject": PAGE,
+    "POST /waiting/{token_id}/complete": PAGE,
+    "GET /tasks": PAGE,
+    "GET /tasks/{task_id}": PAGE,
+    "GET /test/{task_id}": PAGE,
+    "POST /test/{task_id}": PAGE,
+    "GET /variables": PAGE,
+    "POST /variables": PAGE,
+    "POST /variables/import": PAGE,
+    "POST /variables/{name}/delete": PAGE,
+    "GET /limits": PAGE,
+    "GET /checkpoints": PAGE,
     # what workers call
     "POST /worker/v1/hello": WORKER,
     "POST /worker/v1/versions": WORKER,
@@ -276,6 +337,9 @@ async def _admit(request: Request, path: str) -> None:
         return
     if Kind.WORKER in access.takes:
         request.scope["caller"] = await auth.identified_worker(request)
+        return
+    if Kind.SESSION in access.takes:
+        request.scope["caller"] = await auth.identified_browser(request)
         return
     caller = await auth.identified(request)
     if caller.kind not in access.takes:

@@ -7,8 +7,10 @@ from starlette.routing import Route
 
 from torpor.clock import Clock, SystemClock
 from torpor.config import Settings
+from torpor.dashboard import app as dashboard
 from torpor.server import (
     access,
+    accounts,
     approvals,
     batches,
     bulk,
@@ -62,6 +64,10 @@ def create_app(settings: Settings, database: Database, clock: Clock | None = Non
         guarded = access.guard(route)
         methods[route.path] |= guarded.methods or set()
         app.router.routes.append(guarded)
+    for page in dashboard.routes:
+        guarded = access.guard(page)
+        methods[page.path] |= guarded.methods or set()
+        app.router.routes.append(dashboard.told(guarded))
     for resource in (
         runs,
         run_counts,
@@ -80,6 +86,7 @@ def create_app(settings: Settings, database: Database, clock: Clock | None = Non
         inventory,
         env_vars,
         keys,
+        accounts,
         signing,
     ):
         for route in resource.router.routes:

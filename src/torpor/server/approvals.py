@@ -54,11 +54,19 @@ async def reject(request: Request, token_id: str, environment: Keyed) -> Respons
 
 async def _answer(request: Request, token_id: str, environment_id: str, *, approved: bool) -> Response:
     here, body = hub(request), decode(await read_body(request), _answer_body)
+    by = auth.caller(request).person or body.by
+    await answer(here, environment_id, token_id, approved=approved, by=by, comment=body.comment)
+    return reply(await _known(here, environment_id, token_id))
+
+
+async def answer(
+    here: Hub, environment_id: str, token_id: str, *, approved: bool, by: str | None, comment: str | None
+) -> None:
+    """Answer an approval; one that has its answer stays as it is. 404: there is none."""
     await _known(here, environment_id, token_id)
-    said = {"approved": approved, "by": auth.caller(request).person or body.by, "comment": body.comment}
+    said = {"approved": approved, "by": by, "comment": comment}
     data = msgspec.json.encode({name: value for name, value in said.items() if value is not None})
     await complete_with(here, token_id, data)
-    return reply(await _known(here, environment_id, token_id))
 
 
 async def _known(here: Hub, environment_id: str, token_id: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from torpor import engine
 from torpor.engine import read
 from torpor.errors import ConfigError
-from torpor.server import public_tokens, scopes
+from torpor.server import public_tokens, scopes, sessions
 from torpor.server.errors import Refused
 from torpor.server.hub import ENVIRONMENT, KEY_MEMORY_S, Hub, KeyRing, hub
 from torpor.server.public_tokens import PublicToken
@@ -37,6 +37,7 @@ class Kind(StrEnum):
     PUBLIC = "public token"
     ONE_TIME = "one-time token"
     WORKER = "worker token"
+    SESSION = "session"
     HASH = "hash in the URL"
     NOTHING = "nothing"
 
@@ -128,6 +129,16 @@ async def identified_worker(request: Request) -> Caller:
     if found is None:
         raise Refused(401, "this server has no environment for workers")
     return Caller(found, Kind.WORKER)
+
+
+async def identified_browser(request: Request) -> Caller:
+    """A browser that is signed in; see sessions.py for what is raised else."""
+    session = await sessions.identified(request)
+    found = await _environment_of_workers(hub(request))
+    if found is None:
+        raise Refused(503, "this server has no environment")
+    request.scope["session"] = session
+    return Caller(found, Kind.SESSION, person=session.name)
 
 
 async def _environment_of_workers(here: Hub) -> Environment | None:

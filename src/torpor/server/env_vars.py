@@ -76,7 +76,7 @@ async def listing(request: Request, slug: str, environment: Keyed) -> Response:
 async def create(request: Request, slug: str, environment: Keyed) -> Response:
     """Set one, whether it is there or not."""
     here, body = _here(request, slug, environment), decode(await read_body(request), _variable_body)
-    return await _set(here, environment, {body.name: body.value}, body.is_secret, override=True)
+    return await set_all(here, environment, {body.name: body.value}, body.is_secret, override=True)
 
 
 @router.post(BASE + "/import")
@@ -85,7 +85,7 @@ async def import_all(request: Request, slug: str, environment: Keyed) -> Respons
     here, body = _here(request, slug, environment), decode(await read_body(request), _import_body)
     if not body.variables:
         raise Refused(400, "variables: there is none to set")
-    return await _set(here, environment, body.variables, body.is_secret, override=body.override)
+    return await set_all(here, environment, body.variables, body.is_secret, override=body.override)
 
 
 @router.get(BASE + "/{name}")
@@ -120,9 +120,10 @@ async def delete(request: Request, slug: str, name: str, environment: Keyed) -> 
     return _done(here, done)
 
 
-async def _set(
+async def set_all(
     here: Hub, environment: Environment, values: Mapping[str, str], is_secret: bool | None, *, override: bool
 ) -> Response:
+    """Set all of them, or none. 400 or 422 for what can't be set; what is told of it never holds a value."""
     new = _checked(here, environment, values, is_secret)
     async with here.database.transaction() as tx:
         done = await engine.set_variables(

@@ -12,7 +12,7 @@ from torpor.config import Settings
 from torpor.objects import Objects, open_objects
 from torpor.server.feeds import Feeds
 from torpor.server.master_keys import MasterKeys
-from torpor.server.rates import Rates
+from torpor.server.rates import Rate, Rates
 from torpor.server.tails import Tails
 from torpor.server.wakeups import Wakeups
 from torpor.store.database import Database
@@ -23,6 +23,9 @@ ENVIRONMENT = "dev"
 KEY_MEMORY_S = 5.0
 """How long a key is believed without asking the database again. A change is announced to all servers; a key that was
 revoked works that much longer only where the announcement was lost."""
+
+SIGN_INS_OF_ACCOUNT = Rate(per_s=1 / 60, burst=10)
+SIGN_INS_OF_ADDRESS = Rate(per_s=1 / 10, burst=30)
 
 
 @dataclass
@@ -70,6 +73,12 @@ class Hub:
     @cached_property
     def rates(self) -> Rates:
         return Rates.of(self.settings)
+
+    sign_ins: Rates = field(default_factory=lambda: Rates(SIGN_INS_OF_ACCOUNT, SIGN_INS_OF_ADDRESS))
+    """How often a password is tried: for one account, and from one address."""
+
+    charts: dict[tuple[str, ...], tuple[float, Any]] = field(default_factory=dict)
+    """What the dashboard has counted lately (dashboard/runs.py), and when (monotonic)."""
 
     @cached_property
     def master_keys(self) -> MasterKeys:

@@ -32,6 +32,7 @@ async def prune(here: Hub, *, pause_s: float = PAUSE_S) -> int:
     deleted += await _until_nothing_is_left(here, lambda tx: engine.forget_tokens(tx, now=now), pause_s)
     async with here.database.transaction() as tx:
         deleted += await engine.forget_keys(tx, now=now)
+        deleted += await engine.forget_sessions(tx, now=now)
     if settings.logs_retention_days:
         deleted += await _prune_logs(here, pause_s)
     if settings.streams_retention_days:

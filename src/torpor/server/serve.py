@@ -16,7 +16,7 @@ from torpor import engine
 from torpor.clock import Clock, SystemClock
 from torpor.config import Settings
 from torpor.errors import ConfigError
-from torpor.server import keys, loops, machines, master_keys
+from torpor.server import accounts, keys, loops, machines, master_keys
 from torpor.server.app import create_app
 from torpor.server.connections import Connection
 from torpor.server.event_streams import CUT
@@ -37,6 +37,7 @@ async def serve(
     *,
     stop: asyncio.Event | None = None,
     ready: Callable[[str], object] = lambda url: None,
+    newcomer: Callable[[str], object] | None = None,
     clock: Clock | None = None,
 ) -> None:
     """Serve until told to stop, by SIGTERM or SIGINT, or, when `stop` is given, by that alone.
@@ -46,6 +47,7 @@ async def serve(
         database_url: a Postgres; it is migrated first.
         stop: instead of signals, for a server inside another program.
         ready: called once with the server's URL, when it takes requests.
+        newcomer: called before that, if the dashboard has no account yet, with a link behind which the first one is made.
         clock: where `now` comes from.
 
     Raises:
@@ -62,13 +64,21 @@ async def serve(
         try:
             await _ensure_environment(database, settings, clock)
             app = create_app(settings, database, clock)
+            if newcomer is not None and (link := await accounts.first_link(app.state.hub)):
+                newcomer(link)
             async with _stop_on_signals(stop) as stopping:
                 await _run(app, app.state.hub, listener, stopping, ready)
         finally:
             await database.close()
 
 
-def run_server(settings: Settings, database_url: str, *, ready: Callable[[str], object] = lambda url: None) -> None:
+def run_server(
+    settings: Settings,
+    database_url: str,
+    *,
+    ready: Callable[[str], object] = lambda url: None,
+    newcomer: Callable[[str], object] | None = None,
+) -> None:
     """`serve` in an event loop of its own: uvloop's, which takes about twice as many requests per second."""
     import uvloop
 
@@ -76,7 +86,7 @@ def run_server(settings: Settings, database_url: str, *, ready: Callable[[str], 
     # 170 ms of CPU, some times a minute, and found nothing. What was imported is never garbage; cycles are found while young.
     gc.freeze()
     gc.set_threshold(20_000, 20, 100)
-    uvloop.run(serve(settings, database_url, ready=ready))
+    uvloop.run(serve(settings, database_url, ready=ready, newcomer=newcomer))
 
 
 async def _ensure_environment(database: Database, settings: Settings, clock: Clock) -> None:

@@ -3,6 +3,7 @@
     held dequeue   -- ("work", environment_id)     one at a time: a run is for one worker
     news stream    -- ("news", worker_id)          all, and each notification is kept until it is read
     story, logs    -- ("run", run_id)              all
+    dashboard      -- ("runs",)                    all: any run
     streams        -- ("stream", run_id, direction, key)   all; and ("run", run_id), for its end
     timer duty     -- ("timer",)                   all
     grant duty     -- ("grant",)                   all
@@ -100,6 +101,7 @@ class Wakeups:
                 self._wake_all(("bulk",), None)
             case "run":
                 self._wake_all(("run", data["run_id"]), None)
+                self._wake_all(("runs",), None)
             case "stream":
                 self._wake_all(("stream", data["run_id"], data["direction"], data["key"]), None)
             case "timer":

@@ -53,6 +53,23 @@ class ApiKey(Row):
 
 
 @dataclass(frozen=True, slots=True)
+class Account(Row):
+    id: str
+    name: str
+    password_hash: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Session(Row):
+    cookie_hash: bytes
+    account_id: str | None
+    created_at: datetime
+    seen_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Queue(Row):
     id: str
     environment_id: str

@@ -9,6 +9,7 @@ A route is described under the name that it has in access.py, where it says who 
 """
 
 from torpor.server.described import (
+    accounts,
     approvals,
     batches,
     bulk,
@@ -49,5 +50,6 @@ RESOURCES: tuple[Resource, ...] = (
     queries.RESOURCE,
     inventory.RESOURCE,
     keys.RESOURCE,
+    accounts.RESOURCE,
 )
 """In the order of the documentation."""

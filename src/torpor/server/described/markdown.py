@@ -52,7 +52,7 @@ def access() -> str:
     rows = [
         [f"`{name}`", ", ".join(line.takes), ", ".join(f"`{scope}`" for scope in line.scopes)]
         for name, line in ROUTES.items()
-        if "/worker/" not in name
+        if "/worker/" not in name and not line.is_page
     ]
     return _table(["route", "takes", "scope"], [*rows, ["all of `/worker/v1/…`", "worker token", ""]])
 

@@ -227,6 +227,7 @@ PATH: dict[str, tuple[str, str]] = {
     "target": ("Whose stream it is, seen from the run: `self`, `parent` or `root`.", "self"),
     "name": ("Its name: of a queue, a variable or an object.", "emails"),
     "key_id": ("The key's id.", "apikey_6v4j"),
+    "account_id": ("The account.", "account_2n7c"),
     "project_ref": ("Any text, since a server has one project.", "proj_1"),
     "slug": ("The environment of the key.", "dev"),
     "filename": ("What the upload is called; its slashes are encoded.", "trigger%2Fpacket_1%2Fpayload.json"),

@@ -1,0 +1,124 @@
+"""How a page is rendered: the layout around it, the headers that keep it to itself, and fragments that htmx swaps.
+
+A handler is `async def handler(request) -> Response` and ends in `render(request, "runs.html", …)`. A page that refreshes a
+part of itself asks for its own address again with the part's id (htmx says so in `HX-Target`); `part(request)` tells the handler,
+and `render` then renders the block of that name alone.
+"""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import msgspec
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from torpor.dashboard import figures, states, static
+from torpor.server import auth, sessions
+from torpor.server.errors import Refused
+from torpor.server.hub import hub
+from torpor.server.sessions import Session, SignedOut
+from torpor.store.database import DatabaseDown
+
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "font-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "same-origin",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+"""What every answer of the dashboard says of itself. No page is kept by a browser either, unless it says otherwise."""
+
+MENU: list[tuple[str, str, str]] = []
+"""(path, name, key behind `g`) of each page that stands in the menu; app.py fills it."""
+
+
+def _pretty(value: Any) -> str:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
+def _query(request: Request, **changes: str | None) -> str:
+    """This page's address with some parameters changed, others gone (None)."""
+    kept = [(name, value) for name, value in request.query_params.multi_items() if name not in changes]
+    kept += [(name, value) for name, value in changes.items() if value is not None]
+    return request.url.path + (f"?{urlencode(kept)}" if kept else "")
+
+
+_jinja = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_jinja.filters.update(span=figures.span, stamp=figures.stamp, size=figures.size, pretty=_pretty)
+_jinja.globals.update(static=static.url, menu=MENU, look=states.look, tones=states.TONES)
+
+
+def session(request: Request) -> Session:
+    """Who is signed in, on a page that takes nobody else."""
+    return request.scope["session"]
+
+
+def part(request: Request) -> str | None:
+    """The id of the part that htmx wants, if it wants only one."""
+    return request.headers.get("hx-target") if "hx-request" in request.headers else None
+
+
+def render(request: Request, template: str, *, block: str | None = None, status: int = 200, **values: Any) -> Response:
+    """The page, or one of its blocks. Templates know `request`, `session` (None: signed out), `environment`, `now`, `here(…)`
+    (this address with other parameters), `m` (the macros), and what is given."""
+    signed_in = request.scope.get("session")
+    now = hub(request).clock.now()
+    context = {
+        "request": request,
+        "session": signed_in,
+        "environment": auth.environment(request).slug if signed_in else None,
+        "now": now,
+        "ago": lambda at: figures.since(at, now),
+        "here": lambda **changes: _query(request, **changes),
+        **values,
+    }
+    context["m"] = _jinja.get_template("macros.html").make_module(context)
+    found = _jinja.get_template(template)
+    if block is None:
+        return HTMLResponse(found.render(context), status)
+    return HTMLResponse("".join(found.blocks[block](found.new_context(context))), status)
+
+
+def go(request: Request, url: str) -> Response:
+    """After a form: the browser goes on to this page. htmx is told in its own way, and swaps nothing."""
+    if "hx-request" in request.headers:
+        return Response(status_code=204, headers={"hx-redirect": url})
+    return RedirectResponse(url, 303)
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def told(route: Route) -> Route:
+    """The same route, whose refusals are pages, and whose answers have the headers above."""
+    handler: Handler = route.endpoint
+
+    async def answered(request: Request) -> Response:
+        try:
+            response = await handler(request)
+        except SignedOut:
+            response = go(request, sessions.sign_in_url(request))
+        except Refused as refusal:
+            response = render(request, "refused.html", status=refusal.status, message=refusal.message)
+        except DatabaseDown:
+            response = render(request, "refused.html", status=503, message="the database can't be reached")
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        response.headers.setdefault("cache-control", "no-store")
+        return response
+
+    return Route(route.path, answered, methods=[*(route.methods or ())], include_in_schema=False)

@@ -1,0 +1,181 @@
+// Keeps an open page fresh: the server says that something has changed, and each part asks for itself again.
+// A hidden page listens to nothing: a browser has few connections for one server, and they are for pages that are looked at.
+"use strict";
+
+(() => {
+  const url = document.body.dataset.live;
+  const sign = document.querySelector("[data-live-sign]");
+  let source = null;
+
+  const refresh = () => {
+    for (const part of document.querySelectorAll("[data-refresh]")) htmx.trigger(part, "live");
+  };
+
+  // What somebody is writing, or has opened, is not to be taken from under their hands.
+  const isWritten = (node) => node.matches?.("textarea, input:not([type=checkbox], [type=hidden])") && (node === document.activeElement || node.value !== node.defaultValue);
+  Idiomorph.defaults.callbacks.beforeNodeMorphed = (node) => !isWritten(node);
+  Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, node) => !(name === "open" && node.matches("details"));
+
+  const listen = () => {
+    if (source || document.hidden) return;
+    source = new EventSource(url);
+    source.addEventListener("changed", refresh);
+    source.addEventListener("open", () => {
+      sign?.classList.add("is-on");
+      refresh(); // what has changed since the page was made was told to nobody
+    });
+    source.addEventListener("error", () => {
+      sign?.classList.remove("is-on");
+      if (source.readyState === EventSource.CLOSED) source = null; // signed out, or the server is another one: try later
+    });
+  };
+
+  if (url) {
+    listen();
+    document.addEventListener("visibilitychange", () => {
+      if (document.hidden) {
+        source?.close();
+        source = null;
+      } else {
+        listen();
+      }
+    });
+    // An announcement can be lost, and waits that nobody is tied to announce nothing.
+    setInterval(() => {
+      if (document.hidden) return;
+      listen();
+      refresh();
+    }, 30_000);
+  }
+
+  // -- times that go on ---------------------------------------------------------------------------------------------
+
+  const units = [[86400, "d"], [3600, "h"], [60, "m"], [1, "s"]];
+
+  const ago = (seconds) => {
+    const length = Math.abs(seconds);
+    const [unit, name] = units.find(([unit]) => length >= unit) ?? [1, "s"];
+    if (length < 1) return "now";
+    const told = `${Math.floor(length / unit)} ${name}`;
+    return seconds > 0 ? `${told} ago` : `in ${told}`;
+  };
+
+  const span = (seconds) => {
+    if (seconds < 60) return `${seconds.toFixed(1)} s`;
+    const index = units.findIndex(([unit]) => seconds >= unit);
+    const [[unit, name], [below, belowName]] = [units[index], units[index + 1]];
+    return `${Math.floor(seconds / unit)} ${name} ${Math.floor((seconds % unit) / below)} ${belowName}`;
+  };
+
+  const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+
+  const tick = () => {
+    if (document.hidden) return;
+    const now = Date.now();
+    for (const time of document.querySelectorAll("time[data-ago]")) {
+      const at = Date.parse(time.dateTime);
+      const told = ago((now - at) / 1000);
+      if (time.textContent !== told) time.textContent = told;
+      time.title = exact.format(at);
+    }
+    for (const figure of document.querySelectorAll("[data-since]")) {
+      figure.textContent = span(Math.max(0, (now - Date.parse(figure.dataset.since)) / 1000));
+    }
+  };
+  setInterval(tick, 1000);
+  document.addEventListener("htmx:afterSwap", tick);
+  tick();
+
+  // -- ticked rows: they stay ticked when the table is fresh ----------------------------------------------------------
+
+  const ticked = new Set();
+
+  const showTicked = () => {
+    const boxes = [...document.querySelectorAll("[data-bulk] input[name=run]")];
+    for (const box of boxes) box.checked = ticked.has(box.value);
+    const here = boxes.filter((box) => box.checked).length;
+    const bar = document.querySelector("[data-bulk-bar]");
+    if (!bar) return;
+    bar.hidden = here === 0;
+    bar.querySelector("[data-count]").textContent = here;
+    const all = document.querySelector("[data-tick-all]");
+    all.checked = here > 0 && here === boxes.length;
+    all.indeterminate = here > 0 && here < boxes.length;
+  };
+
+  document.addEventListener("change", (event) => {
+    const box = event.target;
+    if (box.matches("[data-tick-all]")) {
+      for (const each of document.querySelectorAll("[data-bulk] input[name=run]")) ticked[box.checked ? "add" : "delete"](each.value);
+      showTicked();
+    } else if (box.matches("[data-bulk] input[name=run]")) {
+      ticked[box.checked ? "add" : "delete"](box.value);
+      showTicked();
+    }
+  });
+  document.addEventListener("htmx:afterSettle", showTicked);
+  window.addEventListener("pageshow", showTicked);
+
+  // -- forms --------------------------------------------------------------------------------------------------------
+
+  // Ask before what can't be taken back.
+  let sure = null;
+  document.addEventListener("submit", (event) => {
+    const button = event.submitter;
+    if (!button?.dataset.ask || button === sure) {
+      sure = null;
+      return;
+    }
+    event.preventDefault();
+    const dialog = document.getElementById("sure");
+    const form = event.target;
+    const count = form.querySelector("[data-count]")?.textContent;
+    const what = form.querySelector("[data-all]")?.checked ? "all runs that fit the filters" : count === "1" ? "1 run" : `${count} runs`;
+    dialog.querySelector("#sure-question").textContent = count === undefined ? button.dataset.ask : `${button.dataset.ask} ${what}?`;
+    dialog.querySelector("[data-yes]").textContent = button.textContent.trim();
+    dialog.onclose = () => {
+      if (dialog.returnValue !== "yes") return;
+      sure = button;
+      form.requestSubmit(button);
+    };
+    dialog.returnValue = "no";
+    dialog.showModal();
+  });
+
+  // An address says only what is asked for.
+  document.addEventListener("htmx:configRequest", (event) => {
+    if (!event.target.matches?.("[data-tidy]")) return;
+    for (const name of [...new Set(event.detail.formData.keys())]) {
+      const values = event.detail.formData.getAll(name).filter((value) => value !== "");
+      event.detail.formData.delete(name);
+      for (const value of values) event.detail.formData.append(name, value);
+    }
+  });
+
+  // Signed out meanwhile, or the server is restarting: say so instead of leaving a page that looks fresh.
+  document.addEventListener("htmx:responseError", (event) => say(`The server answered ${event.detail.xhr.status}`));
+  document.addEventListener("htmx:sendError", () => say("The server can't be reached"));
+
+  const said = document.getElementById("said");
+  let quiet = 0;
+  const say = (text) => {
+    said.textContent = text;
+    said.classList.add("is-on");
+    clearTimeout(quiet);
+    quiet = setTimeout(() => said.classList.remove("is-on"), 4000);
+  };
+
+  // -- light and dark ---------------------------------------------------------------------------------------------
+
+  document.querySelector("[data-theme-switch]")?.addEventListener("click", () => {
+    const root = document.documentElement;
+    const isDark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    root.dataset.theme = isDark ? "light" : "dark";
+    document.cookie = `torpor_theme=${root.dataset.theme}; path=/; max-age=31536000; samesite=lax`;
+  });
+
+  // Menus close when one looks elsewhere.
+  document.addEventListener("click", (event) => {
+    for (const open of document.querySelectorAll("details.pick[open]")) if (!open.contains(event.target)) open.open = false;
+  });
+})();

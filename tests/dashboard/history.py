@@ -1,0 +1,110 @@
+"""What a dashboard shows: runs of some days, in all states, some of which are at work while the tests look."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import httpx2
+from fake_worker import KEY, FakeWorker, manifest
+from playwright.async_api import BrowserContext
+from said import say
+
+from torpor.sdk.async_client import AsyncClient
+from torpor.wire.runner import NewWait
+
+MARKUP = "<img src=x onerror=alert(1)><b>bold</b>"
+"""What a user might have named something. It must stay text."""
+
+TASKS = ("orders/process", "mail/send", "reports/weekly", "agents/research", "invoices/chase")
+
+
+@dataclass
+class Site:
+    url: str
+    client: AsyncClient
+    worker: FakeWorker
+    database: asyncpg.Connection
+
+    async def link(self) -> str:
+        """A link that signs one browser in."""
+        async with httpx2.AsyncClient() as http:
+            response = await http.post(f"{self.url}/api/v1/sign-in-links", headers={"authorization": f"Bearer {KEY}"})
+        return response.json()["url"]
+
+    async def sign_in(self, context: BrowserContext) -> None:
+        page = await context.new_page()
+        await page.goto(await self.link())
+        await page.close()
+
+
+async def another(postgres: str, name: str) -> str:
+    """The URL of one more database."""
+    connection = await asyncpg.connect(postgres)
+    await connection.execute(f"create database {name}")
+    await connection.close()
+    return urlsplit(postgres)._replace(path=f"/{name}").geturl()
+
+
+async def lived_in(site: Site) -> None:
+    await site.worker.come_up([manifest(name) for name in TASKS])
+    await past(site)
+    await say(site.database)
+    await present(site)
+
+
+async def past(site: Site) -> None:
+    """Runs that are over, at times of their own: made as any, then put into the past."""
+    random, now = Random(7), datetime.now(UTC)
+    items = [
+        (random.choice(TASKS), {"order": 4000 + number}, random.choice((["eu"], ["us", "vip"], ["eu", "trial"], [])))
+        for number in range(120)
+    ]
+    made = [await site.client.trigger(task, payload, tags=tags) for task, payload, tags in items]
+    rows: list[tuple[Any, ...]] = []
+    for run in made:
+        at = now - timedelta(hours=24 * random.random() ** 1.3, minutes=2)
+        took_s = random.choice((0.4, 2.2, 8.0, 45.0, 190.0, 2400.0)) * (0.5 + random.random())
+        frozen_s = took_s * random.choice((0, 0, 0, 0.6, 0.93)) if took_s > 5 else 0.0
+        state = random.choices(
+            ("completed", "failed", "crashed", "canceled", "timed_out", "expired"), (80, 8, 2, 5, 2, 1)
+        )[0]
+        started = None if state == "expired" else at + timedelta(seconds=random.random() * 4)
+        end = min(now, at + timedelta(seconds=took_s + 4))
+        attempt = 0 if state == "expired" else random.choice((1, 1, 1, 2))
+        frozen_ms = min(frozen_s, (end - at).total_seconds() * 0.97) * 1000
+        rows.append((run["id"], state, at, started, end, frozen_ms, attempt))
+    await site.database.executemany(
+        """update runs set state = $2, created_at = $3, started_at = $4, finished_at = $5, updated_at = $5, frozen_ms = $6,
+                           attempt = $7, version = 'v1', due_at = null where id = $1""",
+        rows,
+    )
+
+
+async def present(site: Site) -> None:
+    """Some at work, some frozen, some that wait in memory or in line, and some that ask a person."""
+    client, worker = site.client, site.worker
+    await client.trigger("reports/weekly", {"week": 9}, tags=["eu"])
+    running = await worker.take_and_start()
+    assert running
+    for number in range(3):
+        await client.trigger("agents/research", {"topic": number}, tags=["vip"])
+        taken = await worker.take_and_start()
+        await worker.block(taken, NewWait(f"w{number}", "time", until="2026-12-24T18:00:00Z"))
+        await worker.suspend(taken)
+    token = await client.create_token(
+        timeout="3d", title="Refund order 4711?", context={"order": 4711, "total": "€ 129.00"}, tags=["eu"]
+    )
+    await client.trigger("invoices/chase", {"invoice": 88}, tags=["eu"])
+    asking = await worker.take_and_start()
+    await worker.block(asking, NewWait("w", "token", waitpoint_id=token["id"]))
+    await worker.suspend(asking)
+    await client.create_token(timeout="10m", tags=["payment"])
+    await client.trigger("reports/weekly", {"week": 10})
+    parent = await worker.take_and_start()
+    child = await client.trigger("mail/send", {"to": "grace"}, delay="2h")
+    await worker.block(parent, NewWait("w", "run", run_id=child["id"]))
+    for task in TASKS[:2]:
+        await client.trigger(task, tags=["eu"], delay="2h")

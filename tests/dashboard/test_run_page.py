@@ -1,0 +1,349 @@
+"""The page of one run: what it shows, what can be done there, and that it goes on by itself."""
+
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import asyncpg
+import msgspec
+import pytest
+from fake_worker import KEY, FakeWorker
+from history import MARKUP, Site
+from npm_packages import installed
+from playwright.async_api import Browser, BrowserContext, Page, expect
+from served import serving
+from stories import STANDS, Teller
+
+from torpor.sdk.async_client import AsyncClient
+from torpor.wire import http as wire
+from torpor.wire.runner import NewWait
+
+pytestmark = pytest.mark.anyio
+
+LINES = 10_000
+
+
+@pytest.fixture(scope="module")
+async def teller(postgres: str, anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Teller]:
+    """A server of its own, since its worker takes whatever run comes next."""
+    admin = await asyncpg.connect(postgres)
+    await admin.execute("create database run_page")
+    await admin.close()
+    database_url = urlsplit(postgres)._replace(path="/run_page").geturl()
+    async with serving(database_url, tmp_path_factory.mktemp("data"), lease_s=3600) as url:
+        async with AsyncClient(url, KEY) as client:
+            teller = Teller(Site(url, client, FakeWorker(url), await asyncpg.connect(database_url)))
+            await teller.come_up()
+            yield teller
+            await teller.database.close()
+            await teller.worker.close()
+
+
+@pytest.fixture
+async def context(browser: Browser, teller: Teller) -> AsyncIterator[BrowserContext]:
+    """Signed in; no script may break, and nothing may be against the policy."""
+    context = await browser.new_context(base_url=teller.site.url, viewport={"width": 1280, "height": 900})
+    complaints: list[str] = []
+    context.on("weberror", lambda error: complaints.append(str(error.error)))
+    context.on("console", lambda said: complaints.append(said.text) if "Content Security Policy" in said.text else None)
+    await teller.site.sign_in(context)
+    yield context
+    await context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+async def page(context: BrowserContext) -> Page:
+    return await context.new_page()
+
+
+async def open_run(page: Page, run_id: str) -> None:
+    await page.goto(f"/runs/{run_id}")
+    await expect(page.locator("[data-timeline]")).to_have_attribute("data-ready", "")
+
+
+def badge(page: Page) -> Any:
+    return page.locator("#top .run-sub .badge")
+
+
+async def end(teller: Teller, run_id: str) -> None:
+    """So that no other test's worker is handed it."""
+    await teller.site.client.cancel(run_id)
+
+
+async def end_all(teller: Teller, run_id: str) -> None:
+    """The same for its children."""
+    await end(teller, run_id)
+    for child in await teller.database.fetch("select id from runs where parent_run_id = $1", run_id):
+        await end(teller, child["id"])
+
+
+# -- what it shows ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_frozen_run_says_where_it_stands_and_goes_on_when_it_is_approved(teller: Teller, page: Page) -> None:
+    """Freeze and thaw are seen without loading anything again."""
+    await open_run(page, (given := await teller.begin("reports/weekly", {"week": 48})).run_id)
+    await expect(badge(page)).to_have_text("Running")
+    token = (await teller.site.client.create_token(timeout="1d", title="Send it?"))["id"]
+    await teller.freeze(given, NewWait("w", "token", waitpoint_id=token))
+    await expect(badge(page)).to_have_text("Frozen")
+    await expect(page.locator(".standing")).to_contain_text(STANDS[0]["source"])
+    await expect(page.locator(".standing")).to_contain_text("app/reports.py:41")
+    await expect(page.locator(".tl-frozen")).to_have_count(1)
+    await page.get_by_placeholder("Comment").fill("go ahead")
+    await page.get_by_role("button", name="Approve").click()
+    await expect(badge(page)).to_have_text("Thawing")
+    thawed = await teller.thaw()
+    assert msgspec.json.decode(thawed.answers[0].output)["approved"] is True
+    assert msgspec.json.decode(thawed.answers[0].output)["comment"] == "go ahead"
+    await expect(badge(page)).to_have_text("Running")
+    await teller.worker.finish(thawed, {"sent": 1204})
+    await expect(badge(page)).to_have_text("Completed")
+    await expect(page.get_by_label("Output", exact=True).last).to_contain_text('"sent": 1204')
+    await page.locator(".tl-frozen").hover()
+    await expect(page.locator("[data-told]")).to_contain_text("thawed in 38 ms on worker_")
+
+
+async def test_a_rejection_is_told_to_the_run(teller: Teller, page: Page) -> None:
+    given = await teller.begin("echo")
+    token = (await teller.site.client.create_token(title="Really?"))["id"]
+    await teller.freeze(given, NewWait("w", "token", waitpoint_id=token))
+    await open_run(page, given.run_id)
+    await page.get_by_role("button", name="Reject").click()
+    await expect(badge(page)).to_have_text("Thawing")
+    thawed = await teller.thaw()
+    assert msgspec.json.decode(thawed.answers[0].output)["approved"] is False
+    await teller.worker.finish(thawed)
+
+
+async def test_a_token_is_completed_with_any_value_and_told_what_is_none(teller: Teller, page: Page) -> None:
+    given = await teller.begin("echo")
+    token = (await teller.site.client.create_token())["id"]
+    await teller.freeze(given, NewWait("w", "token", waitpoint_id=token))
+    await open_run(page, given.run_id)
+    await page.get_by_placeholder("Value, as JSON").fill("{oops")
+    await page.get_by_role("button", name="Complete").click()
+    await expect(page.get_by_role("alert")).to_contain_text("The value is not JSON")
+    await page.get_by_placeholder("Value, as JSON").fill('{"ok": 1}')
+    await page.get_by_role("button", name="Complete").click()
+    await expect(badge(page)).to_have_text("Thawing")
+    thawed = await teller.thaw()
+    assert msgspec.json.decode(thawed.answers[0].output) == {"ok": 1}
+    await teller.worker.finish(thawed)
+
+
+async def test_a_failed_run_shows_its_error_with_the_lines_of_the_code_and_its_cause(
+    teller: Teller, page: Page
+) -> None:
+    await open_run(page, await teller.broken())
+    await expect(page.locator(".failure").first).to_contain_text("KeyError: 'CHF'")
+    await expect(page.locator(".trace-source").last).to_contain_text('rates[line["currency"]] for line in lines')
+    await expect(page.locator(".failure").last).to_contain_text("rates.example did not answer")
+    await expect(page.locator(".tl-failed")).to_have_count(2)  # both attempts
+
+
+async def test_markup_stays_text_wherever_users_write(teller: Teller, page: Page) -> None:
+    asked: list[str] = []
+    page.on("dialog", lambda dialog: asked.append(dialog.message))
+    run_id = await teller.hostile()
+    await open_run(page, run_id)
+    assert await page.locator("main :is(img, b b)").count() == 0
+    for place in (
+        ".standing .places",
+        ".standing .waits",
+        "#facts .json >> nth=0",
+        "[aria-labelledby=streams-title]",
+        ".story",
+        ".saved",
+        ".run-sub",
+    ):
+        await expect(page.locator(place).first).to_contain_text("<img src=x onerror")
+    await page.locator(".tl-mark").first.hover()
+    await page.locator("[data-stage]").focus()
+    for _ in range(4):
+        await page.keyboard.press("ArrowDown")
+        await page.keyboard.press("ArrowRight")
+    assert await page.locator("main :is(img, svg img, .tl-told *)").count() == 0
+    failed = await teller.begin("echo", MARKUP)
+    report = wire.FinishReport(failed.lease, "failed", error=wire_error(), retryable=False)
+    await teller.worker.say(f"runs/{failed.run_id}/finish", report, wire.LeaseReply)
+    await open_run(page, failed.run_id)
+    await expect(page.locator(".failure")).to_contain_text(MARKUP)
+    assert await page.locator("main img").count() == 0
+    assert asked == []
+    await end(teller, run_id)
+
+
+def wire_error() -> Any:
+    return wire.TaskError(MARKUP, MARKUP, f'  File "{MARKUP}", line 1, in {MARKUP}\n    {MARKUP}\n')
+
+
+async def test_large_json_is_folded_and_files_are_whole(teller: Teller, page: Page) -> None:
+    given = await teller.begin("echo", {"rows": list(range(3000))})
+    await teller.say(given, 0, ("warning", "low on ink"), printer=7)
+    await open_run(page, given.run_id)
+    await expect(page.get_by_text("of JSON")).to_be_visible()
+    fetched = await page.request.get(f"/runs/{given.run_id}/packets/payload")
+    assert await fetched.json() == {"rows": list(range(3000))}
+    assert "attachment" in fetched.headers["content-disposition"]
+    async with page.expect_download() as download:
+        await page.get_by_role("link", name="Download logs").click()
+    text = Path(await (await download.value).path()).read_text()
+    assert "warning  low on ink  printer=7\n" in text
+    await teller.worker.finish(given)
+
+
+# -- what people do ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_run_is_replayed_with_an_edited_payload(teller: Teller, page: Page) -> None:
+    given = await teller.begin("echo", {"order": 1})
+    await teller.worker.finish(given)
+    await open_run(page, given.run_id)
+    await page.get_by_role("button", name="Replay…").click()
+    dialog = page.get_by_role("dialog", name="Replay with this payload")
+    await dialog.get_by_role("textbox").fill('{"order": 2,}')
+    await dialog.get_by_role("button", name="Replay").click()
+    await expect(dialog.get_by_role("alert")).to_contain_text("is not JSON")
+    await dialog.get_by_role("textbox").fill('{"order": 2}')
+    await dialog.get_by_role("button", name="Replay").click()
+    await page.wait_for_url(lambda url: "/runs/run_" in url and given.run_id not in url)
+    again = await teller.worker.take_and_start()
+    assert json.loads(bytes(again.payload)) == {"order": 2}
+    await expect(page.locator(".relatives")).to_contain_text("replay of")
+    await teller.worker.finish(again)
+
+
+async def test_a_run_is_canceled_only_by_who_is_sure(teller: Teller, page: Page) -> None:
+    given = await teller.begin("echo")
+    await teller.freeze(given, NewWait("w", "time", duration_s=3600))
+    await open_run(page, given.run_id)
+    await page.get_by_role("button", name="Cancel").click()
+    await page.get_by_role("dialog").get_by_role("button", name="No").click()
+    await expect(badge(page)).to_have_text("Frozen")
+    await page.get_by_role("button", name="Cancel").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    await expect(badge(page)).to_have_text("Canceled")
+    await expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+
+
+async def test_a_run_is_forked_from_a_checkpoint_with_another_answer(teller: Teller, page: Page) -> None:
+    given = await teller.begin("echo")
+    token = (await teller.site.client.create_token(title="Yes or no?"))["id"]
+    await teller.freeze(given, NewWait("w", "token", waitpoint_id=token))
+    await open_run(page, given.run_id)
+    await page.get_by_role("button", name="Fork from here…").click()
+    dialog = page.get_by_role("dialog", name="Fork from a checkpoint")
+    await dialog.get_by_role("textbox").fill('{"approved": false}')
+    await dialog.get_by_role("button", name="Fork").click()
+    await page.wait_for_url(lambda url: "/runs/run_" in url and given.run_id not in url)
+    await expect(page.locator(".relatives")).to_contain_text("fork of")
+    fork = await teller.thaw()
+    assert fork.run_id in page.url
+    assert msgspec.json.decode(fork.answers[0].output) == {"approved": False}
+    await teller.worker.finish(fork)
+    await end(teller, given.run_id)
+
+
+async def test_a_form_without_its_token_and_a_run_that_is_not_there_are_refused(teller: Teller, page: Page) -> None:
+    given = await teller.begin("echo")
+    for verb in ("cancel", "replay", "fork", "answer"):
+        answer = await page.request.post(f"/runs/{given.run_id}/{verb}", form={"payload": "1"})
+        assert answer.status == 403, verb
+    assert (await page.request.get("/runs/run_none")).status == 404
+    assert (await page.request.get(f"/runs/{given.run_id}/packets/secrets")).status == 404
+    assert (await page.request.get(f"/runs/{given.run_id}/timeline?after=x")).status == 400
+    assert (await teller.site.client.run(given.run_id))["status"] == "EXECUTING"
+    await teller.worker.finish(given)
+
+
+# -- the timeline -----------------------------------------------------------------------------------------------------
+
+
+async def test_days_of_waiting_do_not_squash_the_work(teller: Teller, page: Page) -> None:
+    run_id = await teller.asks()
+    await open_run(page, run_id)
+    await expect(page.locator(".tl-break").first).to_be_visible()
+    await expect(page.locator(".tl-hidden", has_text="7 h")).to_be_visible()
+    for bar in await page.locator(".tl-working").all():
+        box = await bar.bounding_box()
+        assert box is not None
+        assert box["width"] > 8
+    await expect(page.locator(".tl-link", has_text="reports/chapter")).to_have_count(2)
+    await end_all(teller, run_id)
+
+
+async def test_the_keyboard_goes_through_all_of_it(teller: Teller, page: Page) -> None:
+    run_id = await teller.broken()
+    await open_run(page, run_id)
+    told = page.locator("[data-told]")
+    stage = page.get_by_role("application", name="Timeline of this run")
+    for _ in range(40):  # as far as Tab takes to it
+        await page.keyboard.press("Tab")
+        if await stage.evaluate("stage => stage === document.activeElement"):
+            break
+    await expect(stage).to_be_focused()
+    await expect(told).to_contain_text("Queued")
+    await page.keyboard.press("ArrowDown")
+    await expect(told).to_contain_text("Attempt 1: failed, KeyError: 'CHF'")
+    await page.keyboard.press("ArrowRight")
+    await expect(told).to_contain_text("Attempt 2: failed")
+    await page.keyboard.press("ArrowDown")
+    await expect(told).to_contain_text("no rate for CHF")
+    await page.keyboard.press("Enter")
+    assert await page.evaluate("(t => t.view[1] - t.view[0])(document.querySelector('[data-timeline]').timeline)") < 0.5
+    await page.keyboard.press("0")
+    await expect(page.locator(".tl-failed")).to_have_count(2)
+
+
+async def test_ten_thousand_lines_are_drawn_as_far_as_they_are_in_view(teller: Teller, page: Page) -> None:
+    """Bounded by the width of the screen, not by the run; so a frame is drawn in a fraction of what people notice."""
+    await open_run(page, await teller.long(LINES))
+    held = await page.evaluate("document.querySelector('[data-timeline]').timeline.lines.length")
+    assert held == LINES
+    assert await page.locator(".tl *").count() < 1000
+    await page.locator("[data-stage]").focus()
+    await page.keyboard.press("ArrowDown")
+    for _ in range(14):
+        await page.keyboard.press("+")
+    await page.keyboard.press("End")
+    await expect(page.locator("[data-told]")).to_contain_text(f"line {LINES} of the work")
+    assert await page.locator(".tl *").count() < 1000
+
+
+# -- how it looks -----------------------------------------------------------------------------------------------------
+
+
+LOOKS: list[tuple[str, int, Literal["light", "dark"]]] = [
+    ("light", 1280, "light"),
+    ("dark", 1280, "dark"),
+    ("narrow", 390, "light"),
+]
+
+
+async def test_it_shuts_nobody_out_and_fits_by_day_by_night_and_on_a_phone(
+    teller: Teller, context: BrowserContext, tmp_path: Path
+) -> None:
+    """No serious finding of axe, nothing beyond the edge; pictures are in TORPOR_SCREENSHOTS, for people to look at."""
+    axe = (installed("newest") / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
+    shots = Path(os.environ.get("TORPOR_SCREENSHOTS") or tmp_path)
+    frozen, hostile = await teller.asks(), await teller.hostile()
+    for name, run_id in {"run-frozen": frozen, "run-failed": await teller.broken(), "run-hostile": hostile}.items():
+        for look, width, scheme in LOOKS:
+            page = await context.new_page()
+            await page.set_viewport_size({"width": width, "height": 900})
+            await page.emulate_media(color_scheme=scheme)
+            await open_run(page, run_id)
+            assert await page.evaluate("document.documentElement.scrollWidth") <= width
+            await page.evaluate(axe)
+            found = (await page.evaluate("axe.run()"))["violations"]
+            serious = [each for each in found if each["impact"] in ("serious", "critical")]
+            assert [f"{each['id']}: {each['nodes'][0]['html']}" for each in serious] == []
+            await page.screenshot(path=shots / f"{name}-{look}.png", full_page=True)
+            await page.close()
+    await end(teller, hostile)
+    await end_all(teller, frozen)

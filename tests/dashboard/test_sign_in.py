@@ -1,0 +1,228 @@
+"""Who may come in, and what a page of somebody else's can make a browser do: nothing."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx2
+import pytest
+from fake_worker import KEY
+from history import Site, another
+from playwright.async_api import Browser, Page, expect
+from served import serving
+
+pytestmark = pytest.mark.anyio
+
+ADA, PASSWORD = "ada@example.com", "correct horse battery"
+
+
+@pytest.fixture(scope="module")
+async def account(site: Site) -> str:
+    """The name of an account whose password is PASSWORD."""
+    await site.client.create_account(ADA, PASSWORD)
+    return ADA
+
+
+@asynccontextmanager
+async def visitor(site: Site) -> AsyncIterator[httpx2.AsyncClient]:
+    """Somebody with a browser's memory, and without its manners."""
+    async with httpx2.AsyncClient(base_url=site.url, timeout=20) as http:
+        yield http
+
+
+async def enter(http: httpx2.AsyncClient, site: Site) -> None:
+    response = await http.get(await site.link())
+    assert response.status_code == 303
+
+
+def csrf(page: str) -> str:
+    found = re.search(r'name="csrf" value="(\w+)"', page)
+    assert found
+    return found[1]
+
+
+async def test_a_page_sends_who_is_signed_out_to_the_door_and_back(site: Site, account: str, browser: Browser) -> None:
+    context = await browser.new_context(base_url=site.url)
+    page = await context.new_page()
+    await page.goto("/waiting?x=1")
+    await expect(page).to_have_title("Sign in · Torpor")
+    await page.get_by_label("Name").fill(account)
+    await page.get_by_label("Password").fill("not it, not it")
+    await page.get_by_role("button", name="Sign in").click()
+    await expect(page.get_by_role("alert")).to_have_text("No account has this name and this password.")
+    await page.get_by_label("Password").fill(PASSWORD)
+    await page.get_by_role("button", name="Sign in").click()
+    await expect(page).to_have_url(f"{site.url}/waiting?x=1")
+    await page.get_by_role("button", name="Sign out").click()
+    await expect(page).to_have_url(f"{site.url}/sign-in")
+    await page.goto("/")
+    await expect(page).to_have_title("Sign in · Torpor")
+    await context.close()
+
+
+async def test_a_link_signs_in_once_and_not_by_looking_ahead(site: Site) -> None:
+    link = await site.link()
+    async with visitor(site) as http, visitor(site) as other:
+        assert (await http.head(link)).status_code == 204
+        assert (await http.get(link, headers={"sec-purpose": "prefetch;prerender"})).status_code == 204
+        responses = await asyncio.gather(http.get(link), other.get(link))
+        assert sorted(response.status_code for response in responses) == [303, 410]
+        again = await http.get(link)
+        assert again.status_code == 410
+        assert "was used already" in again.text
+
+
+async def test_a_link_runs_out(site: Site) -> None:
+    link = await site.link()
+    await site.database.execute("update sign_in_links set expires_at = now() - interval '1 second'")
+    async with visitor(site) as http:
+        assert (await http.get(link)).status_code == 410
+
+
+async def test_a_cookie_is_out_of_reach_of_scripts_and_other_sites(site: Site) -> None:
+    async with visitor(site) as http:
+        cookie = (await http.get(await site.link())).headers["set-cookie"]
+    assert {"HttpOnly", "SameSite=lax", "Path=/"} <= set(cookie.split("; "))
+    assert "Secure" not in cookie
+    name, value = cookie.partition(";")[0].split("=")
+    assert name == f"torpor_{site.url.rpartition(':')[2]}", "servers on other ports of this machine have their own"
+    kept = await site.database.fetchval("select count(*) from sessions where encode(cookie_hash, 'escape') = $1", value)
+    assert kept == 0
+
+
+async def test_with_tls_outside_it_is_for_tls_and_this_host_alone(postgres: str, tmp_path: Path) -> None:
+    secure = await another(postgres, "secure")
+    async with serving(secure, tmp_path, public_url="https://torpor.example") as url, httpx2.AsyncClient() as http:
+        made = await http.post(f"{url}/api/v1/sign-in-links", headers={"authorization": f"Bearer {KEY}"})
+        link = made.json()["url"]
+        assert link.startswith("https://torpor.example/sign-in/")
+        response = await http.get(link.replace("https://torpor.example", url))
+    cookie = response.headers["set-cookie"]
+    assert cookie.startswith("__Host-torpor=")
+    assert {"Secure", "HttpOnly", "Path=/"} <= set(cookie.split("; "))
+
+
+@pytest.mark.parametrize(
+    ("headers", "token", "told"),
+    [
+        ({}, "", 403),
+        ({}, "0" * 64, 403),
+        ({"origin": "https://evil.example"}, None, 403),
+        ({"origin": "null"}, None, 403),
+        ({"sec-fetch-site": "cross-site"}, None, 403),
+        ({"sec-fetch-site": "same-site"}, None, 403),
+        ({"sec-fetch-site": "same-origin"}, None, 303),
+    ],
+)
+async def test_what_changes_anything_must_come_from_a_page_of_ours(
+    site: Site, headers: dict[str, str], token: str | None, told: int
+) -> None:
+    async with visitor(site) as http:
+        await enter(http, site)
+        given = csrf((await http.get("/")).text) if token is None else token
+        response = await http.post("/sign-out", data={"csrf": given}, headers=headers)
+        assert response.status_code == told
+        assert (await http.get("/account")).status_code == (303 if told == 303 else 200)
+
+
+async def test_the_token_of_another_session_is_no_help(site: Site) -> None:
+    async with visitor(site) as http, visitor(site) as other:
+        await enter(http, site)
+        await enter(other, site)
+        token = csrf((await other.get("/")).text)
+        assert (await http.post("/sign-out", data={"csrf": token})).status_code == 403
+
+
+async def test_a_session_ends_after_two_weeks_without_use(site: Site) -> None:
+    async with visitor(site) as http:
+        await enter(http, site)
+        cookie_hash = await site.database.fetchval("select cookie_hash from sessions order by created_at desc limit 1")
+        week = timedelta(days=7)
+        await site.database.execute(
+            "update sessions set seen_at = seen_at - $2::interval, expires_at = expires_at - $2::interval where cookie_hash = $1",
+            cookie_hash,
+            week,
+        )
+        assert (await http.get("/account")).status_code == 200
+        ends = await site.database.fetchval("select expires_at from sessions where cookie_hash = $1", cookie_hash)
+        assert ends is not None
+        assert ends - datetime.now(UTC) > timedelta(days=13.9)
+        await site.database.execute("update sessions set expires_at = now() where cookie_hash = $1", cookie_hash)
+        response = await http.get("/account")
+        assert (response.status_code, response.headers["location"]) == (303, "/sign-in?next=/account")
+
+
+async def test_who_is_removed_is_out(site: Site) -> None:
+    made = await site.client.create_account("Eve", PASSWORD)
+    async with visitor(site) as http:
+        assert (await http.post("/sign-in", data={"name": "EVE", "password": PASSWORD})).status_code == 303
+        assert (await http.get("/account")).status_code == 200
+        await site.client.remove_account(made["id"])
+        assert (await http.get("/account")).status_code == 303
+        assert (await http.post("/sign-in", data={"name": "Eve", "password": PASSWORD})).status_code == 403
+
+
+async def test_passwords_can_be_tried_a_few_times_only(site: Site) -> None:
+    await site.client.create_account("mallory's target", PASSWORD)
+    async with visitor(site) as http:
+        told = [
+            (await http.post("/sign-in", data={"name": "Mallory's Target", "password": "wrong"})).status_code
+            for _ in range(11)
+        ]
+        assert told == [403] * 10 + [429]
+        right = await http.post("/sign-in", data={"name": "mallory's target", "password": PASSWORD})
+        assert right.status_code == 429, "else a guess would tell by its answer that it was right"
+
+
+async def test_the_door_leads_nowhere_else(site: Site, account: str) -> None:
+    async with visitor(site) as http:
+        for wanted in ("https://evil.example", "//evil.example", "/\\evil.example", "javascript:alert(1)", "/\r\nx: y"):
+            response = await http.get(await site.link(), params={"next": wanted})
+            assert (response.status_code, response.headers["location"]) == (303, "/")
+
+
+async def test_a_cookie_opens_nothing_of_the_api(site: Site) -> None:
+    async with visitor(site) as http:
+        await enter(http, site)
+        assert (await http.get("/api/v1/runs")).status_code == 401
+
+
+async def test_every_answer_says_what_may_be_done_with_it(site: Site) -> None:
+    async with visitor(site) as http:
+        await enter(http, site)
+        for path in ("/", "/waiting", "/account", "/sign-in/x", "/static/style.css", "/?state=novel"):
+            headers = (await http.get(path)).headers
+            policy = headers["content-security-policy"]
+            assert "default-src 'none'" in policy
+            assert "frame-ancestors 'none'" in policy
+            assert "unsafe" not in policy
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["referrer-policy"] == "same-origin"
+            assert ("no-store" in headers["cache-control"]) == ("static" not in path)
+
+
+async def test_the_first_account_is_made_behind_the_link_that_the_server_prints(
+    postgres: str, browser: Browser, tmp_path: Path
+) -> None:
+    links: list[str] = []
+    fresh = await another(postgres, "newborn")
+    async with serving(fresh, tmp_path, newcomer=links.append) as url:
+        context = await browser.new_context(base_url=url)
+        page: Page = await context.new_page()
+        await page.goto("/")
+        await expect(page.get_by_role("heading")).to_have_text("Nobody has an account yet")
+        (link,) = links
+        await page.goto(link)
+        await expect(page.get_by_role("heading", name="The first account")).to_be_visible()
+        await page.get_by_label("Name").fill("grace@example.com")
+        await page.get_by_label("Password").fill(PASSWORD)
+        await page.get_by_role("button", name="Create account").click()
+        await expect(page.get_by_title("Your account")).to_have_text("grace@example.com")
+        await page.goto("/")
+        await expect(page.get_by_role("heading", name="No run yet")).to_be_visible()
+        await context.close()
+    async with serving(fresh, tmp_path, newcomer=links.append):
+        assert len(links) == 1

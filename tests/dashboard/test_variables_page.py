@@ -1,0 +1,45 @@
+"""Variables and limits: set, imported and deleted by hand; a secret is never shown."""
+
+import pytest
+from history import Site
+from playwright.async_api import Page, expect
+
+from torpor.config import Settings
+from torpor.dashboard.limits import SETTINGS
+from torpor.server.inventory import limits_of
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_they_are_set_shown_unless_secret_and_deleted(page: Page, site: Site) -> None:
+    await page.goto("/variables")
+    await page.get_by_label("Name").fill("GREETING")
+    await page.get_by_label("Value").fill("<b>hello</b>")
+    await page.get_by_role("button", name="Set").click()
+    await expect(page.get_by_role("row", name="GREETING")).to_contain_text("<b>hello</b>")
+    await page.get_by_label("Text of a .env file").fill("TOKEN='s3cr3t'\n# no\nexport OTHER=also-s3cr3t")
+    await page.get_by_label("All are secret").check()
+    await page.get_by_role("button", name="Import").click()
+    await expect(page.get_by_role("row", name="TOKEN")).to_contain_text("secret")
+    assert "s3cr3t" not in await page.content()
+    await page.get_by_role("button", name="Delete GREETING").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    await expect(page.get_by_role("row", name="GREETING")).to_have_count(0)
+
+
+async def test_what_cannot_be_set_is_told_without_its_value(page: Page) -> None:
+    await page.goto("/variables")
+    await page.get_by_label("Name").fill("LD_PRELOAD")
+    await page.get_by_label("Value").fill("s3cr3t-value")
+    await page.get_by_role("button", name="Set").click()
+    await expect(page.get_by_role("alert")).to_contain_text("LD_PRELOAD: it can't be set")
+    assert "s3cr3t-value" not in await page.content()
+
+
+async def test_each_limit_is_shown_with_its_setting(page: Page) -> None:
+    assert {*SETTINGS} <= {*limits_of(Settings(), None)}
+    assert all(hasattr(Settings(), name) for name in SETTINGS.values())
+    await page.goto("/limits")
+    row = page.get_by_role("row", name="Request bytes")
+    await expect(row).to_contain_text("3,145,728 (3.0 MiB)")
+    await expect(row).to_contain_text("TORPOR_MAX_REQUEST_BYTES")
