@@ -40,7 +40,7 @@ LISTED = 150
 """So many of the newest lines of the story stand in the list."""
 FOLD_CHARS = 4000
 """JSON that is longer is folded; what is kept as an object is downloaded only."""
-NEWEST_CHUNKS = 5
+NEWEST_PARTS = 5
 _PAGE_LINES = 1000
 
 
@@ -378,8 +378,8 @@ async def _streams(tx: Transaction, run: Run) -> list[Stream]:
     found: list[Stream] = []
     for key in run.stream_keys[:20]:
         last = await read_streams.last_seq(tx, run.id, "output", key)
-        page = await read_streams.page(tx, run.id, "output", key, after=last - NEWEST_CHUNKS)
-        newest = [chunk.body[:MAX_TOLD_CHARS] for chunk in page.chunks] if page else []
+        page = await read_streams.page(tx, run.id, "output", key, after=last - NEWEST_PARTS)
+        newest = [part.body[:MAX_TOLD_CHARS] for part in page.parts] if page else []
         found.append(Stream(key, last + 1, newest))
     return found
 

@@ -223,7 +223,7 @@ def _options(task: Task, draft: Draft, here: Hub) -> TriggerOptions:
                 draft.problems[name] = str(error)
     while True:
         try:
-            return read_options(task.id, given, here.settings, now=here.clock.now())
+            return read_options(given, here.settings, now=here.clock.now())
         except Refused as refusal:
             named = _NAMED.fullmatch(refusal.message)
             if named is None or named[1] not in given:
