@@ -3,15 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 
-import asyncpg
 import pytest
 from browser import chromium
-from fake_worker import KEY, FakeWorker
-from history import Site, lived_in
+from history import History, Site, another, lived_in, on_site
 from playwright.async_api import Browser, BrowserContext, Page, expect
-from served import serving
 
-from torpor.sdk.async_client import AsyncClient
 from torpor.store.embedded import EmbeddedPostgres
 
 expect.set_options(timeout=20_000)
@@ -25,17 +21,21 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-async def site(postgres: str, anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
-    """A server whose runs tell of some days' work."""
-    async with serving(postgres, tmp_path_factory.mktemp("data"), lease_s=3600) as url:
-        async with AsyncClient(url, KEY) as client:
-            worker = FakeWorker(url)
-            database = await asyncpg.connect(postgres)
-            site = Site(url, client, worker, database)
-            await lived_in(site)
-            yield site
-            await database.close()
-            await worker.close()
+async def history(postgres: str, anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> History:
+    """Some days' work, made once: each file of tests has a copy of it."""
+    made = History(postgres, await another(postgres, "history"), tmp_path_factory.mktemp("data"))
+    async with on_site(made.url, made.data_dir) as site:
+        await lived_in(site)
+        made.worker = site.worker.worker_id, site.worker.instance_id
+    return made
+
+
+@pytest.fixture(scope="module")
+async def site(history: History) -> AsyncIterator[Site]:
+    """A server whose runs tell of some days' work. What other files of tests do, it doesn't see."""
+    async with on_site(await history.copied(), history.data_dir) as site:
+        site.worker.worker_id, site.worker.instance_id = history.worker
+        yield site
 
 
 @pytest.fixture(scope="session")

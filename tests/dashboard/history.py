@@ -1,7 +1,10 @@
 """What a dashboard shows: runs of some days, in all states, some of which are at work while the tests look."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from random import Random
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,6 +14,7 @@ import httpx2
 from fake_worker import KEY, FakeWorker, manifest
 from playwright.async_api import BrowserContext
 from said import say
+from served import serving
 
 from torpor.sdk.async_client import AsyncClient
 from torpor.wire.runner import NewWait
@@ -40,12 +44,40 @@ class Site:
         await page.close()
 
 
-async def another(postgres: str, name: str) -> str:
-    """The URL of one more database."""
+async def another(postgres: str, name: str, like: str = "template1") -> str:
+    """The URL of one more database; nobody may be connected to the one that it is a copy of."""
     connection = await asyncpg.connect(postgres)
-    await connection.execute(f"create database {name}")
+    await connection.execute(f"create database {name} template {like}")
     await connection.close()
     return urlsplit(postgres)._replace(path=f"/{name}").geturl()
+
+
+@asynccontextmanager
+async def on_site(database_url: str, data_dir: Path) -> AsyncIterator[Site]:
+    """A server over this database, with a client and a worker of its own."""
+    async with serving(database_url, data_dir, lease_s=36_000) as url, AsyncClient(url, KEY) as client:
+        worker, database = FakeWorker(url), await asyncpg.connect(database_url)
+        try:
+            yield Site(url, client, worker, database)
+        finally:
+            await database.close()
+            await worker.close()
+
+
+@dataclass
+class History:
+    """A database to make copies of, and who its worker is."""
+
+    postgres: str
+    url: str
+    data_dir: Path
+    worker: tuple[str, str] = ("", "")
+    copies: int = 0
+
+    async def copied(self) -> str:
+        """The URL of another copy."""
+        self.copies += 1
+        return await another(self.postgres, f"history{self.copies}", like=urlsplit(self.url).path[1:])
 
 
 async def lived_in(site: Site) -> None:
