@@ -82,7 +82,7 @@ async def test_the_official_client_uploads_what_is_large_and_asks(url: str, node
         "current": ["v1", "DEPLOYED", "python", "3.12.1"],
         "deployments": ["v1"],
         "query": [{"status": "Completed", "n": 7}],
-        "csv": "status,n\nCompleted,7\n",
+        "csv": "status,n\r\nCompleted,7\r\n",
         "badQuery": [400, "query: there is no function pg_sleep"],
     }
 
@@ -116,11 +116,12 @@ async def test_the_official_client_reads_a_stream_whole_however_often_it_is_cut_
         environment = {"TRIGGER_API_URL": url, "TRIGGER_SECRET_KEY": KEY}
         printed = await node("streams.mjs", node_modules, tmp_path, **environment)
         await working
-    assert json.loads(printed) == {
+    told = json.loads(printed)
+    assert told.pop("cuts") >= 1, "how often is a matter of how the parts come together on their way"
+    assert told == {
         "appended": {"ok": True},
         "numbers": [*range(40)],
         "others": ["from outside"],
-        "cuts": 6,
         "status": "COMPLETED",
         "metadata": {"done": {"n": 40}},
         "tags": ["counts"],

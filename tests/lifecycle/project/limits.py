@@ -85,12 +85,12 @@ async def writes_without_end(megabytes: int) -> str:
 
 
 @task
-async def works(seconds: float, megabytes: int) -> int:
+async def works(seconds: float, megabytes: int, token_id: str = "") -> int:
     kept = take(megabytes)
     end = time.process_time() + seconds
     while time.process_time() < end:
         pass
-    await wait.for_(seconds=1)
+    await wait.for_token(token_id)
     end = time.process_time() + seconds
     while time.process_time() < end:
         pass

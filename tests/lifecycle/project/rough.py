@@ -54,7 +54,8 @@ def answered_sync(journal: str, token_id: str) -> Any:
 
 
 @task(retry=ONCE)
-async def says_no() -> None:
+async def says_no(token_id: str) -> None:
+    await wait.for_token(token_id)
     raise ValueError("no")
 
 
@@ -109,7 +110,9 @@ async def the_same_twice(first: str, second: str) -> Any:
 
 
 async def child_fails_meanwhile(first: str, second: str) -> Any:
-    failed, answer = await asyncio.gather(says_no.trigger_and_wait(), wait.for_token(first), return_exceptions=True)
+    failed, answer = await asyncio.gather(
+        says_no.trigger_and_wait(second), wait.for_token(first), return_exceptions=True
+    )
     return [isinstance(failed, RunFailed), answer]
 
 
