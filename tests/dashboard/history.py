@@ -28,6 +28,7 @@ TASKS = ("orders/process", "mail/send", "reports/weekly", "agents/research", "in
 @dataclass
 class Site:
     url: str
+    database_url: str
     client: AsyncClient
     worker: FakeWorker
     database: asyncpg.Connection
@@ -58,7 +59,7 @@ async def on_site(database_url: str, data_dir: Path) -> AsyncIterator[Site]:
     async with serving(database_url, data_dir, lease_s=36_000) as url, AsyncClient(url, KEY) as client:
         worker, database = FakeWorker(url), await asyncpg.connect(database_url)
         try:
-            yield Site(url, client, worker, database)
+            yield Site(url, database_url, client, worker, database)
         finally:
             await database.close()
             await worker.close()

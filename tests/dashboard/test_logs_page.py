@@ -59,13 +59,13 @@ async def test_new_lines_come_by_themselves_and_pages_go_back(page: Page, site: 
 
 
 async def test_a_search_stops_after_some_steps_and_goes_on_from_there(
-    site: Site, postgres: str, monkeypatch: pytest.MonkeyPatch
+    site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(read_logs, "STEP", 20)
     environment_id = await site.database.fetchval("select id from environments limit 1")
     assert isinstance(environment_id, str)
     total = await site.database.fetchval("select count(*) from logs where message like 'pricing order%'")
-    database = await Database.connect(postgres)
+    database = await Database.connect(site.database_url)
     found, before, pages = 0, None, 0
     try:
         while True:

@@ -5,19 +5,14 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
-import asyncpg
 import msgspec
 import pytest
-from fake_worker import KEY, FakeWorker
-from history import MARKUP, Site
+from history import MARKUP, another, on_site
 from npm_packages import installed
 from playwright.async_api import Browser, BrowserContext, Page, expect
-from served import serving
 from stories import STANDS, Teller
 
-from torpor.sdk.async_client import AsyncClient
 from torpor.wire import http as wire
 from torpor.wire.runner import NewWait
 
@@ -29,17 +24,10 @@ LINES = 10_000
 @pytest.fixture(scope="module")
 async def teller(postgres: str, anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Teller]:
     """A server of its own, since its worker takes whatever run comes next."""
-    admin = await asyncpg.connect(postgres)
-    await admin.execute("create database run_page")
-    await admin.close()
-    database_url = urlsplit(postgres)._replace(path="/run_page").geturl()
-    async with serving(database_url, tmp_path_factory.mktemp("data"), lease_s=3600) as url:
-        async with AsyncClient(url, KEY) as client:
-            teller = Teller(Site(url, client, FakeWorker(url), await asyncpg.connect(database_url)))
-            await teller.come_up()
-            yield teller
-            await teller.database.close()
-            await teller.worker.close()
+    async with on_site(await another(postgres, "run_page"), tmp_path_factory.mktemp("data")) as site:
+        teller = Teller(site)
+        await teller.come_up()
+        yield teller
 
 
 @pytest.fixture
@@ -269,10 +257,9 @@ async def test_days_of_waiting_do_not_squash_the_work(teller: Teller, page: Page
     await open_run(page, run_id)
     await expect(page.locator(".tl-break").first).to_be_visible()
     await expect(page.locator(".tl-hidden", has_text="7 h")).to_be_visible()
-    for bar in await page.locator(".tl-working").all():
-        box = await bar.bounding_box()
-        assert box is not None
-        assert box["width"] > 8
+    widths = await page.locator(".tl-working").evaluate_all("all => all.map(bar => bar.getBoundingClientRect().width)")
+    assert widths
+    assert min(widths) > 8
     await expect(page.locator(".tl-link", has_text="reports/chapter")).to_have_count(2)
     await end_all(teller, run_id)
 

@@ -10,7 +10,7 @@ from playwright.async_api import Page, expect
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def shop(site: Site) -> Site:
     return await open_shop(site)
 

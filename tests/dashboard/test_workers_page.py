@@ -48,6 +48,6 @@ async def test_a_worker_tells_what_it_gives_and_what_it_lacks(site: Site, page: 
 async def test_who_works_waits_in_memory_and_is_frozen_is_counted(site: Site, page: Page) -> None:
     await page.goto("/workers")
     shown = page.locator(f"li[id={site.worker.worker_id}]")
-    await expect(shown.locator("dd").nth(2)).to_have_text("3")  # frozen
+    await expect(shown.locator("dd").nth(2)).to_have_text("4")  # frozen
     await expect(shown).to_contain_text("CRIU 4.2")
     await expect(page.get_by_text("torpor worker drain")).to_be_visible()
