@@ -1,15 +1,14 @@
 """The page of one run: what it shows, what can be done there, and that it goes on by itself."""
 
 import json
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import pytest
 from history import MARKUP, another, on_site
-from npm_packages import installed
+from looks import shuts_nobody_out
 from playwright.async_api import Browser, BrowserContext, Page, expect
 from stories import STANDS, Teller
 
@@ -305,32 +304,13 @@ async def test_ten_thousand_lines_are_drawn_as_far_as_they_are_in_view(teller: T
 # -- how it looks -----------------------------------------------------------------------------------------------------
 
 
-LOOKS: list[tuple[str, int, Literal["light", "dark"]]] = [
-    ("light", 1280, "light"),
-    ("dark", 1280, "dark"),
-    ("narrow", 390, "light"),
-]
-
-
-async def test_it_shuts_nobody_out_and_fits_by_day_by_night_and_on_a_phone(
-    teller: Teller, context: BrowserContext, tmp_path: Path
-) -> None:
-    """No serious finding of axe, nothing beyond the edge; pictures are in TORPOR_SCREENSHOTS, for people to look at."""
-    axe = (installed("newest") / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
-    shots = Path(os.environ.get("TORPOR_SCREENSHOTS") or tmp_path)
-    frozen, hostile = await teller.asks(), await teller.hostile()
-    for name, run_id in {"run-frozen": frozen, "run-failed": await teller.broken(), "run-hostile": hostile}.items():
-        for look, width, scheme in LOOKS:
-            page = await context.new_page()
-            await page.set_viewport_size({"width": width, "height": 900})
-            await page.emulate_media(color_scheme=scheme)
-            await open_run(page, run_id)
-            assert await page.evaluate("document.documentElement.scrollWidth") <= width
-            await page.evaluate(axe)
-            found = (await page.evaluate("axe.run()"))["violations"]
-            serious = [each for each in found if each["impact"] in ("serious", "critical")]
-            assert [f"{each['id']}: {each['nodes'][0]['html']}" for each in serious] == []
-            await page.screenshot(path=shots / f"{name}-{look}.png", full_page=True)
-            await page.close()
-    await end(teller, hostile)
-    await end_all(teller, frozen)
+@pytest.mark.parametrize("name", ["frozen", "failed", "hostile"])
+async def test_it_shuts_nobody_out_and_fits(teller: Teller, page: Page, tmp_path: Path, name: str) -> None:
+    tells = {"frozen": teller.asks, "failed": teller.broken, "hostile": teller.hostile}
+    run_id = await tells[name]()
+    await open_run(page, run_id)
+    await shuts_nobody_out(page, f"run-{name}", tmp_path)
+    if name == "hostile":
+        await end(teller, run_id)
+    elif name == "frozen":
+        await end_all(teller, run_id)

@@ -7,8 +7,46 @@
   const sign = document.querySelector("[data-live-sign]");
   let source = null;
 
+  // A part asks at most once in the seconds that its data-refresh says, and never while it, or a filter of it, is being
+  // fetched: an older answer must not overwrite a newer one. What changes meanwhile is asked for afterwards, so that the
+  // last change is always seen.
+  const states = new Map();
+
+  const stateOf = (id) => {
+    if (!states.has(id)) states.set(id, { isBusy: false, isWanted: false, askedAt: -Infinity, timer: 0 });
+    return states.get(id);
+  };
+
+  const ask = (part) => {
+    const state = stateOf(part.id);
+    state.isWanted = true;
+    if (state.isBusy || state.timer) return;
+    const pause = state.askedAt + 1000 * Number(part.dataset.refresh) - performance.now();
+    state.timer = setTimeout(() => {
+      state.timer = 0;
+      if (state.isBusy) return;
+      state.isWanted = false;
+      state.askedAt = performance.now();
+      const now = document.getElementById(part.id);
+      if (now) htmx.trigger(now, "live");
+    }, Math.max(0, pause));
+  };
+
+  document.addEventListener("htmx:beforeRequest", (event) => {
+    stateOf(event.detail.target.id).isBusy = true;
+  });
+  document.addEventListener("htmx:afterRequest", (event) => {
+    const state = stateOf(event.detail.target.id);
+    state.isBusy = false;
+    const part = document.getElementById(event.detail.target.id);
+    if (state.isWanted && part?.matches("[data-refresh]")) ask(part);
+  });
+  window.addEventListener("pageshow", () => {
+    for (const state of states.values()) state.isBusy = false;
+  });
+
   const refresh = () => {
-    for (const part of document.querySelectorAll("[data-refresh]")) htmx.trigger(part, "live");
+    for (const part of document.querySelectorAll("[data-refresh]")) ask(part);
   };
 
   // What somebody is writing, or has opened, is not to be taken from under their hands.

@@ -1,0 +1,32 @@
+"""How a page looks by day, by night and on a phone, and whom it shuts out."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from npm_packages import installed
+from playwright.async_api import Page
+
+SEVERE = ("serious", "critical")
+CONTRAST = "{runOnly: ['color-contrast']}"
+LOOKS: dict[str, tuple[int, Literal["light", "dark"], str]] = {
+    "light": (1280, "light", "{}"),
+    "dark": (1280, "dark", CONTRAST),
+    "narrow": (390, "light", CONTRAST),
+}
+"""What axe looks for beside contrast is the same by day and by night, and at each width."""
+
+
+async def shuts_nobody_out(page: Page, name: str, directory: Path) -> None:
+    """In each look: no serious finding of axe (too little contrast, controls without a name, …), nothing beyond the edge
+    of a phone, and a picture, in TORPOR_SCREENSHOTS if given, for people to look at."""
+    shots = Path(os.environ.get("TORPOR_SCREENSHOTS") or directory)
+    shots.mkdir(parents=True, exist_ok=True)
+    await page.evaluate((installed("newest") / "axe-core" / "axe.min.js").read_text(encoding="utf-8"))
+    for look, (width, scheme, rules) in LOOKS.items():
+        await page.set_viewport_size({"width": width, "height": 900})
+        await page.emulate_media(color_scheme=scheme)
+        assert await page.evaluate("document.documentElement.scrollWidth") <= width
+        found = (await page.evaluate(f"axe.run({{exclude: [['tbody tr:nth-child(n+9)']]}}, {rules})"))["violations"]
+        assert [f"{each['id']}: {each['nodes'][0]['html']}" for each in found if each["impact"] in SEVERE] == []
+        await page.screenshot(path=shots / f"{name}-{look}.png", full_page=True)
