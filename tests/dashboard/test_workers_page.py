@@ -50,4 +50,20 @@ async def test_who_works_waits_in_memory_and_is_frozen_is_counted(site: Site, pa
     shown = page.locator(f"li[id={site.worker.worker_id}]")
     await expect(shown.locator("dd").nth(2)).to_have_text("4")  # frozen
     await expect(shown).to_contain_text("CRIU 4.2")
-    await expect(page.get_by_text("torpor worker drain")).to_be_visible()
+
+
+async def test_a_worker_is_asked_to_leave_by_who_is_sure(site: Site, page: Page) -> None:
+    worker = FakeWorker(site.url)
+    await worker.say(
+        "hello", wire.Introduction(worker.worker_id, worker.instance_id, "eu-2", 4, True, {}), wire.Welcome
+    )
+    beat = wire.HeartbeatRequest(worker.worker_id, worker.instance_id, [], wire.Disk(100 * 2**30, 7 * 2**30))
+    await worker.say("heartbeat", beat, wire.HeartbeatReply)
+    await page.goto("/workers")
+    shown = page.locator(f"li[id={worker.worker_id}]")
+    await expect(shown).to_contain_text("7.0 GiB free of 100.0 GiB")
+    await shown.get_by_role("button", name="Drain").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Drain").click()
+    await expect(shown).to_contain_text("Leaving")
+    assert (await worker.heartbeat()).drain
+    await worker.close()

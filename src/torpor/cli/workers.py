@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(help="Workers: list, show.", no_args_is_help=True)
+app = typer.Typer(help="Workers: list, show, drain.", no_args_is_help=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="As the API has it.")]
 
@@ -69,6 +69,18 @@ def show(
         console.print(f"[dim]{name:<10}[/] ", told, sep="", markup=True, highlight=False)
 
 
+@app.command()
+def drain(
+    worker: Annotated[str, typer.Argument(help="The worker's id.", metavar="WORKER", show_default=False)],
+) -> None:
+    """Have a worker leave, from anywhere: it gets no more runs, moves or freezes those that it has, and ends."""
+    from torpor.cli.connection import client
+
+    with client(f"worker {worker}") as api:
+        found = api.drain_worker(worker)
+    typer.echo(f"{found['id']} on {found['host']} is asked to leave; it hears of it within some seconds.")
+
+
 def lines(worker: dict[str, Any]) -> list[tuple[str, Any]]:
     """What `show` prints: a name and what is told under it, in reading order."""
     from rich.markup import escape
@@ -89,6 +101,10 @@ def lines(worker: dict[str, Any]) -> list[tuple[str, Any]]:
         parts = [f"{capacity['cpu']:g} CPUs" if "cpu" in capacity else ""]
         parts += [f"{size(capacity['memoryBytes'])} of memory" if "memoryBytes" in capacity else ""]
         told.append(("capacity", " and ".join(part for part in parts if part) + " to hand out"))
+    if disk := worker.get("disk"):
+        told.append(("disk", f"{size(disk['freeBytes'])} free of {size(disk['sizeBytes'])}"))
+    if worker.get("drainAskedAt"):
+        told.append(("leaves", f"asked {ago(instant(worker['drainAskedAt']))}: it gets no more runs"))
     if worker.get("labels"):
         told.append(("labels", ", ".join(f"{name} {value}" for name, value in worker["labels"].items())))
     if worker["canFreeze"]:

@@ -66,6 +66,7 @@ routes = [
     Route("/batches", batches.show, methods=["GET"]),
     Route("/batches/{batch_id}", batches.show_one, methods=["GET"]),
     Route("/workers", workers.show, methods=["GET"]),
+    Route("/workers/{worker_id}/drain", workers.drain, methods=["POST"]),
     Route("/waiting", waiting.show, methods=["GET"]),
     Route("/waiting/{token_id}/approve", waiting.approve, methods=["POST"]),
     Route("/waiting/{token_id}/reject", waiting.reject, methods=["POST"]),

@@ -6,10 +6,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from torpor.dashboard.page import part, render
+from torpor.dashboard.page import go, part, render
 from torpor.dashboard.states import Look
 from torpor.engine import read, read_totals
-from torpor.server import auth
+from torpor.server import auth, inventory
 from torpor.server.hub import hub
 from torpor.store.records import Worker
 
@@ -34,6 +34,12 @@ class Row:
     def share(self) -> float:
         """How many of its slots are in use, of a hundred."""
         return min(100.0, 100 * self.running / self.worker.slots) if self.worker.slots else 100.0
+
+    @property
+    def disk_share(self) -> float | None:
+        """How much of its disk is in use, of a hundred. None: it doesn't say."""
+        size, free = self.worker.disk_bytes, self.worker.disk_free_bytes
+        return 100 * (size - free) / size if size and free is not None else None
 
     @property
     def isolation(self) -> Look | None:
@@ -75,3 +81,12 @@ async def show(request: Request) -> Response:
         "with_gone": with_gone,
     }
     return render(request, "workers.html", block="table" if part(request) == "workers" else None, **values)
+
+
+async def drain(request: Request) -> Response:
+    """Have it leave."""
+    here = hub(request)
+    async with here.database.transaction() as tx:
+        worker_id = request.path_params["worker_id"]
+        await inventory.drain_asked(tx, auth.environment(request).id, worker_id, now=here.clock.now())
+    return go(request, f"/workers#{worker_id}")

@@ -9,7 +9,7 @@ from torpor.engine.outcomes import Lease, Ok, Stale
 from torpor.engine.states import RunState
 from torpor.store.database import Transaction
 from torpor.store.records import Run
-from torpor.wire.http import HeartbeatReply, HeldLease, News, StartReport
+from torpor.wire.http import Disk, HeartbeatReply, HeldLease, News, StartReport
 
 
 async def start(tx: Transaction, lease: Lease, report: StartReport, *, now: datetime) -> Ok | Stale:
@@ -56,19 +56,30 @@ async def start(tx: Transaction, lease: Lease, report: StartReport, *, now: date
 
 
 async def heartbeat(
-    tx: Transaction, worker_id: str, instance_id: str, leases: list[HeldLease], *, lease_s: float, now: datetime
+    tx: Transaction,
+    worker_id: str,
+    instance_id: str,
+    leases: list[HeldLease],
+    *,
+    disk: Disk | None = None,
+    lease_s: float,
+    now: datetime,
 ) -> HeartbeatReply:
     """The worker lives and holds these leases: they are renewed, also one that ran out and was not taken back yet.
 
     For workers. `known` false: say hello again (leases are renewed all the same if the instance holds them).
     `news` repeats what may have been lost: leases that are over, answers that nobody has collected, requests to end.
+    `drain`: it is to leave (drain.py).
     """
-    known = await tx.fetchval(
-        "update workers set seen_at = $3, expires_at = $4 where id = $1 and instance_id = $2 returning true",
+    known = await tx.fetchrow(
+        """update workers set seen_at = $3, expires_at = $4, disk_bytes = $5, disk_free_bytes = $6
+           where id = $1 and instance_id = $2 returning drain_asked_at is not null as is_to_leave""",
         worker_id,
         instance_id,
         now,
         after(now, lease_s),
+        disk.size_bytes if disk else None,
+        disk.free_bytes if disk else None,
     )
     runs = await lock_runs(tx, [held.run_id for held in leases])
     news: list[News] = []
@@ -102,7 +113,13 @@ async def heartbeat(
         worker_id,
     )
     key, revision = (row["id"], row["variables_revision"]) if row else (None, 0)
-    return HeartbeatReply(known=bool(known), news=news, current_key=key, variables_revision=revision)
+    return HeartbeatReply(
+        known=known is not None,
+        news=news,
+        current_key=key,
+        variables_revision=revision,
+        drain=known is not None and known["is_to_leave"],
+    )
 
 
 async def holds(tx: Transaction, lease: Lease) -> bool:

@@ -99,6 +99,7 @@ async def register_worker(
            values ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9, $10, $11, $12, $13, $14)
            on conflict (id) do update set environment_id = excluded.environment_id,
                version = case when workers.instance_id = excluded.instance_id then workers.version end,
+               drain_asked_at = case when workers.instance_id = excluded.instance_id then workers.drain_asked_at end,
                instance_id = excluded.instance_id, host = excluded.host, slots = excluded.slots,
                can_freeze = excluded.can_freeze, facts = excluded.facts, hello_at = excluded.hello_at,
                seen_at = excluded.seen_at, expires_at = excluded.expires_at, store_id = excluded.store_id,

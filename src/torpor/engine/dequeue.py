@@ -65,7 +65,8 @@ async def dequeue(
     to restore, then those to start. Among these each line has its turn (lines.py); within a line they go in the order of
     `available_at`.
 
-    For a worker that has said hello; any other instance gets nothing (its heartbeat tells it to say hello). Fresh
+    For a worker that has said hello; any other instance gets nothing (its heartbeat tells it to say hello), nor does one
+    that is to leave (drain.py). Fresh
     attempts start with the environment's current version, or the one they are locked to, so only a worker that has it
     gets them. A checkpoint goes to workers that read the store it is in, unless one of their fitness has refused it.
     `number` is the worker's own for this request: by it rescue.py knows an assignment whose reply was lost.
@@ -75,7 +76,7 @@ async def dequeue(
         """select environments.*, workers.version as imported, workers.store_id as store, workers.fitness as fitness,
                workers.cpu as cpu, workers.memory_bytes as memory_bytes, workers.labels as labels
            from workers join environments on environments.id = workers.environment_id
-           where workers.id = $1 and workers.instance_id = $2 for share of workers""",
+           where workers.id = $1 and workers.instance_id = $2 and workers.drain_asked_at is null for share of workers""",
         worker_id,
         instance_id,
     )

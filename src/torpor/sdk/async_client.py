@@ -468,6 +468,10 @@ class AsyncClient:
         """As `Client.worker`."""
         return await self._do(calls.get(f"/api/v1/workers/{calls.segment(worker_id)}"))
 
+    async def drain_worker(self, worker_id: str) -> Json:
+        """As `Client.drain_worker`."""
+        return await self._do(calls.post(f"/api/v1/workers/{calls.segment(worker_id)}/drain", {}))
+
     async def accounts(self) -> list[Json]:
         """As `Client.accounts`."""
         return (await self._do(calls.get("/api/v1/accounts")))["data"]

@@ -668,6 +668,10 @@ class Client:
         """One worker: what it can do, what it has, and how far it keeps its runs apart."""
         return self._do(calls.get(f"/api/v1/workers/{calls.segment(worker_id)}"))
 
+    def drain_worker(self, worker_id: str) -> Json:
+        """Have a worker leave: it gets no more runs, moves or freezes those that it has, and ends."""
+        return self._do(calls.post(f"/api/v1/workers/{calls.segment(worker_id)}/drain", {}))
+
     def queues(self) -> Iterator[Json]:
         """All queues: their limits, how many runs stand in them and work."""
         return self._each(calls.Numbered("/api/v1/queues"))

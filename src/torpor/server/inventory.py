@@ -1,5 +1,6 @@
 """What there is: the tasks of the current version, the workers, the limits, and whether the database answers."""
 
+from datetime import datetime
 from typing import Any
 
 from fastapi import APIRouter
@@ -8,6 +9,8 @@ from starlette.responses import Response
 
 from torpor.config import Settings
 from torpor.engine import bulk, read
+from torpor.engine.drain import Draining, Gone, drain_worker
+from torpor.engine.outcomes import Unknown
 from torpor.engine.query import TIMEOUT_S
 from torpor.engine.query_grammar import MAX_ROWS
 from torpor.engine.query_words import MAX_CHARS
@@ -15,9 +18,10 @@ from torpor.engine.streams import MAX_INPUT_BYTES, MAX_STREAMS
 from torpor.server import env_vars, options, query, render, scopes
 from torpor.server.auth import Keyed
 from torpor.server.bodies import reply
-from torpor.server.errors import not_found
+from torpor.server.errors import Refused, not_found
 from torpor.server.hub import hub
-from torpor.store.records import Environment
+from torpor.store.database import Transaction
+from torpor.store.records import Environment, Worker
 from torpor.wire.http import MAX_OUTPUT_BYTES
 from torpor.wire.streams import MAX_PART_BYTES
 
@@ -58,6 +62,29 @@ async def worker(request: Request, worker_id: str, environment: Keyed) -> Respon
             raise not_found()
         loads = await read.worker_loads(tx, [worker_id])
     return reply(render.worker(found, loads.get(worker_id, (0, 0)), here.clock.now()))
+
+
+@router.post("/api/v1/workers/{worker_id}/drain")
+async def drain(request: Request, worker_id: str, environment: Keyed) -> Response:
+    here = hub(request)
+    now = here.clock.now()
+    async with here.database.transaction() as tx:
+        worker = await drain_asked(tx, environment.id, worker_id, now=now)
+        loads = await read.worker_loads(tx, [worker_id])
+    return reply(render.worker(worker, loads.get(worker_id, (0, 0)), now))
+
+
+async def drain_asked(tx: Transaction, environment_id: str, worker_id: str, *, now: datetime) -> Worker:
+    """Ask a worker to leave, or refuse."""
+    match await drain_worker(tx, environment_id, worker_id, now=now):
+        case Unknown():
+            raise not_found()
+        case Gone(worker):
+            raise Refused(
+                422, f"The worker {worker.id} is gone: nothing was heard of it since {worker.seen_at:%F %T} UTC."
+            )
+        case Draining(worker):
+            return worker
 
 
 @router.get("/api/v1/limits")

@@ -525,6 +525,7 @@ def worker(worker: Worker, load: tuple[int, int], now: datetime) -> Json:
             "running": running,
             "held": held,
             "capacity": _present({"cpu": worker.cpu, "memoryBytes": worker.memory_bytes}) or None,
+            "disk": _present({"sizeBytes": worker.disk_bytes, "freeBytes": worker.disk_free_bytes}) or None,
             "labels": worker.labels or None,
             "isolation": facts.get("isolation"),
             "trust": facts.get("trust"),
@@ -536,6 +537,7 @@ def worker(worker: Worker, load: tuple[int, int], now: datetime) -> Json:
             "fitness": worker.fitness,
             "facts": facts,
             "isAlive": worker.expires_at > now,
+            "drainAskedAt": worker.drain_asked_at,
             "startedAt": worker.hello_at,
             "seenAt": worker.seen_at,
         }

@@ -153,7 +153,13 @@ async def heartbeat(request: Request) -> Response:
     here, beat = hub(request), await _message(request, _heartbeat_request)
     async with here.database.transaction() as tx:
         answer = await engine.heartbeat(
-            tx, beat.worker_id, beat.instance_id, beat.leases, lease_s=here.settings.lease_s, now=here.clock.now()
+            tx,
+            beat.worker_id,
+            beat.instance_id,
+            beat.leases,
+            disk=beat.disk,
+            lease_s=here.settings.lease_s,
+            now=here.clock.now(),
         )
     return reply(answer)
 

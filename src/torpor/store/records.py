@@ -101,6 +101,9 @@ class Worker(Row):
     cpu: float | None
     memory_bytes: int | None
     labels: dict[str, str]
+    drain_asked_at: datetime | None
+    disk_bytes: int | None
+    disk_free_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,10 +203,18 @@ class HeldLease(msgspec.Struct, frozen=True):
     lease: int
 
 
+class Disk(msgspec.Struct, frozen=True):
+    """What a worker's data directory is on."""
+
+    size_bytes: int
+    free_bytes: int
+
+
 class HeartbeatRequest(msgspec.Struct):
     worker_id: str
     instance_id: str
     leases: list[HeldLease]
+    disk: Disk | None = None
 
 
 class News(msgspec.Struct, frozen=True):
@@ -224,6 +232,7 @@ class HeartbeatReply(msgspec.Struct):
     news: list[News]
     current_key: str | None = None  # the data key to seal with now: ask for the keys when it isn't at hand
     variables_revision: int = 0  # of the environment's variables: ask for them when those at hand are older
+    drain: bool = False  # somebody wants this worker to leave: take no more runs, move those that are here, and end
 
 
 class DataKey(msgspec.Struct, frozen=True):

@@ -10,6 +10,7 @@ import base64
 import logging
 import os
 import platform
+import shutil
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
@@ -132,7 +133,8 @@ class Supervisor:
         )
 
     async def serve(self) -> None:
-        """Work until SIGTERM or SIGINT, then move what can be moved and leave. SIGUSR2 does the same, but waits for the rest."""
+        """Work until SIGTERM or SIGINT, then move what can be moved and leave. SIGUSR2, or the server's word, does the same, but
+        waits for the rest."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
@@ -501,7 +503,7 @@ class Supervisor:
     async def _renew_leases(self) -> None:
         await asyncio.sleep(self._heartbeat_interval_s)
         leases = [run.lease for run in self._runs.values()]
-        heartbeat = http.HeartbeatRequest(self._worker_id, self._instance_id, leases)
+        heartbeat = http.HeartbeatRequest(self._worker_id, self._instance_id, leases, self._disk())
         reply = await self._house.link.send("heartbeat", heartbeat, http.HeartbeatReply)
         if reply.current_key is not None:
             self._house.images.keys.announce(reply.current_key)
@@ -512,6 +514,12 @@ class Supervisor:
             await self._load_version()
         for news in reply.news:
             self._hand_on(news)
+        if reply.drain:
+            self._draining.set()
+
+    def _disk(self) -> http.Disk:
+        usage = shutil.disk_usage(self._data)
+        return http.Disk(usage.total, usage.free)
 
     def _hand_on(self, news: http.News) -> None:
         run = self._runs.get(news.run_id)

@@ -33,6 +33,13 @@ class Capacity(Shape):
     memory_bytes: int | UnsetType = UNSET
 
 
+class Disk(Shape):
+    """What its data directory is on, as of its last heartbeat."""
+
+    size_bytes: int
+    free_bytes: int
+
+
 class Worker(Shape, kw_only=True):
     """A machine that performs runs. Those that are gone are listed for a month."""
 
@@ -43,6 +50,7 @@ class Worker(Shape, kw_only=True):
     running: Annotated[int, Meta(description="Its runs that work.")]
     held: Annotated[int, Meta(description="Those that wait in its memory; frozen ones belong to no worker.")]
     capacity: Capacity | UnsetType = UNSET
+    disk: Disk | UnsetType = UNSET
     labels: dict[str, str] | UnsetType = UNSET
     isolation: (
         Annotated[
@@ -62,6 +70,7 @@ class Worker(Shape, kw_only=True):
     fitness: str
     facts: Annotated[dict[str, Any], Meta(description="What else it tells of its machine.")]
     is_alive: Annotated[bool, Meta(description="Its lease is not over.")]
+    drain_asked_at: Annotated[Instant, Meta(description="Since when it is to leave.")] | UnsetType = UNSET
     started_at: Instant
     seen_at: Instant
 
@@ -120,6 +129,7 @@ WORKER = {
     "running": 3,
     "held": 1,
     "capacity": {"cpu": 16.0, "memoryBytes": 67108864000},
+    "disk": {"sizeBytes": 270582939648, "freeBytes": 96636764160},
     "isolation": {"level": "full", "missing": []},
     "trust": "own",
     "networks": ["host", "none"],
@@ -175,6 +185,17 @@ RESOURCE = Resource(
             is_own=True,
             answers={200: Answer("The worker.", Worker, WORKER)},
             refusals={404: "There is no such worker."},
+        ),
+        "POST /api/v1/workers/{worker_id}/drain": Operation(
+            "drainWorker",
+            "Have a worker leave.",
+            "It is handed no more runs. With its next heartbeat it hears of it, moves those that work to other workers, freezes "
+            "those that wait, and ends. Whatever looks after its process may start it anew; then it takes work again.",
+            is_own=True,
+            answers={
+                200: Answer("The worker, asked.", Worker, WORKER | {"drainAskedAt": "2026-03-01T07:00:00Z"}),
+            },
+            refusals={404: "There is no such worker.", 422: "It is gone."},
         ),
         "GET /api/v1/limits": Operation(
             "retrieveLimits",
