@@ -5,7 +5,7 @@ from history import Site
 from playwright.async_api import Page, expect
 
 from torpor.config import Settings
-from torpor.dashboard.limits import SETTINGS
+from torpor.dashboard.limits import GROUPS
 from torpor.server.inventory import limits_of
 
 pytestmark = pytest.mark.anyio
@@ -36,10 +36,19 @@ async def test_what_cannot_be_set_is_told_without_its_value(page: Page) -> None:
     assert "s3cr3t-value" not in await page.content()
 
 
-async def test_each_limit_is_shown_with_its_setting(page: Page) -> None:
-    assert {*SETTINGS} <= {*limits_of(Settings(), None)}
-    assert all(hasattr(Settings(), name) for name in SETTINGS.values())
+def test_each_limit_has_a_line_and_each_setting_is_one() -> None:
+    limits = [limit for group in GROUPS.values() for limit in group]
+    assert {limit.name for limit in limits} == {*limits_of(Settings(), None)}
+    assert [limit for limit in limits if limit.setting and not hasattr(Settings(), limit.setting)] == [
+        limit for limit in limits if limit.setting == "environment"
+    ]
+
+
+async def test_a_limit_is_shown_with_what_is_taken_of_it_and_its_setting(site: Site, page: Page) -> None:
+    await site.client.set_variable("TAKES_ONE", "1")
     await page.goto("/limits")
-    row = page.get_by_role("row", name="Request bytes")
-    await expect(row).to_contain_text("3,145,728 (3.0 MiB)")
+    row = page.get_by_role("row", name="A request, its payload")
+    await expect(row).to_contain_text("3.0 MiB")
     await expect(row).to_contain_text("TORPOR_MAX_REQUEST_BYTES")
+    taken = await site.database.fetchval("select count(*) from env_vars")
+    await expect(page.get_by_role("row", name="Variables").locator(".taken").first).to_have_text(str(taken))

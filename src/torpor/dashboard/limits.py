@@ -1,56 +1,98 @@
-"""Limits: what GET /api/v1/limits tells, in words, and the setting that changes each."""
+"""Limits: what GET /api/v1/limits tells, in words, how much of each is taken, and the setting that changes it."""
+
+from dataclasses import dataclass
+from typing import Literal
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from torpor.dashboard.figures import size
 from torpor.dashboard.page import render
+from torpor.engine import read_totals
+from torpor.figures import duration
 from torpor.server import auth
 from torpor.server.hub import hub
 from torpor.server.inventory import limits_of
 
-SETTINGS = {
-    "requestBytes": "max_request_bytes",
-    "batchItemBytes": "max_request_bytes",
-    "uploadBytes": "max_request_bytes",
-    "batchItems": "max_batch_items",
-    "metadataBytes": "max_metadata_bytes",
-    "streamBytes": "stream_bytes",
-    "tags": "max_tags",
-    "attempts": "max_attempts",
-    "ttlSeconds": "max_ttl_s",
-    "schedules": "max_schedules",
-    "keyRequestsPerSecond": "key_requests_per_s",
-    "keyRequestsBurst": "key_requests_burst",
-    "tokenRequestsPerSecond": "token_requests_per_s",
-    "tokenRequestsBurst": "token_requests_burst",
-    "realtimeSubscriptions": "realtime_subscriptions",
-    "publicTokenSeconds": "max_public_token_s",
-    "variables": "max_variables",
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """`name` is the API's; `setting` the field of Settings behind it, `environment` that the environment has its own, and
+    None that nothing changes it."""
+
+    name: str
+    words: str
+    setting: str | None = None
+    unit: Literal["", "bytes", "s", "per s"] = ""
+
+    def told(self, value: float | None) -> str:
+        """
+        >>> Limit("tags", "").told(10), Limit("ttlSeconds", "", unit="s").told(86_400), Limit("tags", "").told(None)
+        ('10', '1d', 'no limit')
+        """
+        if value is None:
+            return "no limit"
+        match self.unit:
+            case "bytes":
+                return size(value)
+            case "s":
+                return duration(value)
+            case "per s":
+                return f"{value:,.10g} per second"
+            case _:
+                return f"{value:,.10g}"
+
+
+GROUPS: dict[str, tuple[Limit, ...]] = {
+    "Runs": (
+        Limit("concurrentRuns", "At work at the same time", "environment"),
+        Limit("queuedPerQueue", "Waiting in a queue", "environment"),
+        Limit("attempts", "Attempts", "max_attempts"),
+        Limit("ttlSeconds", "Time to start", "max_ttl_s", "s"),
+        Limit("outputBytes", "Output", unit="bytes"),
+        Limit("metadataBytes", "Metadata", "max_metadata_bytes", "bytes"),
+        Limit("tags", "Tags", "max_tags"),
+        Limit("tagCharacters", "Characters of a tag"),
+        Limit("idempotencyKeyCharacters", "Characters of an idempotency key"),
+    ),
+    "What there is": (
+        Limit("schedules", "Schedules that are made by hand or by the API", "max_schedules"),
+        Limit("variables", "Variables", "max_variables"),
+        Limit("variableBytes", "A variable's value", unit="bytes"),
+        Limit("allVariablesBytes", "All variables' names and values", unit="bytes"),
+    ),
+    "Requests": (
+        Limit("requestBytes", "A request, its payload included", "max_request_bytes", "bytes"),
+        Limit("uploadBytes", "An uploaded payload", "max_request_bytes", "bytes"),
+        Limit("batchItems", "Items of a batch", "max_batch_items"),
+        Limit("batchItemBytes", "An item of a batch", "max_request_bytes", "bytes"),
+        Limit("bulkRunIds", "Runs that a bulk action names"),
+        Limit("keyRequestsPerSecond", "Requests with one secret key", "key_requests_per_s", "per s"),
+        Limit("keyRequestsBurst", "Of these at once", "key_requests_burst"),
+        Limit("tokenRequestsPerSecond", "Requests with one public token", "token_requests_per_s", "per s"),
+        Limit("tokenRequestsBurst", "Of these at once", "token_requests_burst"),
+        Limit("publicTokenSeconds", "A public token's life", "max_public_token_s", "s"),
+        Limit("scopes", "Scopes of a key or token"),
+    ),
+    "Streams and realtime": (
+        Limit("realtimeSubscriptions", "Subscriptions at the same time", "realtime_subscriptions"),
+        Limit("streams", "Streams of a run"),
+        Limit("streamBytes", "A stream", "stream_bytes", "bytes"),
+        Limit("streamPartBytes", "A part of a stream", unit="bytes"),
+        Limit("streamInputBytes", "A part of an input", unit="bytes"),
+    ),
+    "Queries": (
+        Limit("queries", "At the same time"),
+        Limit("queryCharacters", "Characters"),
+        Limit("queryRows", "Rows of an answer"),
+        Limit("querySeconds", "Time", unit="s"),
+    ),
 }
-"""The field of Settings behind a limit; the others are fixed, or the environment's own."""
 
 
 async def show(request: Request) -> Response:
-    told = limits_of(hub(request).settings, auth.environment(request))
-    rows = [
-        (name, _words(name), _value(name, value), f"TORPOR_{SETTINGS[name].upper()}" if name in SETTINGS else None)
-        for name, value in told.items()
-    ]
-    return render(request, "limits.html", rows=rows)
-
-
-def _words(name: str) -> str:
-    """The API's name in words.
-
-    >>> _words("keyRequestsPerSecond"), _words("requestBytes")
-    ('Key requests per second', 'Request bytes')
-    """
-    text = "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in name)
-    return text[0].upper() + text[1:]
-
-
-def _value(name: str, value: float | None) -> str:
-    if value is None:
-        return "no limit"
-    return f"{value:,.10g} ({size(value)})" if name.endswith("Bytes") else f"{value:,.10g}"
+    here, environment = hub(request), auth.environment(request)
+    most = limits_of(here.settings, environment)
+    async with here.database.transaction() as tx:
+        taken = await read_totals.taken_of_limits(tx, environment.id)
+    return render(request, "limits.html", groups=GROUPS, most=most, taken=taken)

@@ -37,6 +37,17 @@ async def slots_in_use(tx: Transaction, environment_id: str) -> int:
     return count or 0
 
 
+async def taken_of_limits(tx: Transaction, environment_id: str) -> dict[str, int]:
+    """How much an environment has of what is limited and can be counted, by the limit's name in the API."""
+    row = await tx.fetchrow(
+        """select (select count(*) from schedules where environment_id = $1 and kind = 'imperative') as "schedules",
+                  (select count(*) from env_vars where environment_id = $1) as "variables" """,
+        environment_id,
+    )
+    assert row is not None
+    return {**row, "concurrentRuns": await slots_in_use(tx, environment_id)}
+
+
 async def batch_states(tx: Transaction, batch_id: str) -> dict[RunState, int]:
     """What has become of a batch's items that are runs; a run that several items share counts for each."""
     rows = await tx.fetch(
