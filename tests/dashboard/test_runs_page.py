@@ -142,7 +142,7 @@ async def test_keys_are_enough(site: Site, page: Page) -> None:
     await expect(page.get_by_placeholder("Run id, task or tag")).to_have_value("agents/ jk")
     await page.keyboard.press("Escape")
     await page.keyboard.press("?")
-    await expect(page.get_by_role("dialog")).to_contain_text("Keys")
+    await expect(page.get_by_role("dialog")).to_contain_text("Keyboard shortcuts")
     await page.keyboard.press("Escape")
     await page.keyboard.press("g")
     await page.keyboard.press("w")
