@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from torpor import engine
-from torpor.dashboard.page import go, render
+from torpor.dashboard.page import go, part, render
 from torpor.dotenv import parse_dotenv
 from torpor.errors import ConfigError
 from torpor.server import auth, sessions
@@ -24,7 +24,8 @@ async def _page(request: Request, refusal: Refused | None = None, name: str = ""
         _, found = await engine.variables(tx, auth.environment(request).id)
     rows = [(each, None if each.is_secret else here.master_keys.open_variable(each)) for each in found]
     status, problem = (refusal.status, refusal.message) if refusal else (200, None)
-    return render(request, "variables.html", status=status, rows=rows, problem=problem, name=name)
+    block = "table" if part(request) == "variables" else None
+    return render(request, "variables.html", block=block, status=status, rows=rows, problem=problem, name=name)
 
 
 async def set_one(request: Request) -> Response:

@@ -7,8 +7,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from torpor.dashboard.figures import size
-from torpor.dashboard.page import render
-from torpor.engine import read_totals
+from torpor.dashboard.page import part, render
+from torpor.engine import read, read_totals
 from torpor.figures import duration
 from torpor.server import auth
 from torpor.server.hub import hub
@@ -91,8 +91,9 @@ GROUPS: dict[str, tuple[Limit, ...]] = {
 
 
 async def show(request: Request) -> Response:
-    here, environment = hub(request), auth.environment(request)
-    most = limits_of(here.settings, environment)
+    here, environment_id = hub(request), auth.environment(request).id
     async with here.database.transaction() as tx:
-        taken = await read_totals.taken_of_limits(tx, environment.id)
-    return render(request, "limits.html", groups=GROUPS, most=most, taken=taken)
+        most = limits_of(here.settings, await read.environment(tx, environment_id))
+        taken = await read_totals.taken_of_limits(tx, environment_id)
+    block = "table" if part(request) == "limits" else None
+    return render(request, "limits.html", block=block, groups=GROUPS, most=most, taken=taken)

@@ -1,6 +1,8 @@
-"""Tells open pages that something has changed. What, they ask for themselves: a page knows best what it shows.
+"""Tells open pages that something has changed: a run, or what else a verb has announced, whose kind is told.
 
-An open page costs one held connection and one ear. However much happens, it is told once a second.
+What of it, they ask for themselves: a page knows best what it shows. An open page costs one held connection and one ear.
+However much happens, it is told once a second; and once more when it has been quiet for a while, since counts that are kept
+for several who look may have been older than the last change.
 """
 
 import asyncio
@@ -15,7 +17,8 @@ from torpor.server.event_streams import KEEP_ALIVE_S, STILL_HERE, Cut, EventStre
 from torpor.server.hub import Hub, hub
 
 PAUSE_S = 1.0
-CHANGED = b"event: changed\ndata:\n\n"
+QUIET_S = 6.0
+"""Longer than any counts are kept (CHART_MEMORY_S in runs.py, and others)."""
 
 
 async def live(request: Request) -> Response:
@@ -25,14 +28,19 @@ async def live(request: Request) -> Response:
 
 
 async def _changes(here: Hub, cookie_hash: bytes, run_id: str | None) -> AsyncGenerator[bytes, None]:
-    with here.wakeups.listen("run", run_id) if run_id else here.wakeups.listen("runs") as ear:
+    ear = here.wakeups.listen("run", run_id) if run_id else here.wakeups.listen("runs").and_to("changes")
+    was_told = False
+    with ear:
         yield b"retry: 2000\n\n"
         while True:
-            is_woken = await ear.wait(KEEP_ALIVE_S)
+            is_woken = await ear.wait(QUIET_S if was_told else KEEP_ALIVE_S)
             if here.wakeups.is_closed:
                 raise Cut
-            if is_woken:
-                yield CHANGED
+            if is_woken or was_told:
+                was_told = is_woken
+                kinds = " ".join(sorted({said["what"] for said in ear.heard}))
+                ear.heard.clear()
+                yield f"event: changed\ndata: {kinds}\n\n".encode()
                 await asyncio.sleep(PAUSE_S)
                 continue
             async with here.database.transaction() as tx:

@@ -193,4 +193,5 @@ async def _form(
         "catches_up": CATCHES_UP,
         "problem": problem,
     }
-    return render(request, "schedule.html", status=422 if problem else 200, **values)
+    block = "now" if part(request) == "now" else None
+    return render(request, "schedule.html", block=block, status=422 if problem else 200, **values)

@@ -135,6 +135,7 @@ async def create_batch(
     if lease is not None:
         data = {"batch_id": batch_id, "run_count": request.run_count}
         await events.record(tx, lease.run_id, "batch.created", now=now, data=data)
+    await events.announce(tx, "batches")
     return _created(row, is_cached=False)
 
 
@@ -368,6 +369,7 @@ async def _count(tx: Transaction, batch: Batch, made: _Made, *, seal: bool, now:
     )
     if is_sealed:
         await _seal(tx, Batch.of(row), now=now)
+    await events.announce(tx, "batches")
     return Batch.of(row)
 
 
@@ -427,3 +429,4 @@ async def _abort(tx: Transaction, batch: Batch, *, now: datetime) -> None:
         missing,
     )
     await _seal(tx, Batch.of(row), now=now)
+    await events.announce(tx, "batches")

@@ -235,6 +235,7 @@ async def _note(tx: Transaction, action: BulkAction, done: list[_Done], *, now: 
         failed,
         now if is_over else None,
     )
+    await events.announce(tx, "bulk")
 
 
 async def abort_bulk(tx: Transaction, environment_id: str, bulk_id: str, *, now: datetime) -> BulkAborted | Unknown:
@@ -248,6 +249,7 @@ async def abort_bulk(tx: Transaction, environment_id: str, bulk_id: str, *, now:
         return Unknown()
     if row["completed_at"] is None:
         await tx.execute("update bulk_actions set aborted_at = $2, completed_at = $2 where id = $1", bulk_id, now)
+        await events.announce(tx, "bulk")
     return BulkAborted()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from torpor.engine import batch_end
+from torpor.engine.events import announce
 from torpor.engine.locks import lock_waitpoints_and_waiters
 from torpor.engine.outcomes import Unknown
 from torpor.engine.release import release
@@ -107,6 +108,8 @@ async def settle(
            where waitpoint_id = $1 and detached_at is null and timed_out_at is null order by run_id""",
         waitpoint.id,
     )
+    if waitpoint.kind == "token" and not rows:
+        await announce(tx, "tokens")
     for row in rows:
         # Wake by a fresh look: one of several waitpoints of this transaction may have resumed the run already.
         run = Run.of(await tx.fetchrow("select * from runs where id = $1", row["run_id"]))

@@ -10,6 +10,7 @@ from torpor.engine import queues
 from torpor.engine.api_keys import NewApiKey, configure_key
 from torpor.engine.checkpoints import own_store
 from torpor.engine.draft import UnknownPreset
+from torpor.engine.events import announce
 from torpor.engine.instants import after
 from torpor.engine.rescue import take_back
 from torpor.engine.schedule import declare_schedules
@@ -135,6 +136,7 @@ async def register_worker(
         max_rescues=max_rescues,
         now=now,
     )
+    await announce(tx, "workers")
     return len(taken)
 
 
@@ -195,6 +197,7 @@ async def register_version(
     await queues.declare(tx, environment_id, report, now=now)
     await match_versions(tx, environment_id, now=now)
     await tx.notify("work", environment_id=environment_id)
+    await announce(tx, "tasks")
     return None
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from torpor.engine.events import announce
 from torpor.engine.outcomes import Unknown
 from torpor.store.database import Transaction
 from torpor.store.records import Worker
@@ -41,4 +42,5 @@ async def drain_worker(
         "update workers set drain_asked_at = coalesce(drain_asked_at, $2) where id = $1 returning *", worker_id, now
     )
     assert row is not None
+    await announce(tx, "workers")
     return Draining(Worker.of(row))

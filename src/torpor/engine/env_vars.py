@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from torpor.engine.events import announce
 from torpor.engine.outcomes import Unknown
 from torpor.store.database import Transaction
 from torpor.store.records import EnvVar
@@ -157,4 +158,5 @@ async def _move_on(tx: Transaction, environment_id: str) -> int:
         environment_id,
     )
     assert revision is not None
+    await announce(tx, "variables")
     return revision

@@ -56,6 +56,11 @@ async def record(
     await tx.notify("run", run_id=run_id)
 
 
+async def announce(tx: Transaction, what: str) -> None:
+    """Something beside runs has changed, of this kind: open pages look again. What of it, they know best."""
+    await tx.notify("changed", what=what)
+
+
 async def tell(tx: Transaction, lease: Lease, report: EventReport, *, now: datetime) -> Ok | Stale:
     """Lines of the story that only the worker can tell, such as `run.freeze_failed`. For the worker that holds the lease.
 

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from torpor import ids
+from torpor.engine.events import announce
 from torpor.engine.outcomes import Unknown
 from torpor.store.database import Transaction
 from torpor.store.records import Environment, Queue
@@ -94,6 +95,7 @@ async def _change(tx: Transaction, environment_id: str, queue_id: str, change: s
     if row is None:
         return Unknown()
     await _tell(tx, environment_id)
+    await announce(tx, "queues")
     return Changed(Queue.of(row))
 
 
@@ -124,6 +126,7 @@ async def configure(
         f"update environments set {columns} where id = $1 returning *", environment_id, *changes.values()
     )
     await _tell(tx, environment_id)
+    await announce(tx, "environment")
     return Environment.of(row)
 
 

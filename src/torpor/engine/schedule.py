@@ -19,6 +19,7 @@ from torpor.cron import Pattern, Window
 from torpor.engine import read
 from torpor.engine.complete import FIRE_LIMIT, FiredTimers
 from torpor.engine.draft import TriggerRequest, UnknownTask
+from torpor.engine.events import announce
 from torpor.engine.instants import to_iso
 from torpor.engine.near import near
 from torpor.engine.outcomes import Unknown
@@ -164,6 +165,7 @@ async def delete_schedule(
     if found.kind == "declared":
         return DeclaredInCode(found.task_id)
     await tx.execute("delete from schedules where id = $1", schedule_id)
+    await announce(tx, "schedules")
     return Scheduled(found)
 
 
@@ -321,6 +323,7 @@ async def _put(tx: Transaction, schedule: Schedule, *, now: datetime) -> Schedul
     )
     if fire:
         await tx.notify("timer", due_at=to_iso(fire))
+    await announce(tx, "schedules")
     return schedule
 
 

@@ -58,6 +58,8 @@ async def create_token(
     if request.lease is not None:
         data = {"waitpoint_id": waitpoint_id, "title": request.title, "due_at": to_iso(due_at) if due_at else None}
         await events.record(tx, request.lease.run_id, "token.created", now=now, data=data)
+    else:
+        await events.announce(tx, "tokens")
     return TokenCreated(waitpoint_id, is_cached=False)
 
 

@@ -4,6 +4,7 @@
     news stream    -- ("news", worker_id)          all, and each notification is kept until it is read
     story, logs    -- ("run", run_id)              all
     dashboard      -- ("runs",)                    all: any run
+                      ("changes",)                 all: what else pages show, and each kind is kept until it is read
     streams        -- ("stream", run_id, direction, key)   all; and ("run", run_id), for its end
     timer duty     -- ("timer",)                   all
     grant duty     -- ("grant",)                   all
@@ -102,6 +103,10 @@ class Wakeups:
             case "run":
                 self._wake_all(("run", data["run_id"]), None)
                 self._wake_all(("runs",), None)
+            case "changed":
+                self._wake_all(("changes",), data)
+            case "keys":
+                self._wake_all(("changes",), {"what": "keys"})
             case "stream":
                 self._wake_all(("stream", data["run_id"], data["direction"], data["key"]), None)
             case "timer":

@@ -1,5 +1,6 @@
 // Keeps an open page fresh: the server says that something has changed, and each part asks for itself again.
 // A hidden page listens to nothing: a browser has few connections for one server, and they are for pages that are looked at.
+// A part with data-of asks only when something of that kind has changed, any other at each change.
 "use strict";
 
 (() => {
@@ -13,25 +14,73 @@
   const states = new Map();
 
   const stateOf = (id) => {
-    if (!states.has(id)) states.set(id, { isBusy: false, isWanted: false, askedAt: -Infinity, timer: 0 });
+    if (!states.has(id)) states.set(id, { isBusy: false, isWanted: false, wantedAt: 0, askedAt: -Infinity, timer: 0 });
     return states.get(id);
   };
 
   const ask = (part) => {
     const state = stateOf(part.id);
+    if (!state.isWanted) state.wantedAt = performance.now();
     state.isWanted = true;
     if (state.isBusy || state.timer) return;
-    const pause = state.askedAt + 1000 * Number(part.dataset.refresh) - performance.now();
+    later(part.id, state, state.askedAt + 1000 * Number(part.dataset.refresh) - performance.now());
+  };
+
+  const later = (id, state, pause) => {
     state.timer = setTimeout(() => {
       state.timer = 0;
-      if (state.isBusy) return;
+      const part = document.getElementById(id);
+      if (state.isBusy || !part) return;
+      if (isHeld(part, state)) return later(id, state, 200);
       state.isWanted = false;
       state.askedAt = performance.now();
-      const now = document.getElementById(part.id);
-      if (now) htmx.trigger(now, "live");
+      htmx.trigger(part, "live");
     }, Math.max(0, pause));
   };
 
+  // Nothing is drawn anew while a question is asked, a menu is open, text of it is marked or a button is held down; and while the
+  // mouse is on its way in it, not for some seconds: what it aims at is not to move.
+  let isPressed = false;
+  let movedAt = -Infinity;
+
+  const isHeld = (part, state) => {
+    const marked = document.getSelection();
+    const now = performance.now();
+    return isPressed || document.querySelector("dialog[open]") || part.querySelector("details.pick[open]")
+      || (!marked.isCollapsed && part.contains(marked.anchorNode))
+      || (now - movedAt < 400 && now - state.wantedAt < 3000);
+  };
+
+  document.addEventListener("pointerdown", () => { isPressed = true; }, true);
+  for (const end of ["pointerup", "pointercancel", "dragend"]) document.addEventListener(end, () => { isPressed = false; }, true);
+  window.addEventListener("blur", () => { isPressed = false; });
+  document.addEventListener("pointermove", (event) => {
+    if (event.pointerType === "mouse" && event.target.closest?.("[data-refresh]")) movedAt = performance.now();
+  });
+
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    const part = event.detail.target;
+    const state = stateOf(part.id);
+    if (event.detail.requestConfig.triggeringEvent?.type !== "live") return;
+    if (isHeld(part, state)) {
+      event.detail.shouldSwap = false;
+      state.isWanted = true;
+      state.wantedAt = performance.now();
+    } else if (scrollY > 0) {
+      keepPlace(part);
+    }
+  });
+
+  // Who has scrolled down reads on where they were, whatever comes above.
+  const keepPlace = (part) => {
+    const row = [...part.querySelectorAll("[data-row][id]")].find((each) => each.getBoundingClientRect().bottom > 0);
+    if (!row) return;
+    const was = row.getBoundingClientRect().top;
+    part.addEventListener("htmx:afterSwap", () => {
+      const now = document.getElementById(row.id);
+      if (now) scrollBy(0, now.getBoundingClientRect().top - was);
+    }, { once: true });
+  };
   document.addEventListener("htmx:beforeRequest", (event) => {
     stateOf(event.detail.target.id).isBusy = true;
   });
@@ -45,44 +94,78 @@
     for (const state of states.values()) state.isBusy = false;
   });
 
-  const refresh = () => {
-    for (const part of document.querySelectorAll("[data-refresh]")) ask(part);
+  const refresh = (kinds) => {
+    for (const part of document.querySelectorAll("[data-refresh]")) {
+      if (!kinds || !part.dataset.of || kinds.includes(part.dataset.of)) ask(part);
+    }
   };
 
   // What somebody is writing, or has opened, is not to be taken from under their hands.
-  const isWritten = (node) => node.matches?.("textarea, input:not([type=checkbox], [type=hidden])") && (node === document.activeElement || node.value !== node.defaultValue);
-  Idiomorph.defaults.callbacks.beforeNodeMorphed = (node) => !isWritten(node);
+  const isChanged = (field) => field.matches("select") ? [...field.options].some((each) => each.selected !== each.defaultSelected) : field.value !== field.defaultValue;
+  const isWritten = (node) => node.matches?.("textarea, select, input:not([type=checkbox], [type=hidden])") && (node === document.activeElement || isChanged(node));
+  const isOfTicks = (node) => node.matches?.("[data-bulk-bar], [data-tick-all]"); // showTicked says what they show
+  Idiomorph.defaults.callbacks.beforeNodeMorphed = (node) => !isWritten(node) && !isOfTicks(node);
   Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, node) => !(name === "open" && node.matches("details"));
 
-  const listen = () => {
-    if (source || document.hidden) return;
+  // With HTTP/1.1 a browser has six connections for one server, however many windows show it. Four of them may be streams;
+  // a window that finds no place looks every few seconds by itself.
+  const PLACES = 4;
+  let isLooking = false;
+  let leave = null;
+
+  const takePlace = (number) => new Promise((taken) => {
+    navigator.locks.request(`torpor-stream-${number}`, { ifAvailable: true }, (lock) => {
+      taken(Boolean(lock));
+      return lock && new Promise((done) => { leave = done; });
+    });
+  });
+
+  const hasPlace = async () => {
+    if (!navigator.locks) return true; // over plain HTTP, from another machine
+    for (let number = 0; number < PLACES; number += 1) if (await takePlace(number)) return true;
+    return false;
+  };
+
+  const stop = () => {
+    source?.close();
+    source = null;
+    leave?.();
+    leave = null;
+  };
+
+  const listen = async () => {
+    if (source || isLooking || document.hidden) return;
+    isLooking = true;
+    const isFree = await hasPlace();
+    isLooking = false;
+    if (!isFree) return;
+    if (document.hidden) return stop();
     source = new EventSource(url);
-    source.addEventListener("changed", refresh);
+    source.addEventListener("changed", (event) => refresh(event.data.split(" ")));
     source.addEventListener("open", () => {
       sign?.classList.add("is-on");
       refresh(); // what has changed since the page was made was told to nobody
     });
     source.addEventListener("error", () => {
       sign?.classList.remove("is-on");
-      if (source.readyState === EventSource.CLOSED) source = null; // signed out, or the server is another one: try later
+      if (source.readyState === EventSource.CLOSED) stop(); // signed out, or the server is another one: try later
     });
   };
 
   if (url) {
     listen();
     document.addEventListener("visibilitychange", () => {
-      if (document.hidden) {
-        source?.close();
-        source = null;
-      } else {
-        listen();
-      }
+      if (document.hidden) stop();
+      else listen();
     });
+    setInterval(async () => {
+      if (document.hidden || source) return;
+      await listen();
+      if (!source) refresh();
+    }, 3_000);
     // An announcement can be lost, and waits that nobody is tied to announce nothing.
     setInterval(() => {
-      if (document.hidden) return;
-      listen();
-      refresh();
+      if (!document.hidden) refresh();
     }, 30_000);
   }
 
