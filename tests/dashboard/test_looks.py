@@ -24,6 +24,7 @@ PAGES = {
     "workers": "/workers",
     "waiting": "/waiting",
     "variables": "/variables",
+    "keys": "/keys",
     "limits": "/limits",
     "checkpoints": "/checkpoints",
 }

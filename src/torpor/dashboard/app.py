@@ -8,6 +8,7 @@ from torpor.dashboard import (
     checkpoints,
     env_vars,
     errors,
+    keys,
     limits,
     live,
     logs,
@@ -79,6 +80,10 @@ routes = [
     Route("/variables", env_vars.set_one, methods=["POST"]),
     Route("/variables/import", env_vars.import_text, methods=["POST"]),
     Route("/variables/{name}/delete", env_vars.delete, methods=["POST"]),
+    Route("/keys", keys.show, methods=["GET"]),
+    Route("/keys", keys.make, methods=["POST"]),
+    Route("/keys/{key_id}/revoke", keys.revoke, methods=["POST"]),
+    Route("/data-keys/rotate", keys.rotate_data_key, methods=["POST"]),
     Route("/limits", limits.show, methods=["GET"]),
     Route("/checkpoints", checkpoints.show, methods=["GET"]),
 ]
@@ -95,5 +100,6 @@ page.MENU[:] = [
     ("/workers", "Workers", "o"),
     ("/checkpoints", "Checkpoints", "c"),
     ("/variables", "Variables", "v"),
+    ("/keys", "Keys", "k"),
     ("/limits", "Limits", "i"),
 ]

@@ -32,6 +32,7 @@ class NewApiKey:
     master: str | None = None
     expires_at: datetime | None = None
     is_personal: bool = False
+    created_by: str | None = None  # the person, where one is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +217,8 @@ async def forget_keys(tx: Transaction, *, now: datetime) -> int:
 async def _insert(tx: Transaction, environment_id: str, new: NewApiKey, now: datetime) -> ApiKey:
     row = await tx.fetchrow(
         """insert into api_keys (key_hash, environment_id, created_at, id, name, hint, scopes, sealed, master, expires_at,
-                                 is_personal)
-           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) returning *""",
+                                 is_personal, created_by)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) returning *""",
         new.key_hash,
         environment_id,
         now,
@@ -229,6 +230,7 @@ async def _insert(tx: Transaction, environment_id: str, new: NewApiKey, now: dat
         new.master,
         new.expires_at,
         new.is_personal,
+        new.created_by,
     )
     return ApiKey.of(row)
 

@@ -248,6 +248,10 @@ ROUTES: dict[str, Access] = {
     "POST /variables": PAGE,
     "POST /variables/import": PAGE,
     "POST /variables/{name}/delete": PAGE,
+    "GET /keys": PAGE,
+    "POST /keys": PAGE,
+    "POST /keys/{key_id}/revoke": PAGE,
+    "POST /data-keys/rotate": PAGE,
     "GET /limits": PAGE,
     "GET /checkpoints": PAGE,
     # what workers call

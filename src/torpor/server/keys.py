@@ -6,6 +6,7 @@ The text of a key is in the reply that makes it, and nowhere else.
 import hashlib
 import secrets
 import string
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,9 +22,9 @@ from torpor.server import auth, render, scopes
 from torpor.server.auth import Keyed
 from torpor.server.bodies import decode, read_body, reply
 from torpor.server.errors import Refused, not_found
-from torpor.server.hub import hub
+from torpor.server.hub import Hub, hub
 from torpor.server.master_keys import MasterKeys
-from torpor.store.records import ApiKey
+from torpor.store.records import ApiKey, DataKey, Environment
 
 OVERLAP_S = 24 * 3600.0
 LONGEST_OVERLAP_S = 30 * 24 * 3600.0
@@ -74,6 +75,33 @@ async def listing(request: Request, environment: Keyed) -> Response:
 async def create(request: Request, environment: Keyed) -> Response:
     """A key, with `key`, its text, this once. With scopes it is a scoped key; `personal`, the token of whom it is named for."""
     here, body = hub(request), decode(await read_body(request), _key_body)
+    text, key = await make(here, environment, body)
+    return reply({**render.api_key(key, "", here.clock.now()), "key": text})
+
+
+@router.post("/api/v1/keys/{key_id}/rotate")
+async def rotate(request: Request, key_id: str, environment: Keyed) -> Response:
+    """Another key like this one, with its text this once; this one holds beside it for the overlap."""
+    here, body = hub(request), decode(await read_body(request), _rotate_body)
+    text, key, replaced = await make_another(here, environment, key_id, body.overlap)
+    now, yours = here.clock.now(), auth.caller(request).key_id
+    return reply({**render.api_key(key, yours, now), "key": text, "replaces": render.api_key(replaced, yours, now)})
+
+
+@router.post("/api/v1/keys/{key_id}/revoke")
+async def revoke(request: Request, key_id: str, environment: Keyed) -> Response:
+    """The key is worth nothing from now on."""
+    here = hub(request)
+    key = await end_key(here, environment, key_id)
+    return reply(render.api_key(key, auth.caller(request).key_id, here.clock.now()))
+
+
+async def make(here: Hub, environment: Environment, body: KeyBody, by: str | None = None) -> tuple[str, ApiKey]:
+    """A key as it is asked for: its text, and what is kept of it. 400 or 422 for what can't be.
+
+    Args:
+        by: the person who asks, where one is known.
+    """
     now = here.clock.now()
     if not 0 < len(body.name) <= MAX_NAME or "\0" in body.name:
         raise Refused(422, f"name: a text of 1 to {MAX_NAME} characters is needed")
@@ -83,50 +111,46 @@ async def create(request: Request, environment: Keyed) -> Response:
     expires_at = _end(body.expires, now)
     text, new = made(here.master_keys, environment.slug, body.name, allowed, expires_at, is_personal=body.personal)
     async with here.database.transaction() as tx:
-        done = await engine.create_key(tx, environment.id, new, now=now)
-    return reply({**render.api_key(done.key, "", now), "key": text})
+        done = await engine.create_key(tx, environment.id, replace(new, created_by=by), now=now)
+    return text, done.key
 
 
-@router.post("/api/v1/keys/{key_id}/rotate")
-async def rotate(request: Request, key_id: str, environment: Keyed) -> Response:
-    """Another key like this one, with its text this once; this one holds beside it for the overlap."""
-    here, body = hub(request), decode(await read_body(request), _rotate_body)
-    now, yours = here.clock.now(), auth.caller(request).key_id
-    overlap_s = _overlap_s(body.overlap)
+async def make_another(
+    here: Hub, environment: Environment, key_id: str, overlap: Any, by: str | None = None
+) -> tuple[str, ApiKey, ApiKey]:
+    """Another key instead of this one: its text, what is kept of it, and this one as it is now. 404 or 422 if there is nothing
+    to rotate."""
+    now, overlap_s = here.clock.now(), _overlap_s(overlap)
     text = ""
 
-    def make(old: ApiKey) -> engine.NewApiKey:
+    def like(old: ApiKey) -> engine.NewApiKey:
         nonlocal text
         name = _ROTATED if old.is_configured else old.name
         text, new = made(
             here.master_keys, environment.slug, name, old.scopes, old.expires_at, is_personal=old.is_personal
         )
-        return new
+        return replace(new, created_by=by)
 
     async with here.database.transaction() as tx:
-        done = await engine.rotate_key(tx, environment.id, key_id, make, overlap_s=overlap_s, now=now)
+        done = await engine.rotate_key(tx, environment.id, key_id, like, overlap_s=overlap_s, now=now)
     match done:
         case engine.KeyMade(key=key, replaced=replaced):
             assert replaced is not None
-            told = {**render.api_key(key, yours, now), "key": text}
-            return reply({**told, "replaces": render.api_key(replaced, yours, now)})
+            return text, key, replaced
         case engine.KeyIsOver():
             raise Refused(422, "this key is over: make another one")
         case engine.Unknown():
             raise not_found()
 
 
-@router.post("/api/v1/keys/{key_id}/revoke")
-async def revoke(request: Request, key_id: str, environment: Keyed) -> Response:
-    """The key is worth nothing from now on."""
-    here = hub(request)
-    now, yours = here.clock.now(), auth.caller(request).key_id
+async def end_key(here: Hub, environment: Environment, key_id: str) -> ApiKey:
+    """This key, which is worth nothing from now on. 422 for the last one that could make others."""
     async with here.database.transaction() as tx:
-        done = await engine.revoke_key(tx, environment.id, key_id, now=now)
+        done = await engine.revoke_key(tx, environment.id, key_id, now=here.clock.now())
     match done:
         case engine.KeyRevoked(key=key):
             here.hear("keys", {})  # this server needn't wait for the announcement
-            return reply(render.api_key(key, yours, now))
+            return key
         case engine.LastKey():
             raise Refused(
                 422,
@@ -226,10 +250,13 @@ async def data_keys(request: Request, environment: Keyed) -> Response:
 @router.post("/api/v1/data-keys/rotate")
 async def rotate_data_key(request: Request, environment: Keyed) -> Response:
     """Workers seal with a new key from their next heartbeat on; what is sealed already stays as it is, and readable."""
-    here = hub(request)
+    new, found = await make_data_key(hub(request), environment)
+    return reply({"id": new, "data": [render.data_key(key) for key in found]})
+
+
+async def make_data_key(here: Hub, environment: Environment) -> tuple[str, list[DataKey]]:
+    """Another one to seal with: its id, and all there are then."""
     new = here.master_keys.make()
     async with here.database.transaction() as tx:
         await engine.rotate_data_key(tx, environment.id, new, now=here.clock.now())
-        found = await engine.data_keys(tx, environment.id)
-    shown: list[dict[str, Any]] = [render.data_key(key) for key in found]
-    return reply({"id": new.id, "data": shown})
+        return new.id, await engine.data_keys(tx, environment.id)

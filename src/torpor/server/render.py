@@ -333,6 +333,7 @@ def api_key(key: ApiKey, yours: str, now: datetime) -> Json:
             "isConfigured": key.is_configured,
             "isYours": key.id == yours,
             "createdAt": key.created_at,
+            "createdBy": key.created_by,
             "lastUsedAt": key.last_used_at,
             "expiresAt": key.expires_at,
             "revokedAt": key.revoked_at,

@@ -50,6 +50,7 @@ class ApiKey(Row):
     expires_at: datetime | None
     revoked_at: datetime | None
     is_personal: bool
+    created_by: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -286,6 +286,34 @@
     quiet = setTimeout(() => said.classList.remove("is-on"), 4000);
   };
 
+  // -- copying --------------------------------------------------------------------------------------------------------
+
+  // Where the browser has no clipboard (a page that came over plain HTTP from elsewhere), a field that is selected is copied.
+  const copy = async (text) => {
+    if (navigator.clipboard) return navigator.clipboard.writeText(text);
+    const field = document.createElement("textarea");
+    field.value = text;
+    field.className = "visually-hidden";
+    document.body.append(field);
+    field.select();
+    const isDone = document.execCommand("copy");
+    field.remove();
+    if (!isDone) throw new Error("the browser doesn't let this page copy");
+  };
+
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest?.("button[data-copy]");
+    if (!button) return;
+    try {
+      await copy(button.dataset.copy);
+    } catch {
+      return say("The browser doesn't let this page copy: select the text");
+    }
+    button.textContent = "copied";
+    say("Copied");
+    setTimeout(() => { button.textContent = "copy"; }, 1500);
+  });
+
   // -- light and dark ---------------------------------------------------------------------------------------------
 
   document.querySelector("[data-theme-switch]")?.addEventListener("click", () => {

@@ -1,20 +1,14 @@
-// The Run page's small things: dialogs, copying, and folds that stay open when what is around them is fresh.
+// The Run page's small things: dialogs, and folds that stay open when what is around them is fresh.
 "use strict";
 
 (() => {
-  const said = document.getElementById("said");
   const open = new Set();
 
-  document.addEventListener("click", async (event) => {
+  document.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (!button) return;
-    const { copy, open: wanted, checkpoint } = button.dataset;
-    if (copy !== undefined) {
-      await navigator.clipboard?.writeText(copy);
-      button.textContent = "copied";
-      said.textContent = "Copied";
-      setTimeout(() => { button.textContent = "copy"; }, 1500);
-    } else if (wanted) {
+    const { open: wanted, checkpoint } = button.dataset;
+    if (wanted) {
       const dialog = document.getElementById(wanted);
       if (!dialog) return location.reload(); // there was nothing to fork from when this page was made
       const choice = dialog.querySelector("[data-checkpoints]");

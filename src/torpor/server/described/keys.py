@@ -66,6 +66,7 @@ class Key(Shape, kw_only=True):
     is_configured: Annotated[bool, Meta(description="It is the server's `TORPOR_SECRET_KEY`.")]
     is_yours: Annotated[bool, Meta(description="The request came with it.")]
     created_at: Instant
+    created_by: Annotated[str, Meta(description="The person who has made it in the dashboard.")] | UnsetType = UNSET
     last_used_at: Annotated[Instant, Meta(description="True to the hour.")] | UnsetType = UNSET
     expires_at: Instant | UnsetType = UNSET
     revoked_at: Instant | UnsetType = UNSET
