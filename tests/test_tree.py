@@ -131,6 +131,22 @@ def test_nothing_is_left_to_be_fixed(tracked: list[Path]) -> None:
     assert not [file for file, text in texts(tracked) if note in text]
 
 
+def test_what_users_write_stays_text(tracked: list[Path]) -> None:
+    """Templates escape all of it, and no script of ours makes markup or code of a text."""
+    forbidden = {
+        ".html": r"\|\s*safe\b|autoescape|hx-on|javascript:",
+        ".py": r"\bMarkup\(|autoescape=False|\|\s*safe\b",
+        ".js": r"\b(inner|outer)HTML\b|insertAdjacentHTML|document\.write|\beval\(|new Function|createContextualFragment",
+    }
+    files = [file for file in tracked if SRC in file.parents and not file.name.endswith(".min.js")]
+    looked_at = [file for file in files if file.suffix in forbidden]
+    assert {file.suffix for file in looked_at} == set(forbidden)
+    found = [
+        (file.name, each[0]) for file, text in texts(looked_at) for each in re.finditer(forbidden[file.suffix], text)
+    ]
+    assert not found
+
+
 def test_locks_and_settings_name_no_index(tracked: list[Path]) -> None:
     """Everything installs from whichever index the machine has: no lock and no setting says where from."""
     locks = [

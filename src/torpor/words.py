@@ -78,8 +78,9 @@ def _held(data: Data) -> Words:
 
 
 def _suspended(data: Data) -> Words:
+    stored, new = data.get("size_bytes") or data.get("size"), data.get("new_bytes")
     facts = [
-        f"{size(data.get('size_bytes') or data.get('size'))} on disk",
+        f"{size(stored)} on disk" + (f", {size(new)} of it new" if new and new != stored else ""),
         _took("dumped in", data.get("dump_ms")),
         _took("durable after", data.get("durable_ms")),
         f"{size(data['rss_bytes'])} of memory given back" if data.get("rss_bytes") else "",

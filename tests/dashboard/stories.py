@@ -236,6 +236,25 @@ class Teller:
         await self.worker.say(f"runs/{given.run_id}/suspend", report, wire.LeaseReply)
         return given.run_id
 
+    async def endless(self, events: int, lines: int) -> tuple[str, wire.Assignment]:
+        """One that goes on, after so many waits in memory and lines of output."""
+        given = await self.begin("echo")
+        await self.database.execute(
+            """insert into events (run_id, at, kind, attempt, data)
+               select $1, now() + nth * interval '10 us', 'run.waiting', 1, '{"kinds": ["time"]}'
+               from generate_series(1, $2::int) as nth""",
+            given.run_id,
+            events,
+        )
+        await self.database.execute(
+            """insert into logs (run_id, lease, first_byte, nth, at, level, message, attributes, stream)
+               select $1, 1, nth * 40, 0, now() + nth * interval '2.85 us', 'info', 'line ' || nth || ' of the work', '{}', 'log'
+               from generate_series(1, $2::int) as nth""",
+            given.run_id,
+            lines,
+        )
+        return given.run_id, given
+
     async def long(self, lines: int) -> str:
         """One with so many log lines."""
         given = await self.begin("echo", {"lines": lines})

@@ -1,8 +1,11 @@
 """Errors: what failed in the same way stands together, and leads to where it did."""
 
+from typing import Any
+
 import pytest
 from playwright.async_api import Page, expect
 
+from torpor.dashboard.failure import failures
 from torpor.dashboard.fingerprints import masked
 
 pytestmark = pytest.mark.anyio
@@ -20,6 +23,24 @@ pytestmark = pytest.mark.anyio
 )
 def test_what_differs_each_time_is_masked(message: str, told: str) -> None:
     assert masked(message) == told
+
+
+def test_members_of_a_group_and_causes_stand_below_what_they_belong_to() -> None:
+    def error(name: str, message: str = "", *causes: Any) -> dict[str, Any]:
+        return {"name": name, "message": message, "causes": list(causes)}
+
+    cause = error("KeyError", "'CHF'")
+    group = error(
+        "ExceptionGroup", "two (2 sub-exceptions)", error("OSError"), error("ValueError", "", cause), error("TypeError")
+    )
+    assert [(each.depth, each.how, each.name) for each in failures(error("Failed", "", group))] == [
+        (0, "", "Failed"),
+        (1, "caused by", "ExceptionGroup"),
+        (2, "caused by", "OSError"),
+        (2, "1 of 2", "ValueError"),
+        (3, "caused by", "KeyError"),
+        (2, "2 of 2", "TypeError"),
+    ]
 
 
 async def test_failures_of_one_kind_are_one_row_that_opens_them(page: Page) -> None:

@@ -131,6 +131,27 @@ async def test_a_failed_run_shows_its_error_with_the_lines_of_the_code_and_its_c
     await expect(page.locator(".trace-source").last).to_contain_text('rates[line["currency"]] for line in lines')
     await expect(page.locator(".failure").last).to_contain_text("rates.example did not answer")
     await expect(page.locator(".tl-failed")).to_have_count(2)  # both attempts
+    await page.get_by_role("button", name="Replay with edited payload…").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Close").click()
+    await page.get_by_role("link", name="All runs that failed like this").click()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("KeyError")
+
+
+async def test_a_run_that_can_not_be_frozen_says_why_and_is_approved_there_all_the_same(
+    teller: Teller, page: Page
+) -> None:
+    """One task of its code asks a person, another one reads from a connection: it works."""
+    given = await teller.begin("echo")
+    token = (await teller.site.client.create_token(title="Go?"))["id"]
+    blockers = ["task 'poll' awaits asyncio.StreamReader.read"]
+    report = wire.BlockReport(given.lease, [NewWait("w", "token", waitpoint_id=token)], blockers=blockers)
+    await teller.worker.say(f"runs/{given.run_id}/block", report, wire.BlockReply)
+    await open_run(page, given.run_id)
+    await expect(badge(page)).to_have_text("Running")
+    await expect(page.locator(".why-held")).to_contain_text(blockers[0])
+    await page.get_by_role("button", name="Approve").click()
+    await expect(page.locator(".standing")).to_have_count(0)
+    await teller.worker.finish(given)
 
 
 async def test_markup_stays_text_wherever_users_write(teller: Teller, page: Page) -> None:
@@ -243,7 +264,7 @@ async def test_a_form_without_its_token_and_a_run_that_is_not_there_are_refused(
         assert answer.status == 403, verb
     assert (await page.request.get("/runs/run_none")).status == 404
     assert (await page.request.get(f"/runs/{given.run_id}/packets/secrets")).status == 404
-    assert (await page.request.get(f"/runs/{given.run_id}/timeline?after=x")).status == 400
+    assert (await page.request.get(f"/runs/{given.run_id}/timeline?lines=x")).status == 400
     assert (await teller.site.client.run(given.run_id))["status"] == "EXECUTING"
     await teller.worker.finish(given)
 
@@ -289,7 +310,7 @@ async def test_the_keyboard_goes_through_all_of_it(teller: Teller, page: Page) -
 async def test_ten_thousand_lines_are_drawn_as_far_as_they_are_in_view(teller: Teller, page: Page) -> None:
     """Bounded by the width of the screen, not by the run; so a frame is drawn in a fraction of what people notice."""
     await open_run(page, await teller.long(LINES))
-    held = await page.evaluate("document.querySelector('[data-timeline]').timeline.lines.length")
+    held = await page.evaluate("document.querySelector('[data-timeline]').timeline.model.lines.rows.length")
     assert held == LINES
     assert await page.locator(".tl *").count() < 1000
     await page.locator("[data-stage]").focus()
@@ -299,6 +320,42 @@ async def test_ten_thousand_lines_are_drawn_as_far_as_they_are_in_view(teller: T
     await page.keyboard.press("End")
     await expect(page.locator("[data-told]")).to_contain_text(f"line {LINES} of the work")
     assert await page.locator(".tl *").count() < 1000
+
+
+async def test_a_long_story_shows_its_beginning_and_its_newest_part_and_is_paged_through(
+    teller: Teller, page: Page
+) -> None:
+    run_id, given = await teller.endless(events=6000, lines=21_000)
+    await open_run(page, run_id)
+    parts = page.locator("[data-parts]")
+    await expect(parts).to_contain_text("Not shown of the lines of output: 11,000 after the beginning.")
+    await expect(parts).to_contain_text("Not shown of the entries of the story: 1,903 after the beginning.")
+    await expect(page.locator(".tl-skipped")).to_have_count(2)
+    story = page.locator(".story")
+    await expect(story).to_contain_text("triggered")
+    await expect(story).to_contain_text("line 21000 of the work")
+    await page.get_by_role("link", name="Show earlier ones").click()
+    await expect(story).not_to_contain_text("line 21000 of the work")
+    await expect(story).to_contain_text("left out here")
+    await page.get_by_role("link", name="Back to the newest lines").click()
+
+    lines = parts.locator("[data-part=lines]")
+    await lines.get_by_role("button", name="Earlier").click()
+    await expect(lines).to_contain_text("1,200 after the beginning, 9,800 at the end")
+    await lines.get_by_role("button", name="Later").click()
+    await expect(lines).to_contain_text("11,000 after the beginning.")
+    assert await page.evaluate("document.querySelector('[data-timeline]').timeline.model.lines.rows.length") == 10_000
+
+    # What comes now is followed without asking for any of it again.
+    async with page.expect_response(lambda got: "/timeline?story=" in got.url) as news:
+        await teller.say(given, 9_000_000, ("warning", "the newest line"))
+    told = await (await news.value).json()
+    assert [line[3] for line in told["lines"]["rows"]] == ["the newest line"]
+    assert len(told["story"]["bars"]) < 5
+    await expect(story).to_contain_text("the newest line")
+    await teller.worker.finish(given)
+    await expect(badge(page)).to_have_text("Completed")
+    await expect(page.locator(".tl-tone-end")).to_have_count(1)
 
 
 # -- how it looks -----------------------------------------------------------------------------------------------------

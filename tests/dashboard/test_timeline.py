@@ -1,4 +1,4 @@
-"""A story becomes bars, marks and a scale: nothing is made up, and no long wait squashes the work beside it."""
+"""A story becomes bars and marks: nothing is made up, what is left out is told, and news follow on what is there."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from torpor.dashboard import timeline
-from torpor.dashboard.timeline import Bar, phases, stretches
+from torpor.dashboard.timeline import Bar, Gap, Mark, attempt_bar, phases, wait_bar
+from torpor.engine.read_failures import FAILED
 from torpor.engine.read_waits import RunWait
 from torpor.engine.states import ENDS
 from torpor.store.records import Attempt, Event, Run
@@ -42,6 +42,11 @@ def a_wait(since: float, answered: float | None = None, **given: Any) -> RunWait
     return RunWait("w", "wp", since=at(since), answered_at=None if answered is None else at(answered), **facts, **rest)
 
 
+def told_of(*given: Any) -> tuple[list[Bar], list[Mark]]:
+    made = phases(*given)
+    return made.bars, made.marks
+
+
 def told(bars: Sequence[Bar]) -> list[tuple[str, float, float | None]]:
     return [
         (
@@ -74,7 +79,7 @@ FREEZE = story(
 
 
 def test_a_freeze_is_drawn_with_what_it_cost_and_where_it_came_back() -> None:
-    bars, marks = phases(a_run(), FREEZE, [a_wait(4, HOUR, title="Send it?")])
+    bars, marks = told_of(a_run(), FREEZE, [a_wait(4, HOUR, title="Send it?")])
     assert told(bars) == [
         ("queued", 0, 1),
         ("starting", 1, 1.5),
@@ -94,15 +99,15 @@ def test_a_freeze_is_drawn_with_what_it_cost_and_where_it_came_back() -> None:
 
 def test_an_answer_that_comes_in_memory_ends_the_wait_though_the_story_has_no_line_for_it() -> None:
     events = story(("triggered", 0), ("dequeued", 0), ("started", 0), ("waiting", 1), ("completed", 9))
-    bars, _ = phases(a_run(), events, [a_wait(1, 3, kind="run", task="child")])
+    bars, _ = told_of(a_run(), events, [a_wait(1, 3, kind="run", task="child")])
     assert told(bars) == [("working", 0, 1), ("held", 1, 3), ("working", 3, 9)]
     assert bars[1].label == "waits for child"
 
 
 def test_what_goes_on_has_an_open_end() -> None:
-    bars, _ = phases(a_run(), FREEZE[:5], [a_wait(4)])
+    bars, _ = told_of(a_run(), FREEZE[:5], [a_wait(4)])
     assert told(bars)[-1] == ("frozen", 6, None)
-    bars, _ = phases(a_run(), FREEZE[:4], [a_wait(4)])
+    bars, _ = told_of(a_run(), FREEZE[:4], [a_wait(4)])
     assert told(bars)[-1] == ("held", 4, None)
 
 
@@ -111,7 +116,7 @@ def test_a_retry_is_drawn_as_its_delay_and_then_its_place_in_line() -> None:
     events = story(
         ("triggered", 0), ("dequeued", 1), ("started", 1), ("retrying", 2, failed), ("dequeued", 13), ("started", 13)
     )
-    bars, marks = phases(a_run(), events, [])
+    bars, marks = told_of(a_run(), events, [])
     assert told(bars) == [
         ("queued", 0, 1),
         ("working", 1, 2),
@@ -123,7 +128,7 @@ def test_a_retry_is_drawn_as_its_delay_and_then_its_place_in_line() -> None:
 
 
 def test_a_run_that_is_delayed_is_queued_when_its_time_has_come() -> None:
-    bars, _ = phases(a_run(delay_until=at(60)), story(("triggered", 0), ("dequeued", 61)), [])
+    bars, _ = told_of(a_run(delay_until=at(60)), story(("triggered", 0), ("dequeued", 61)), [])
     assert told(bars) == [("delayed", 0, 60), ("queued", 60, 61), ("starting", 61, None)]
 
 
@@ -132,74 +137,54 @@ def test_a_fork_begins_frozen() -> None:
     events = story(
         ("forked", 0, origin), ("dequeued", 1, {"checkpoint_id": "checkpoint_2"}), ("forked", 2, {"as": "run_2"})
     )
-    bars, _ = phases(a_run(), events, [])
+    bars, _ = told_of(a_run(), events, [])
     assert told(bars) == [("frozen", 0, 1), ("thawing", 1, None)]
 
 
 @pytest.mark.parametrize("end", sorted(ENDS))
 def test_every_end_closes_the_last_bar(end: str) -> None:
-    bars, marks = phases(a_run(), story(("triggered", 0), ("dequeued", 1), ("started", 1), (str(end), 5)), [])
+    bars, marks = told_of(a_run(), story(("triggered", 0), ("dequeued", 1), ("started", 1), (str(end), 5)), [])
     assert told(bars)[-1] == ("working", 1, 5)
-    assert marks[-1].tone == "end"
+    assert marks[-1].tone == ("failure" if end in FAILED else "end")
 
 
-def test_a_week_of_waiting_is_as_short_as_its_break_mark_and_work_keeps_its_scale() -> None:
-    week = 7 * 24 * HOUR
-    bars = [
-        Bar("working", at(0), at(10), "", ""),
-        Bar("frozen", at(10), at(week), "", ""),
-        Bar("working", at(week), at(week + 30), "", ""),
+def test_a_verb_whose_request_came_earlier_is_drawn_where_it_stands_in_the_story() -> None:
+    events = story(("triggered", 0), ("dequeued", 2), ("started", 1), ("completed", 3))
+    bars, _ = told_of(a_run(), events, [])
+    assert told(bars) == [("queued", 0, 2), ("working", 2, 3)]
+
+
+def test_what_is_left_out_of_a_long_story_is_a_bar_of_its_own() -> None:
+    head, window = FREEZE[:3], FREEZE[5:]
+    made = phases(a_run(), [*head, *window], [], [Gap(window[0].id, 120_000)])
+    assert told(made.bars)[2:5] == [
+        ("skipped", 1.5, HOUR),
+        ("queued", HOUR, HOUR + 1),
+        ("thawing", HOUR + 1, HOUR + 1.2),
     ]
-    found, most_idle_ms = stretches(bars, [], at(week + 99))
-    assert [(each.is_idle, each.is_broken, each.weight_ms) for each in found] == [
-        (False, False, 10_000),
-        (True, True, most_idle_ms),
-        (False, False, 30_000),
-    ]
-    assert most_idle_ms < 10_000
-    assert found[0].starts == START
-    assert found[-1].ends == at(week + 30)
+    assert made.bars[2].label == "more than 100,000 entries"
+    behind = phases(a_run(finished_at=at(9)), head, [], [Gap(None, 7)])
+    assert told(behind.bars)[-1] == ("skipped", 1.5, 9)
+    assert behind.bars[-1].told == "7 entries of the story not shown here"
 
 
-def test_a_short_wait_beside_long_work_is_no_break() -> None:
-    bars = [
-        Bar("working", at(0), at(100), "", ""),
-        Bar("held", at(100), at(101), "", ""),
-        Bar("working", at(101), at(200), "", ""),
-    ]
-    assert [each.is_idle for each in stretches(bars, [], at(200))[0]] == [False]
+@pytest.mark.parametrize("known", range(1, len(FREEZE)))
+def test_news_follow_on_what_is_known_wherever_that_ends(known: int) -> None:
+    """Told in two parts, from the anchor on, it is what it is when told at once."""
+    asked = [a_wait(4, HOUR, title="Send it?")]
+    whole = phases(a_run(), FREEZE, asked)
+    before = phases(a_run(), FREEZE[:known], asked)
+    news = [event for event in FREEZE if event.id >= before.anchor]
+    after = phases(a_run(), news, asked, known=FREEZE[known - 1].id)
+    assert before.bars[: before.anchor_bars] + after.bars == whole.bars
+    assert before.marks + after.marks == whole.marks
+    assert before.anchor_bars + after.anchor_bars == whole.anchor_bars
 
 
-def test_a_line_that_was_printed_in_a_long_wait_is_not_hidden_in_its_break() -> None:
-    bars = [Bar("working", at(0), at(10), "", ""), Bar("held", at(10), at(HOUR), "", "")]
-    found, _ = stretches(bars, [at(HOUR / 2)], at(HOUR))
-    assert [each.is_idle for each in found] == [False, True, False, True]
-
-
-def test_the_last_stretch_is_open_as_long_as_the_run_is() -> None:
-    bars = [Bar("working", at(0), at(10), "", ""), Bar("frozen", at(10), None, "", "")]
-    last = stretches(bars, [], at(HOUR))[0][-1]
-    assert (last.ends, last.is_idle, last.weight_ms) == (None, True, None)
-    assert stretches([Bar("queued", START, None, "", "")], [], START)[0][-1].ends is None
-
-
-def test_children_stand_below_their_parents_and_attempts_only_where_there_are_several() -> None:
-    child, grandchild = a_run(id="run_2", parent_run_id="run_1"), a_run(id="run_3", parent_run_id="run_2")
-    tries = [
-        Attempt(
-            "run_1", 1, "v1", "worker_a", 1, at(0), at(0), at(4), "failed", {"name": "ValueError", "message": "no"}
-        ),
-        Attempt("run_1", 2, "v1", "worker_a", 2, at(5), at(5), None, None, None),
-    ]
-    made = timeline.timeline(
-        a_run(), tries, FREEZE, [], [(child, FREEZE[:3]), (grandchild, FREEZE[:3])], [], now=at(2 * HOUR)
+def test_attempts_and_waits_are_bars_of_their_own() -> None:
+    failed = Attempt(
+        "run_1", 1, "v1", "worker_a", 1, at(0), at(0), at(4), "failed", {"name": "ValueError", "message": "no"}
     )
-    assert [(row.id, row.kind, row.depth, row.parent) for row in made.rows] == [
-        ("run", "run", 0, None),
-        ("attempts", "attempts", 0, None),
-        ("run_2", "kin", 1, "run"),
-        ("run_3", "kin", 2, "run_2"),
-    ]
-    assert [bar.kind for bar in made.rows[1].bars] == ["failed", "attempt"]
-    assert made.rows[1].bars[0].told == "Attempt 1: failed, ValueError: no"
-    assert len(timeline.timeline(a_run(), tries[1:], FREEZE, [], [], [], now=at(2 * HOUR)).rows) == 1
+    made = attempt_bar(failed)
+    assert (made.kind, made.label, made.told) == ("failed", "1 failed", "Attempt 1: failed, ValueError: no")
+    assert wait_bar(a_wait(4, title="Send it?")) == Bar("wait", at(4), None, "Send it?", "Wait for Send it?")

@@ -5,7 +5,8 @@
     sign_in   who may come in: passwords, one-time links, sign-out; account.py: one's own account
     live      tells open pages that something has changed
     runs      the runs: filters, pages, counts, bulk actions
-    run       one run: timeline.py makes bars and a scale of its story, run_verbs.py is what people do to it
+    run       one run: run_model.py reads what timeline.py makes bars of, run_story.py tells the same in words, failure.py its
+              error, and run_verbs.py is what people do to it
     waiting   all that waits, and for what; people's answers
     tasks     the tasks, and the page of one; trial.py tests one, by the form that payload_form.py makes of its schema
     schedules when the clock triggers what: rest, wake, make, change, remove

@@ -8,9 +8,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from torpor.dashboard.failure import failures as told
 from torpor.dashboard.fingerprints import Group, grouped
 from torpor.dashboard.page import part, render
-from torpor.dashboard.run import errors
 from torpor.dashboard.runs import MAX_CHARTS, Row
 from torpor.durations import parse_duration
 from torpor.engine import read
@@ -76,7 +76,7 @@ async def one(request: Request) -> Response:
         "group": group,
         "found": found,
         "rows": [Row.of(run, here.clock.now()) for run in runs],
-        "errors": errors(runs[0].error) if runs else [],
+        "errors": told(runs[0].error) if runs else [],
         "period": _period(request),
         "periods": PERIODS,
     }

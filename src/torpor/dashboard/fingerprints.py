@@ -10,7 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from torpor.engine.read_failures import Failure
+from torpor.engine.read_failures import MESSAGE_CHARS, TRACE_CHARS, Failure
+from torpor.engine.states import RunState
+from torpor.store.records import Run
 
 _PLACE = re.compile(r'^\s*File "(.+)", line (\d+), in (.+)$')
 _QUOTED = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"")
@@ -95,6 +97,23 @@ def grouped(failures: Iterable[Failure]) -> list[Group]:
             groups[key] = Group(_hash(key), failure.task_id, failure.name, message, place)
         groups[key].failures.append(failure)
     return list(groups.values())
+
+
+def of_run(run: Run) -> str:
+    """The fingerprint of the failure that ended this run."""
+    error = run.error or {}
+    message, trace = str(error.get("message") or ""), str(error.get("stack_trace") or "")
+    failure = Failure(
+        run.id,
+        run.task_id,
+        run.version,
+        RunState(run.state),
+        run.finished_at or run.created_at,
+        str(error.get("name") or ""),
+        message[:MESSAGE_CHARS],
+        trace[-TRACE_CHARS:],
+    )
+    return grouped([failure])[0].fingerprint
 
 
 def _hash(parts: Sequence[str]) -> str:

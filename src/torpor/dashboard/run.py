@@ -1,26 +1,28 @@
-"""One run: its timeline, where it stands, what it was given and what came of it. What people do to it is in run_verbs.py.
+"""One run: where it stands, what it was given and what came of it. What people do to it is in run_verbs.py.
 
 The page is three parts that refresh apart: `top` (state, buttons, where it stands), the timeline, whose script asks for the
-model as JSON, and `facts` (everything else).
+model as JSON (run_model.py), and `facts` (everything else; the story in words is run_story.py's).
 """
 
 import re
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
-from torpor.dashboard import timeline
-from torpor.dashboard.figures import span, stamp
+from torpor.dashboard import fingerprints, run_story
+from torpor.dashboard.errors import PERIODS
+from torpor.dashboard.failure import failures
 from torpor.dashboard.page import part, render
-from torpor.dashboard.states import LOOKS, look
-from torpor.durations import write_duration
-from torpor.engine import read, read_streams, read_waits, usage
+from torpor.dashboard.states import look
+from torpor.durations import parse_duration, write_duration
+from torpor.engine import read, read_story, read_streams, read_waits, usage
 from torpor.engine.read import WaitView
+from torpor.engine.read_failures import FAILED
 from torpor.engine.read_waits import RunWait
 from torpor.engine.states import ENDS, RunState
 from torpor.objects import ObjectMissing
@@ -28,20 +30,18 @@ from torpor.server import auth, offload
 from torpor.server.errors import Refused, not_found
 from torpor.server.hub import Hub, hub
 from torpor.store.database import Transaction
-from torpor.store.records import Checkpoint, Event, LogLine, Run, Schedule
+from torpor.store.records import Checkpoint, Run, Schedule
 from torpor.words import words
 
-MAX_EVENTS = 5000
-MAX_KIN = 1000
-MAX_LINES = 10_000
-"""So many log lines the timeline has dots for; all of them are in the download."""
 MAX_TOLD_CHARS = 400
-LISTED = 150
-"""So many of the newest lines of the story stand in the list."""
 FOLD_CHARS = 4000
 """JSON that is longer is folded; what is kept as an object is downloaded only."""
 NEWEST_PARTS = 5
-_PAGE_LINES = 1000
+NEWEST_CHECKPOINTS = 20
+NEWEST_EVENTS = 50
+MOST_CHILDREN = 100
+CHILDREN_SHOWN = 8
+"""The others are folded."""
 
 
 async def known(tx: Transaction, request: Request) -> Run:
@@ -63,15 +63,17 @@ async def _values(here: Hub, request: Request, *, with_facts: bool) -> dict[str,
     now, environment_id = here.clock.now(), auth.environment(request).id
     async with here.database.transaction() as tx:
         run = await known(tx, request)
-        waits = await read_waits.waits(tx, run.id)
+        waits = await read_waits.waits(tx, run.id, only_open=True, limit=100)
         saved = await _saved(tx, run)
-        values: dict[str, Any] = {"run": run, "look": look, "looks": LOOKS, "saved": saved}
+        values: dict[str, Any] = {"run": run, "look": look, "saved": saved, "why_held": await _why_held(tx, run)}
         values |= {"is_over": RunState(run.state) in ENDS, "waits": _open(run, waits), "places": _places(run, saved)}
         values |= {"ways_back": _ways_back(saved), "replayable": run.hook is None}
         if with_facts:
-            values |= {"story": await _story(tx, run), "relatives": await _relatives(tx, environment_id, run)}
+            story = await run_story.page(tx, run, request.query_params.get("before"))
+            values |= {"story": story, "relatives": await _relatives(tx, environment_id, run)}
+            values |= {"children": await _children(tx, environment_id, run), "shown": CHILDREN_SHOWN}
             values |= {"streams": await _streams(tx, run), "options": await _options(tx, environment_id, run)}
-    values |= {"errors": errors(run.error), "total_ms": _total_ms(run, now)}
+    values |= {"errors": failures(run.error), "alike": _alike(run, now), "total_ms": _total_ms(run, now)}
     values |= {"cpu_ms": usage.cpu_ms(run), "frozen_ms": usage.frozen_ms(run, now)}
     values |= {"given": Json.of(run.payload, run.payload_object), "came": Json.of(run.output, run.output_object)}
     return values
@@ -79,6 +81,15 @@ async def _values(here: Hub, request: Request, *, with_facts: bool) -> dict[str,
 
 def _total_ms(run: Run, now: datetime) -> float:
     return ((run.finished_at or now) - run.created_at).total_seconds() * 1000
+
+
+def _alike(run: Run, now: datetime) -> str | None:
+    """Where the failures like this one are, if they are still looked at."""
+    if run.state not in FAILED or run.finished_at is None or run.hook is not None:
+        return None
+    ago = now - run.finished_at + timedelta(minutes=5)
+    period = next((each for each in ("24h", "7d", "30d") if each in PERIODS and ago < parse_duration(each)), None)
+    return f"/errors/{fingerprints.of_run(run)}?period={period}" if period else None
 
 
 # -- payload and output -----------------------------------------------------------------------------------------------
@@ -123,50 +134,11 @@ async def packet(request: Request) -> Response:
             raise not_found() from None
     if text is None:
         raise not_found()
-    return Response(text, media_type="application/json", headers=_as_file(f"{run.id}-{what}.json"))
+    return Response(text, media_type="application/json", headers=as_file(f"{run.id}-{what}.json"))
 
 
-def _as_file(name: str) -> dict[str, str]:
+def as_file(name: str) -> dict[str, str]:
     return {"content-disposition": f'attachment; filename="{name}"'}
-
-
-# -- errors -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An error as the page shows it: its traceback line by line, and whether each line is a place or its source."""
-
-    name: str
-    message: str
-    lines: list[tuple[str, str]] = field(default_factory=list)
-
-
-_PLACE = re.compile(r'\s*File "(.+)", line \d+, in ')
-
-
-def errors(error: dict[str, Any] | None) -> list[Failure]:
-    """The error that ended a run, and what caused it, each after the one that it caused."""
-    found: list[Failure] = []
-    left = [error] if error else []
-    while left and len(found) < 10:
-        one = left.pop(0)
-        found.append(Failure(str(one.get("name") or "Error"), str(one.get("message") or ""), _lines(one)))
-        left += one.get("causes") or []
-    return found
-
-
-def _lines(error: dict[str, Any]) -> list[tuple[str, str]]:
-    lines: list[tuple[str, str]] = []
-    trace = str(error.get("stack_trace") or error.get("stackTrace") or "").rstrip()
-    for line in trace.splitlines():
-        if not line.strip() or line.startswith("Traceback "):
-            continue
-        if _PLACE.match(line):
-            lines.append(("place", line.strip()))
-        elif line.startswith(" "):
-            lines.append(("mark" if set(line.strip()) <= set("^~ ") else "source", line))
-    return lines
 
 
 # -- where it stands --------------------------------------------------------------------------------------------------
@@ -182,11 +154,10 @@ class Saved:
 
 async def _saved(tx: Transaction, run: Run) -> list[Saved]:
     """Newest first."""
-    checkpoints = (await read.checkpoints(tx, run.id))[-50:]
-    return [
-        Saved(each, await read.waits_of_checkpoint(tx, each) if each.state in ("usable", "kept") else [])
-        for each in reversed(checkpoints)
-    ]
+    checkpoints = await read.newest_checkpoints(tx, run.id, limit=NEWEST_CHECKPOINTS)
+    of_process = [each for each in checkpoints if each.state in ("usable", "kept")]
+    waits = await read.waits_of_checkpoints(tx, run.id, of_process)
+    return [Saved(each, waits.get(each.id, [])) for each in checkpoints]
 
 
 def _ways_back(saved: Sequence[Saved]) -> list[Saved]:
@@ -196,8 +167,19 @@ def _ways_back(saved: Sequence[Saved]) -> list[Saved]:
 
 def _open(run: Run, waits: Sequence[RunWait]) -> list[RunWait]:
     """What keeps it now. An answer that is there already is none of it."""
-    is_waiting = run.state in (RunState.WAITING, RunState.SUSPENDED)
-    return [wait for wait in waits if wait.answered_at is None] if is_waiting else []
+    return [] if run.state in ENDS else [wait for wait in waits if wait.answered_at is None]
+
+
+async def _why_held(tx: Transaction, run: Run) -> list[str]:
+    """Why a run that waits has its process still, as far as its story says so. A short wait needs no reason."""
+    if run.state not in (RunState.WAITING, RunState.EXECUTING):
+        return []
+    newest = await read_story.newest(tx, "events", run.id, limit=NEWEST_EVENTS)
+    told = next((event for event in reversed(newest) if event.kind in ("run.held", "run.freeze_failed")), None)
+    if told is None or any(event.kind in ("run.resumed", "run.started") and event.id > told.id for event in newest):
+        return []
+    said = words({"kind": told.kind, "data": told.data})
+    return [*said.below] or [said.rest]
 
 
 def _places(run: Run, saved: Sequence[Saved]) -> list[dict[str, Any]]:
@@ -205,139 +187,6 @@ def _places(run: Run, saved: Sequence[Saved]) -> list[dict[str, Any]]:
     if run.frozen_since is None or run.checkpoint_id is None:
         return []
     return next((each.checkpoint.waiting_at for each in saved if each.checkpoint.id == run.checkpoint_id), [])
-
-
-# -- the story in words -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """A line of the story, or a line of output (`level`)."""
-
-    at: datetime
-    after: str
-    verb: str
-    rest: str = ""
-    below: tuple[str, ...] = ()
-    tone: str = ""
-    until: datetime | None = None
-    level: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Story:
-    lines: list[Told]
-    left_out: int
-
-
-_TONES = {"frozen": "frozen", "held": "waiting", "working": "running", "queued": "queued", "delayed": "queued"}
-
-
-async def _story(tx: Transaction, run: Run) -> Story:
-    events = await read.story(tx, run.id, limit=MAX_EVENTS)
-    count = await tx.fetchval("select count(*) from logs where run_id = $1", run.id) or 0
-    rows = await tx.fetch("select * from logs where run_id = $1 order by id desc limit $2", run.id, LISTED)
-    lines = [LogLine.of(row) for row in reversed(rows)]
-    told = [_of_event(event, run) for event in events] + [_of_line(line, run) for line in lines]
-    told.sort(key=lambda one: one.at)
-    shown = told[-LISTED:]
-    return Story(shown, len(events) + count - len(shown))
-
-
-def _after(at: datetime, run: Run) -> str:
-    """How long after its trigger, to a tenth of a second."""
-    seconds = max(0.0, (at - run.created_at).total_seconds())
-    if seconds < 60:
-        return f"+{span(seconds * 1000)}"
-    minutes, seconds = divmod(seconds, 60)
-    hours, minutes = divmod(int(minutes), 60)
-    return f"+{hours}:{minutes:02}:{int(seconds):02}.{int(seconds * 10) % 10}"
-
-
-def _of_event(event: Event, run: Run) -> Told:
-    said = words({"kind": event.kind, "data": timeline.timeless(event.data)})
-    end = event.kind.removeprefix("run.")
-    tone = LOOKS[RunState(end)].tone if end in ENDS else _TONES.get(str(timeline.TURNS.get(event.kind)), "")
-    if timeline.MARKS.get(event.kind) == "trouble":
-        tone = "failed"
-    until = timeline.instant(event.data.get("due_at") or event.data.get("until"))
-    below = () if end in ENDS else said.below  # the page has the error above all
-    return Told(event.at, _after(event.at, run), said.verb, said.rest, below, tone, until)
-
-
-def _of_line(line: LogLine, run: Run) -> Told:
-    return Told(line.at, _after(line.at, run), line.message, written(line.attributes), level=severity(line))
-
-
-def severity(line: LogLine) -> str:
-    return line.level if line.stream == "log" else line.stream
-
-
-def written(attributes: dict[str, Any]) -> str:
-    return "  ".join(f"{name}={value}" for name, value in attributes.items())
-
-
-async def log(request: Request) -> Response:
-    """All that the run's code has printed and logged, as text."""
-    here = hub(request)
-    async with here.database.transaction() as tx:
-        run = await known(tx, request)
-    headers = _as_file(f"{run.id}.log")
-    return StreamingResponse(_log(here, run.id), media_type="text/plain; charset=utf-8", headers=headers)
-
-
-async def _log(here: Hub, run_id: str) -> AsyncIterator[str]:
-    after, lines = 0, [None]
-    while lines:
-        async with here.database.transaction() as tx:
-            lines = await read.logs(tx, run_id, after, limit=_PAGE_LINES)
-        for line in lines:
-            attributes = f"  {written(line.attributes)}" if line.attributes else ""
-            yield f"{stamp(line.at)} {severity(line):<8} {line.message}{attributes}\n"
-            after = line.id
-
-
-# -- the timeline's model ---------------------------------------------------------------------------------------------
-
-
-async def model(request: Request) -> Response:
-    """Rows and scale, with the log lines behind the one that `after` names."""
-    here, after = hub(request), request.query_params.get("after", "0")
-    if not after.isdecimal() or len(after) > 18:
-        raise Refused(400, f"after: the id of a line, not {after!r}")
-    now, environment_id = here.clock.now(), auth.environment(request).id
-    async with here.database.transaction() as tx:
-        run = await known(tx, request)
-        story = await read.story(tx, run.id, limit=MAX_EVENTS)
-        attempts = await read.attempts(tx, run.id)
-        waits = await read_waits.waits(tx, run.id)
-        kin = await read_waits.descendants(tx, environment_id, run.id, limit=MAX_KIN)
-        stories = await read_waits.turns(tx, [each.id for each in kin], [*timeline.TURNS], limit=4 * MAX_KIN)
-        drawn = await tx.fetch("select id, at from logs where run_id = $1 order by id limit $2", run.id, MAX_LINES)
-        unknown = sum(row["id"] > int(after) for row in drawn)
-        lines = await read.logs(tx, run.id, int(after), limit=unknown) if unknown else []
-    made = timeline.timeline(
-        run,
-        attempts,
-        story,
-        waits,
-        [(each, stories.get(each.id, [])) for each in kin],
-        [row["at"] for row in drawn],
-        now=now,
-        tone_of={each.id: look(each).tone for each in kin},
-    )
-    told = {
-        "now": now.timestamp() * 1000,
-        "over": RunState(run.state) in ENDS,
-        "lines": [[line.id, line.at.timestamp() * 1000, severity(line), _brief(line)] for line in lines],
-        "last": lines[-1].id if lines else int(after),
-    }
-    return Response(msgspec.json.encode(timeline.written(made) | told), media_type="application/json")
-
-
-def _brief(line: LogLine) -> str:
-    text = line.message + (f"  {written(line.attributes)}" if line.attributes else "")
-    return text if len(text) <= MAX_TOLD_CHARS else text[: MAX_TOLD_CHARS - 1] + "…"
 
 
 # -- relatives, options, streams --------------------------------------------------------------------------------------
@@ -350,6 +199,7 @@ class Relative:
 
 
 async def _relatives(tx: Transaction, environment_id: str, run: Run) -> list[Relative]:
+    """What it comes from, and what was made of it."""
     found: list[Relative] = []
     above = {
         "root": run.root_run_id,
@@ -362,9 +212,15 @@ async def _relatives(tx: Transaction, environment_id: str, run: Run) -> list[Rel
     for what, run_id in above.items():
         if run_id and run_id != run.id and (one := await read.run(tx, environment_id, run_id)):
             found.append(Relative(what, one))
-    found += [Relative("child", one) for one in await read.children(tx, environment_id, run.id) if one.hook is None]
-    found += [Relative("made of it", one) for one in await read_waits.made_of(tx, environment_id, run.id)]
+    for one in await read_waits.made_of(tx, environment_id, run.id):
+        found.append(Relative("its fork" if one.forked_from == run.id else "its replay", one))
     return found
+
+
+async def _children(tx: Transaction, environment_id: str, run: Run) -> list[Run]:
+    """Those that failed stand first."""
+    found = await read.children(tx, environment_id, run.id, limit=MOST_CHILDREN)
+    return sorted((one for one in found if one.hook is None), key=lambda one: one.state not in FAILED)
 
 
 @dataclass(frozen=True, slots=True)

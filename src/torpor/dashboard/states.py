@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from torpor.engine.read_story import Kin
 from torpor.engine.states import RunState
 from torpor.store.records import Run
 
@@ -45,7 +46,7 @@ TONES = {
 """Groups of states, in the order in which a chart stacks them."""
 
 
-def look(run: Run) -> Look:
+def look(run: Run | Kin) -> Look:
     """How this run is shown. A frozen one that is queued to go on is still in its image."""
     state = RunState(run.state)
     if state is S.QUEUED and run.frozen_since is not None:

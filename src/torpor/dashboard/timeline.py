@@ -2,28 +2,44 @@
 
     phases     of one run, one after the other: queued, starting, working, held in memory, freezing, frozen, thawing, …
     attempts   a row of its own, when there was more than one
-    kin        a row for each run below it, with its phases
+    kin        of each run below it, its phases
     marks      what took no time: save points, moves, failures, and (drawn from the log) each line of output
-    stretches  the scale. Work is drawn to scale; where nothing works, long stretches are compressed, and marked as broken
+    waits      each wait by itself, since several may be open at once
 
-Pure functions of what was read: no database, no clock. An open end (`ends` is None) is where the run stands now.
+Pure functions of what was read: no database, no clock. An open end (`ends` is None) is where the run stands now. Of a long story
+only parts are told: a bar stands for what is left out between them. What comes later is told from an anchor on, so that the page
+that has the rest needs nothing again. How long each stretch of time is drawn is decided in the page (scale.js).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from torpor.dashboard.figures import size, span
+from torpor.engine.read_failures import FAILED
+from torpor.engine.read_story import COUNTED, Kin
 from torpor.engine.read_waits import RunWait
 from torpor.engine.states import ENDS
 from torpor.store.records import Attempt, Event, Run
 from torpor.words import words
 
 Kind = Literal[
-    "delayed", "queued", "starting", "working", "held", "freezing", "frozen", "thawing", "attempt", "failed", "canceled"
+    "delayed",
+    "queued",
+    "starting",
+    "working",
+    "held",
+    "freezing",
+    "frozen",
+    "thawing",
+    "skipped",
+    "attempt",
+    "failed",
+    "canceled",
+    "wait",
 ]
-Tone = Literal["note", "save", "move", "trouble", "end"]
+Tone = Literal["note", "save", "move", "trouble", "end", "failure"]
 
 TURNS = {
     "run.triggered": "queued",
@@ -80,11 +96,9 @@ MARKS: dict[str, Tone] = {
 }
 _SILENT = frozenset(TURNS.keys() - MARKS.keys()) - {f"run.{end}" for end in ENDS}
 
-BUSY = frozenset({"starting", "working", "freezing", "thawing"})
-"""Phases that are drawn to scale."""
-IDLE_SHARE = 0.16
-"""A stretch in which nothing works is at most that long, compared with all the work."""
-LEAST_IDLE_MS = 400.0
+ANCHORS = frozenset({"run.triggered", "run.started", "run.resumed", "run.waiting"})
+"""Lines of a story that end the bar before them, and otherwise change no earlier one; nor does any line that follows."""
+
 _NAMES = {
     "delayed": "Delayed",
     "queued": "Queued",
@@ -120,100 +134,73 @@ class Mark:
     told: str
 
 
-@dataclass(slots=True)
-class Row:
-    """`parent` is the id of the row in whose fold this one is."""
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """So many lines of a story are left out before the line with this id; None: behind the last one."""
 
-    id: str
-    label: str
-    kind: Literal["run", "attempts", "kin"]
-    bars: list[Bar] = field(default_factory=list)
-    marks: list[Mark] = field(default_factory=list)
-    depth: int = 0
-    parent: str | None = None
-    href: str | None = None
-    tone: str | None = None
+    before: int | None
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
-    """A part of the scale: from `starts` to `ends` (None: until now) it is `weight_ms` long as drawn, if that is known."""
+class Telling:
+    """What a part of a story makes. A later part can be told anew from the line `anchor` on: it follows on the first
+    `anchor_bars` bars."""
 
-    starts: datetime
-    ends: datetime | None
-    is_idle: bool
-    weight_ms: float | None
-    is_broken: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Timeline:
-    rows: list[Row]
-    stretches: list[Stretch]
-    most_idle_ms: float
-    """How long an open idle stretch is drawn at most."""
-
-
-def timeline(
-    run: Run,
-    attempts: Sequence[Attempt],
-    story: Sequence[Event],
-    waits: Sequence[RunWait],
-    kin: Sequence[tuple[Run, Sequence[Event]]],
-    lines: Sequence[datetime],
-    *,
-    now: datetime,
-    tone_of: "dict[str, str] | None" = None,
-) -> Timeline:
-    """The rows of a run and of the runs below it (parents before children), and their scale."""
-    bars, marks = phases(run, story, waits)
-    rows = [Row("run", run.task_id, "run", bars, marks)]
-    if len(attempts) > 1:
-        rows.append(Row("attempts", "attempts", "attempts", [_attempt(each) for each in attempts]))
-    depths: dict[str, int] = {}
-    for one, events in kin:
-        depth = depths[one.id] = depths.get(one.parent_run_id or "", 0) + 1
-        parent = one.parent_run_id if one.parent_run_id in depths else "run"
-        bars, marks = phases(one, events, ())
-        tone = (tone_of or {}).get(one.id)
-        rows.append(Row(one.id, one.task_id, "kin", bars, marks, depth, parent, f"/runs/{one.id}", tone))
-    instants = [*lines, *(mark.at for row in rows for mark in row.marks)]
-    scale, most_idle_ms = stretches([bar for row in rows for bar in row.bars], instants, now)
-    return Timeline(rows, scale, most_idle_ms)
+    bars: list[Bar]
+    marks: list[Mark]
+    anchor: int = 0
+    anchor_bars: int = 0
 
 
 # -- phases -----------------------------------------------------------------------------------------------------------
 
 
-def phases(run: Run, story: Sequence[Event], waits: Sequence[RunWait]) -> tuple[list[Bar], list[Mark]]:
-    """What a run did when, and what happened to it meanwhile."""
-    making = _Phases(run, waits)
+def phases(
+    run: Run | Kin, story: Sequence[Event], waits: Sequence[RunWait], gaps: Sequence[Gap] = (), *, known: int = 0
+) -> Telling:
+    """What a run did when, and what happened to it meanwhile. What is known already, up to that line, makes no mark again."""
+    making, gap_before = _Phases(run, waits, known), {gap.before: gap for gap in gaps}
     for event in story:
+        if (gap := gap_before.get(event.id)) is not None:
+            making.skip(gap.count)
         making.tell(event)
+    if (gap := gap_before.get(None)) is not None:
+        making.skip(gap.count)
+        making.turn(None, run.finished_at)
     making.turn(None, None)
-    return making.bars, making.marks
+    return Telling(making.bars, making.marks, making.anchor, making.anchor_bars)
 
 
 class _Phases:
     """The bars so far, and the one that goes on at this point of the story."""
 
-    def __init__(self, run: Run, waits: Sequence[RunWait]) -> None:
+    def __init__(self, run: Run | Kin, waits: Sequence[RunWait], known: int) -> None:
         self.bars: list[Bar] = []
         self.marks: list[Mark] = []
+        self.anchor = self.anchor_bars = 0
         self._run = run
         self._waits = waits
+        self._known = known
         self._open: Kind | None = None
-        self._since = run.created_at
+        self._since = self._at = run.created_at
         self._until: datetime | None = run.delay_until
         self._data: dict[str, Any] = {}
         self._frozen: int | None = None  # the bar of the latest freeze, to which its thaw is added
         self._frozen_on: str | None = None
 
+    def skip(self, count: int) -> None:
+        """So many lines of the story are not told here."""
+        self.turn("skipped", self._at, {"count": count})
+        self._frozen = None
+
     def tell(self, event: Event) -> None:
         kind, data = event.kind, event.data
-        if (tone := MARKS.get(kind)) is not None or kind not in _SILENT:
-            end: Tone = "end" if kind.removeprefix("run.") in ENDS else "note"
-            self.marks.append(Mark(tone or end, event.at, sentence(event)))
+        is_new = event.id > self._known
+        # Each verb says when its request came, so of two that came together the later one may have the earlier instant.
+        self._at = at = max(event.at, self._at)
+        if is_new and ((tone := MARKS.get(kind)) is not None or kind not in _SILENT):
+            self.marks.append(Mark(tone or _end_of(kind), at, sentence(event)))
         if kind not in TURNS or (kind == "run.forked" and not data.get("from")):
             return
         following: Any = TURNS[kind]
@@ -221,14 +208,16 @@ class _Phases:
             until = instant(data.get("retry_at") or data.get("until")) or (
                 self._run.delay_until if kind == "run.triggered" else None
             )
-            self._until, following = until, "delayed" if until and until > event.at else "queued"
+            self._until, following = until, "delayed" if until and until > at else "queued"
         if kind == "run.dequeued" and data.get("checkpoint_id"):
             following = "thawing"
         if kind == "run.checkpoint_refused" and data.get("continues") == "crashed":
             return
         if kind == "run.resumed":
-            self._thawed(data)
-        self.turn(following, event.at, data)
+            self._thawed(data, is_new=is_new)
+        self.turn(following, at, data)
+        if kind in ANCHORS:
+            self.anchor, self.anchor_bars = event.id, len(self.bars)
 
     def turn(self, kind: Kind | None, at: datetime | None, data: dict[str, Any] | None = None) -> None:
         """From here on (`at`: None, the story ends here) it is in this phase."""
@@ -271,11 +260,15 @@ class _Phases:
                 back = min(answered)
                 return [replace(held, ends=back), Bar("working", back, at, "working", "Working")]
             return [held]
+        if kind == "skipped":
+            return [
+                Bar("skipped", since, at, many(data["count"]), f"{many(data['count'])} of the story not shown here")
+            ]
         if kind == "frozen":
             return [Bar("frozen", since, at, _frozen_label(data), _frozen_told(data))]
         return [Bar(kind, since, at, _NAMES[kind].lower(), _told(kind, data))]
 
-    def _thawed(self, data: dict[str, Any]) -> None:
+    def _thawed(self, data: dict[str, Any], *, is_new: bool) -> None:
         """The freeze's own bar says what the way back cost, and where that was."""
         if self._frozen is None or self._frozen >= len(self.bars) or self.bars[self._frozen].kind != "frozen":
             return
@@ -288,7 +281,7 @@ class _Phases:
             told = " ".join(facts)
             label = f"{bar.label} · {facts[0]}" if bar.label else facts[0]
             self.bars[self._frozen] = replace(bar, label=label, told=f"{bar.told}; {told}")
-        if worker and self._frozen_on and worker != self._frozen_on and bar.ends is not None:
+        if is_new and worker and self._frozen_on and worker != self._frozen_on and bar.ends is not None:
             self.marks.append(Mark("move", bar.ends, f"Went on to another worker: {worker}"))
 
 
@@ -300,12 +293,20 @@ def _frozen_label(data: dict[str, Any]) -> str:
 
 def _frozen_told(data: dict[str, Any]) -> str:
     facts = [
-        f"{size(data['size_bytes'])} stored" if data.get("size_bytes") else "",
+        _stored(data),
         f"{size(data['rss_bytes'])} of memory given back" if data.get("rss_bytes") else "",
         f"frozen in {span(data['dump_ms'])}" if data.get("dump_ms") is not None else "",
         f"durable after {span(data['durable_ms'])}" if data.get("durable_ms") else "",
     ]
     return "Frozen: no process, no memory; " + ", ".join(fact for fact in facts if fact)
+
+
+def _stored(data: dict[str, Any]) -> str:
+    if not data.get("size_bytes"):
+        return ""
+    stored, new = data["size_bytes"], data.get("new_bytes")
+    shared = f" ({size(new)} of it new, the rest was there already)" if new and new != stored else ""
+    return f"{size(stored)} stored{shared}"
 
 
 def _told(kind: Kind, data: dict[str, Any]) -> str:
@@ -327,6 +328,22 @@ def _open_at(wait: RunWait, at: datetime) -> bool:
     return wait.answered_at is None or wait.answered_at > at
 
 
+def wait_bar(wait: RunWait) -> Bar:
+    """A wait by itself."""
+    what = _waits_for([wait])
+    how = "" if wait.answered_at is None else ": answered"
+    return Bar("wait", wait.since, wait.answered_at, what, f"Wait for {what}{how}")
+
+
+def many(count: int) -> str:
+    """How many entries; what is counted only so far is told as more than that, and what isn't counted (0) as some."""
+    if count == 0:
+        return "some entries"
+    if count > COUNTED:
+        return f"more than {COUNTED:,} entries"
+    return f"{count:,} {'entry' if count == 1 else 'entries'}"
+
+
 def _waits_for(waits: Sequence[RunWait]) -> str:
     """The first three, by what each is for."""
     named = [str(wait.title or wait.awaited_task_id or _KIND_OF_WAIT.get(wait.kind, wait.kind)) for wait in waits[:3]]
@@ -339,6 +356,13 @@ def instant(text: Any) -> datetime | None:
     return at.replace(tzinfo=UTC) if at is not None and at.tzinfo is None else at
 
 
+def _end_of(kind: str) -> Tone:
+    end = kind.removeprefix("run.")
+    if end not in ENDS:
+        return "note"
+    return "failure" if end in FAILED else "end"
+
+
 def sentence(event: Event) -> str:
     """What is said of an event, without its instants: these are the page's to show, in the reader's own zone."""
     said = words({"kind": event.kind, "data": timeless(event.data)})
@@ -349,7 +373,7 @@ def timeless(data: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in data.items() if name not in ("due_at", "until", "retry_at")}
 
 
-def _attempt(attempt: Attempt) -> Bar:
+def attempt_bar(attempt: Attempt) -> Bar:
     kind: Kind = "attempt"
     if attempt.outcome == "canceled":
         kind = "canceled"
@@ -363,88 +387,17 @@ def _attempt(attempt: Attempt) -> Bar:
     return Bar(kind, attempt.dequeued_at, attempt.finished_at, label, told)
 
 
-# -- the scale --------------------------------------------------------------------------------------------------------
-
-
-def stretches(bars: Sequence[Bar], instants: Sequence[datetime], now: datetime) -> tuple[list[Stretch], float]:
-    """The scale from the first bar's beginning to the last one's end: busy and idle stretches in turn.
-
-    Busy is when some run works, starts, is frozen or thawed, and around each instant of interest. An idle stretch that is
-    longer than IDLE_SHARE of all the busy ones is drawn that long, and broken.
-    """
-    if not bars:
-        return [], LEAST_IDLE_MS
-    begin = min(bar.starts for bar in bars)
-    is_open = any(bar.ends is None for bar in bars)
-    end = max([begin, *(bar.ends for bar in bars if bar.ends), *(now for _ in range(is_open))])
-    busy = [(bar.starts, bar.ends or end) for bar in bars if bar.kind in BUSY]
-    busy_now = any(bar.ends is None and bar.kind in BUSY for bar in bars)
-    total_ms = sum((b - a) / timedelta(milliseconds=1) for a, b in _merged(busy, timedelta(0)))
-    most_idle_ms = max(LEAST_IDLE_MS if total_ms < LEAST_IDLE_MS else 0.0, total_ms * IDLE_SHARE)
-    around = timedelta(milliseconds=most_idle_ms / 8)
-    busy += [(max(at - around, begin), min(at + around, end)) for at in instants if begin <= at <= end]
-    # Idle stretches that are short beside the work stay part of it: a scale with breaks everywhere can't be read.
-    merged = _merged(busy, timedelta(milliseconds=most_idle_ms))
-    found: list[Stretch] = []
-    at = begin
-    for starts, ends in merged:
-        if starts > at:
-            found.append(_idle(at, starts, most_idle_ms))
-        found.append(Stretch(starts, ends, False, (ends - starts) / timedelta(milliseconds=1)))
-        at = ends
-    if at < end or not found:
-        found.append(_idle(at, end, most_idle_ms))
-    if is_open:
-        last = found[-1]
-        if last.is_idle or busy_now or not merged:
-            found[-1] = replace(last, ends=None, weight_ms=None)
-        else:
-            found.append(Stretch(at, None, True, None))
-    return found, most_idle_ms
-
-
-def _idle(starts: datetime, ends: datetime, most_ms: float) -> Stretch:
-    length_ms = (ends - starts) / timedelta(milliseconds=1)
-    return Stretch(starts, ends, True, min(length_ms, most_ms), is_broken=length_ms > 2 * most_ms)
-
-
-def _merged(spans: Sequence[tuple[datetime, datetime]], gap: timedelta) -> list[tuple[datetime, datetime]]:
-    """Overlapping ones, and those no further apart than this, as one."""
-    found: list[tuple[datetime, datetime]] = []
-    for starts, ends in sorted(spans):
-        if found and starts <= found[-1][1] + gap:
-            found[-1] = (found[-1][0], max(found[-1][1], ends))
-        else:
-            found.append((starts, ends))
-    return found
-
-
 # -- as the page's script reads it ------------------------------------------------------------------------------------
 
 
-def written(made: Timeline) -> dict[str, Any]:
-    """Instants as milliseconds since 1970, and lists where there may be thousands."""
-    return {
-        "rows": [
-            {
-                "id": row.id,
-                "label": row.label,
-                "kind": row.kind,
-                "depth": row.depth,
-                "parent": row.parent,
-                "href": row.href,
-                "tone": row.tone,
-                "bars": [[bar.kind, _ms(bar.starts), _ms(bar.ends), bar.label, bar.told] for bar in row.bars],
-                "marks": [[mark.tone, _ms(mark.at), mark.told] for mark in row.marks],
-            }
-            for row in made.rows
-        ],
-        "stretches": [
-            [_ms(each.starts), _ms(each.ends), each.is_idle, each.weight_ms, each.is_broken] for each in made.stretches
-        ],
-        "mostIdleMs": made.most_idle_ms,
-    }
+def bars_json(bars: Sequence[Bar]) -> list[Any]:
+    """Lists, since there may be thousands; instants as milliseconds since 1970."""
+    return [[bar.kind, ms(bar.starts), ms(bar.ends), bar.label, bar.told] for bar in bars]
 
 
-def _ms(at: datetime | None) -> float | None:
+def marks_json(marks: Sequence[Mark]) -> list[Any]:
+    return [[mark.tone, ms(mark.at), mark.told] for mark in marks]
+
+
+def ms(at: datetime | None) -> float | None:
     return None if at is None else at.timestamp() * 1000

@@ -49,7 +49,7 @@
         metadata.py     change_metadata, report_metadata: what a run tells of itself.  tags.py: add_tags
         streams.py      append_parts, report_parts: what it makes, and what is sent to it (family.py: its parent and root)
     15. read.py         for API and dashboard; writes nothing (pages.py: lists; read_runs.py: runs by whatever filters them;
-                        read_batch.py: batches and their results; read_bulk.py; read_streams.py; read_waits.py)
+                        read_batch.py: batches and their results; read_bulk.py; read_story.py; read_streams.py; read_waits.py)
 
 Each verb is one function that takes a transaction and `now`, and never reads a clock. It locks the run, compares the
 lease, checks the state, writes everything that belongs together, and answers with a small frozen value.

@@ -246,17 +246,34 @@ async def checkpoints_of_environment(tx: Transaction, environment_id: str, page:
     return await read_page(tx, "checkpoints", conditions, page, Checkpoint.of)
 
 
+async def newest_checkpoints(tx: Transaction, run_id: str, *, limit: int) -> list[Checkpoint]:
+    """A run's newest images, newest first; those that were dropped too."""
+    rows = await tx.fetch("select * from checkpoints where run_id = $1 order by number desc limit $2", run_id, limit)
+    return [Checkpoint.of(row) for row in rows]
+
+
 async def waits_of_checkpoint(tx: Transaction, checkpoint: Checkpoint) -> list[WaitView]:
     """What a frozen process waits for, and whether that is answered by now."""
+    return (await waits_of_checkpoints(tx, checkpoint.run_id, [checkpoint])).get(checkpoint.id, [])
+
+
+async def waits_of_checkpoints(
+    tx: Transaction, run_id: str, checkpoints: list[Checkpoint]
+) -> dict[str, list[WaitView]]:
+    """The same of several of a run's, by the checkpoint's id."""
+    asked = sorted({wait_id for each in checkpoints for wait_id in each.open_waits})
+    if not asked:
+        return {}
     rows = await tx.fetch(
         """select waits.wait_id, waits.waitpoint_id, waitpoints.kind, waitpoints.status, waitpoints.awaited_run_id,
                   waitpoints.due_at
            from waits join waitpoints on waitpoints.id = waits.waitpoint_id
            where waits.run_id = $1 and waits.wait_id = any($2::text[]) order by waits.created_at, waits.wait_id""",
-        checkpoint.run_id,
-        checkpoint.open_waits,
+        run_id,
+        asked,
     )
-    return [WaitView(**row, can_be_answered=not row["wait_id"].startswith(ALARM)) for row in rows]
+    found = [WaitView(**row, can_be_answered=not row["wait_id"].startswith(ALARM)) for row in rows]
+    return {each.id: [wait for wait in found if wait.wait_id in each.open_waits] for each in checkpoints}
 
 
 async def live_images(tx: Transaction, store_id: str, *, after: str = "", limit: int = 1000) -> list[tuple[str, str]]:

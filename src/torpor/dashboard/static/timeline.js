@@ -1,37 +1,18 @@
 // Draws a run's timeline: rows of bars over time, of which only what is in view is in the page.
 //
-// The server makes the model (dashboard/timeline.py) and says how long each stretch of time is drawn. Here it becomes SVG, however
-// many entries there are: bars narrower than a pixel fall together, and so do dots that would lie on each other. The list of the
-// story below says the same in words, so the drawing is one stop of the Tab key, with arrow keys inside.
+// model.js has what the server tells, scale.js says where an instant lies. Here it becomes SVG, however many entries there are: bars
+// narrower than a pixel fall together, and so do dots that would lie on each other. The list of the story below says the same in
+// words, so the drawing is one stop of the Tab key, with arrow keys inside.
 "use strict";
 
 (() => {
+  const { span, after, first, stretches, Scale, Model } = globalThis.torpor;
   const NS = "http://www.w3.org/2000/svg";
   const STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 1.5e4, 3e4, 6e4, 1.2e5, 3e5, 6e5, 9e5, 1.8e6,
     3.6e6, 7.2e6, 1.08e7, 2.16e7, 4.32e7, 8.64e7, 1.728e8, 6.048e8, 2.592e9, 7.776e9, 3.1536e10];
   const AXIS = 30;
   const DOT = 7;
-  const SEVERITY = { debug: 0, info: 1, stdout: 1, note: 1, save: 1, move: 2, end: 2, warning: 3, stderr: 3, trouble: 4, error: 4, critical: 5 };
-
-  /** A length of time, as the server writes it. */
-  const span = (ms) => {
-    if (ms < 1000) return `${Math.round(ms)} ms`;
-    if (ms < 60_000) return `${(ms / 1000).toFixed(1)} s`;
-    const s = Math.floor(ms / 1000);
-    if (s >= 86400) return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
-    if (s >= 3600) return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} m`;
-    return `${Math.floor(s / 60)} m ${s % 60} s`;
-  };
-
-  /** How long after the trigger, as exactly as the step between two ticks asks for. */
-  const after = (ms, step) => {
-    if (ms < 60_000) return `+${ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(step < 10 ? 3 : step < 100 ? 2 : step < 1000 ? 1 : 0)} s`}`;
-    const s = ms / 1000;
-    if (step >= 3.6e6) return `+${span(ms).replace(" 0 h", "").replace(" 0 m", "")}`;
-    const [h, m] = [Math.floor(s / 3600), Math.floor((s % 3600) / 60)];
-    if (step >= 60_000) return `+${h ? `${h} h ` : ""}${m} m`;
-    return `+${h ? `${h}:${String(m).padStart(2, "0")}` : m}:${(s % 60).toFixed(step < 1000 ? 1 : 0).padStart(step < 1000 ? 4 : 2, "0")}`;
-  };
+  const SEVERITY = { debug: 0, info: 1, output: 1, note: 1, save: 1, move: 2, end: 2, warning: 3, trouble: 4, failure: 5, error: 4, critical: 5 };
 
   const svg = (name, attributes = {}, text) => {
     const made = document.createElementNS(NS, name);
@@ -39,52 +20,6 @@
     if (text !== undefined) made.textContent = text;
     return made;
   };
-
-  /** The first index from which `after(item)` is true; what comes before is sorted so that it isn't. */
-  const first = (items, after) => {
-    let low = 0;
-    let high = items.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (after(items[middle])) high = middle;
-      else low = middle + 1;
-    }
-    return low;
-  };
-
-  /** Instants to places from 0 to 1, and back: linear within each stretch. */
-  class Scale {
-    constructor(stretches, mostIdleMs, now) {
-      let sum = 0;
-      this.parts = stretches.map(([from, to, idle, weight, broken]) => {
-        const until = to ?? Math.max(now, from + 1);
-        const long = until - from;
-        const drawn = Math.max(weight ?? (idle ? Math.min(long, mostIdleMs) : long), 1e-6);
-        const part = { from, until, idle, open: to === null, broken: broken || (to === null && idle && long > 2 * mostIdleMs), u: sum, drawn };
-        sum += drawn;
-        return part;
-      });
-      for (const part of this.parts) {
-        part.u /= sum || 1;
-        part.drawn /= sum || 1;
-      }
-      this.begin = this.parts[0]?.from ?? now;
-      this.end = this.parts.at(-1)?.until ?? now;
-    }
-
-    u(at) {
-      const part = this.parts[Math.min(first(this.parts, (each) => each.until >= at), this.parts.length - 1)];
-      if (!part) return 0;
-      const share = (at - part.from) / (part.until - part.from || 1);
-      return part.u + part.drawn * Math.min(1, Math.max(0, share));
-    }
-
-    at(u) {
-      const part = this.parts[Math.min(first(this.parts, (each) => each.u + each.drawn >= u), this.parts.length - 1)];
-      if (!part) return this.begin;
-      return part.from + ((u - part.u) / (part.drawn || 1)) * (part.until - part.from);
-    }
-  }
 
   class Timeline {
     constructor(host) {
@@ -94,74 +29,57 @@
       this.canvas = svg("svg", { class: "tl", "aria-hidden": "true" });
       this.room = document.createElement("div");
       this.stage.append(this.canvas, this.room);
-      this.lines = [];
-      this.last = 0;
       this.view = [0, 1];
       this.folded = new Set();
       this.current = null; // {row, nth}: the entry that the keys are at
-      this.over = true;
       this.entriesOf = new Map();
+      this.model = new Model(host.dataset.timeline, () => this.take());
       this.listen();
-      this.load();
+      this.model.load();
     }
 
-    // -- the model ------------------------------------------------------------------------------------------------------
-
-    async load() {
-      if (this.loading) {
-        this.again = true;
-        return;
-      }
-      this.loading = true;
-      try {
-        do {
-          this.again = false;
-          const answer = await fetch(`${this.host.dataset.timeline}?after=${this.last}`, { headers: { accept: "application/json" } });
-          if (!answer.ok || answer.redirected) return;
-          this.take(await answer.json());
-        } while (this.again);
-      } catch {
-        // The server is away; the next change is heard when it is back.
-      } finally {
-        this.loading = false;
-      }
-    }
-
-    take(model) {
-      const isFirst = this.model === undefined;
-      this.model = model;
-      this.offset = model.now - Date.now();
-      this.over = model.over;
-      if (model.lines.length) {
-        this.lines.push(...model.lines);
-        this.lines.sort((one, other) => one[1] - other[1]);
-        this.last = model.last;
-      }
-      this.rows = model.rows.map((row) => ({ ...row, children: model.rows.some((each) => each.parent === row.id) }));
-      if (this.lines.length) {
-        const log = { id: "log", label: this.lines.length === 1 ? "1 line" : `${this.lines.length.toLocaleString()} lines`, kind: "log", depth: 0, parent: null, bars: [], marks: this.lines };
-        this.rows.splice(first(this.rows, (row) => row.kind === "kin"), 0, log);
-      }
-      if (isFirst && this.rows.filter((row) => row.kind === "kin").length > 40)
-        for (const row of this.rows) if (row.children && row.kind === "kin") this.folded.add(row.id);
+    take() {
+      const isFirst = this.rows === undefined;
+      this.rows = this.model.rows();
+      if (isFirst && this.model.kin.size > 40) for (const row of this.rows) if (row.children && row.kind === "kin") this.folded.add(row.id);
+      const bars = this.rows.flatMap((row) => row.bars);
+      const instants = this.rows.flatMap((row) => (row.kind === "log" ? row.marks.map((line) => line[1]) : row.marks.map((mark) => mark[1])));
+      this.time = stretches(bars, instants, this.model.now);
       this.entriesOf.clear();
       this.draw();
+      this.tellParts();
       this.host.dataset.ready = "";
       this.tick();
     }
 
     get now() {
-      return Date.now() + this.offset;
+      return this.model.now;
     }
 
-    /** As long as the run goes on, its edge moves. */
+    /** As long as something goes on, its edge moves. */
     tick() {
       clearTimeout(this.timer);
-      if (this.over || document.hidden) return;
+      if (!this.model.isOpen || document.hidden) return;
       this.timer = setTimeout(() => {
         this.draw();
+        this.model.refreshKin();
         this.tick();
       }, 500);
+    }
+
+    /** What of a long story is not here, and the way to it. */
+    tellParts() {
+      const box = this.host.querySelector("[data-parts]");
+      let isAny = false;
+      for (const line of box.querySelectorAll("[data-part]")) {
+        const part = this.model[line.dataset.part];
+        const told = this.model.leftOut(line.dataset.part);
+        line.hidden = !told;
+        isAny ||= Boolean(told);
+        line.querySelector("[data-left]").textContent = told;
+        for (const button of line.querySelectorAll("button")) button.disabled = !(button.dataset.go === "before" ? part?.before : part?.after);
+      }
+      box.hidden = !isAny;
     }
 
     shown() {
@@ -195,9 +113,9 @@
     // -- the drawing ----------------------------------------------------------------------------------------------------
 
     draw() {
-      if (!this.model) return;
+      if (!this.rows) return;
       const kept = this.scale && this.view[1] - this.view[0] < 0.999 ? this.view.map((u) => this.scale.at(u)) : null;
-      this.scale = new Scale(this.model.stretches, this.model.mostIdleMs, this.now);
+      this.scale = new Scale(this.time.parts, this.time.mostIdleMs, this.now);
       if (kept) this.view = kept.map((at) => this.scale.u(at));
       const wide = this.stage.clientWidth;
       const narrow = wide < 640;
@@ -220,7 +138,7 @@
       const from = Math.max(0, Math.floor(top / this.tall));
       for (let nth = from; nth < rows.length && AXIS + nth * this.tall - top < high; nth += 1)
         this.drawRow(drawing, rows[nth], AXIS + nth * this.tall - top, narrow);
-      if (!this.over) {
+      if (this.model.isOpen) {
         const x = this.x(this.now);
         drawing.append(svg("line", { class: "tl-now", x1: x, x2: x, y1: AXIS - 6, y2: high }));
       }
@@ -351,6 +269,7 @@
       }
       const parts = bar[3].split(" · ");
       const room = (x + width - left - 5) / 6.5;
+      if (sign && parts.length > 1 && parts.join(" · ").length > room) parts.shift(); // the sign says it already; how large matters more
       while (parts.length && parts.join(" · ").length > room) parts.pop();
       if (parts.length) held.append(svg("text", { class: `tl-words tl-on-${bar[0]}`, x: left, y: top + high / 2 + 4 }, parts.join(" · ")));
     }
@@ -404,7 +323,7 @@
 
     listen() {
       const { stage, host } = this;
-      host.addEventListener("live", () => this.load());
+      host.addEventListener("live", () => this.model.load());
       document.addEventListener("visibilitychange", () => this.tick());
       new ResizeObserver(() => this.soon()).observe(stage);
       stage.addEventListener("scroll", () => this.soon());
@@ -422,6 +341,12 @@
         if (found) this.zoomTo(found[1]);
       });
       stage.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
+      host.addEventListener("click", (event) => {
+        const { go } = event.target.dataset;
+        if (!go) return;
+        this.view = [0, 1];
+        this.model.page(event.target.closest("[data-part]").dataset.part, go);
+      });
       for (const button of host.querySelectorAll("[data-zoom]"))
         button.addEventListener("click", () => this.zoom({ in: 0.5, out: 2, all: Infinity }[button.dataset.zoom]));
     }
