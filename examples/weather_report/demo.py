@@ -6,6 +6,7 @@ Called by bin/demo. Every figure is read from the system (/proc) or from Torpor'
 import argparse
 import contextlib
 import os
+import select
 import shlex
 import shutil
 import signal
@@ -79,6 +80,11 @@ class Watched:
         self.process: Process | None = None  # the newest look at its process
         self._end = threading.Event()
         self._looking = threading.Thread(target=self._look, daemon=True)
+
+    @property
+    def page(self) -> str:
+        """Where the dashboard shows it."""
+        return f"{self._stack.state['url']}/runs/{self.id}"
 
     def __enter__(self) -> "Watched":
         self._looking.start()
@@ -159,6 +165,7 @@ def tell(stack: Stack, seconds: float, csv: str | None, reports: Path) -> bool:
         else:
             say(f"[yellow]runs will be held in memory here: {facts.get('no_freeze_reason')}[/]")
 
+        show_dashboard(api)
         title("An ordinary Python function begins")
         payload = {"reports": str(reports), "sleep_s": seconds, **({"csv": csv} if csv else {})}
         run_id = api.trigger("weather_report", payload)["id"]
@@ -176,7 +183,42 @@ def tell(stack: Stack, seconds: float, csv: str | None, reports: Path) -> bool:
                 sleep_held(run, stack)
             finish(run, api, can_freeze)
             tell_end(run)
+            leave_open(run, api, can_freeze)
     return can_freeze
+
+
+# -- the browser, for whoever wants to look there as well ----------------------------------------------------------------
+
+
+def link(api: Client, page: str) -> str:
+    """Opens a page of the dashboard in a browser that isn't signed in yet."""
+    return f"{api.create_sign_in_link()['url']}?next={page}"
+
+
+def show_dashboard(api: Client) -> None:
+    """Before the run begins, so that none of it is missed. Nobody is waited for where nobody is at a terminal."""
+    title("All of this can be watched in a browser")
+    say(f"[bold]{link(api, '/')}[/]")
+    say(
+        "[dim]the link signs one browser in; the run will show up in the list, and its page draws what happens to it[/]"
+    )
+    if sys.stdin.isatty():
+        console.input("          open it, then press Enter to begin (or just press Enter) ")
+
+
+def leave_open(run: Watched, api: Client, can_freeze: bool) -> None:
+    """At a terminal everything stays up until somebody has seen enough."""
+    if not sys.stdin.isatty():
+        return
+    title("Torpor is still up: look around")
+    say(f"the run's page: [bold]{link(api, f'/runs/{run.id}')}[/]")
+    if can_freeze:
+        say("[bold]Fork…[/] there goes on from a frozen process in another run: have it [bold]rejected[/] this time")
+    say(
+        "[bold]Tasks[/], [bold]Test[/]: run weather_report with reports = here, see why it fails, and [bold]Replay…[/] it"
+    )
+    say("[bold]Queues[/], [bold]Pause[/]: what is triggered stands in line until you resume")
+    console.input("          Enter stops everything ")
 
 
 def wait_for_tasks(api: Client, stack: Stack) -> Json:
@@ -325,8 +367,7 @@ def finish(run: Watched, api: Client, can_freeze: bool) -> None:
         wait_until_gone(run)
         check(run.processes() == [], f"it waits for a person, frozen again: {told_image(frozen['data'])}; no process")
     if sys.stdin.isatty():
-        approved = console.input("          approve? [Y/n] ").strip().lower() in ("", "y", "yes")
-        api.approve(token["id"], approved, by=os.environ.get("USER") or "someone at the terminal")
+        approved = decide(api, run, token["id"])
     else:
         approved = True
         api.approve(token["id"], by="the demo", comment="nobody is at a terminal")
@@ -336,6 +377,20 @@ def finish(run: Watched, api: Client, can_freeze: bool) -> None:
     if not approved:
         say("rejected: it will end without a report")
     run.until("run.completed")
+
+
+def decide(api: Client, run: Watched, token_id: str) -> bool:
+    """A person's word: here, or on the run's page. The first one counts."""
+    say(f"[dim]or answer in the browser: {run.page}[/]")
+    console.print("          approve? \\[Y/n] ", end="")
+    while (answer := api.approval(token_id))["status"] == "WAITING":
+        if select.select([sys.stdin], [], [], 0.2)[0]:
+            approved = sys.stdin.readline().strip().lower() in ("", "y", "yes")
+            api.approve(token_id, approved, by=os.environ.get("USER") or "someone at the terminal")
+            return api.approval(token_id)["status"] == "APPROVED"
+    console.print()
+    say(f"{answer['status'].lower()} in the browser, by {escape(str(answer.get('by')))}")
+    return answer["status"] == "APPROVED"
 
 
 def _later_freeze(run: Watched, frozen: Json) -> bool:

@@ -106,7 +106,7 @@ def _forked(data: Data) -> Words:
     if data.get("as"):
         return Words("forked as", str(data["as"]), "cyan")
     origin = data.get("from") or {}
-    answered = f"with another answer to {origin['answered']}" if origin.get("answered") else ""
+    answered = "with another answer" if origin.get("answered") else ""
     return Words("goes on from", _join([f"{origin.get('run_id')} at {origin.get('checkpoint_id')}", answered]), "cyan")
 
 
@@ -135,9 +135,12 @@ def _resuming(data: Data) -> Words:
         "time": "its time has come",
         "run": "its child has ended",
         "batch": "its batch has ended",
-        "token": "its token was completed",
+        "token": "it was answered",
     }
     why = kinds.get(str(data.get("kind")), "what it waits for is answered")
+    if "approved" in data:
+        by = f" by {data['by']}" if data.get("by") else ""
+        why = _join([("approved" if data["approved"] else "rejected") + by, str(data.get("comment") or "")])
     if data.get("status") == "timed_out":
         why = "its token timed out" if data.get("kind") == "token" else "its wait timed out"
     return Words("waking", why, "blue")
@@ -289,7 +292,7 @@ _WAITED_FOR = {
     "time": "for time to pass",
     "run": "for a child run",
     "batch": "for a batch of runs",
-    "token": "for someone to complete a token",
+    "token": "for an answer",
 }
 
 

@@ -34,9 +34,16 @@ async def test_a_queue_is_paused_and_resumed_by_keys_alone(site: Site, page: Pag
     try:
         await expect(await cell(row, "Queued")).to_have_text("1")  # without loading the page again
         await expect(await cell(row, "Held up by")).to_have_text("it is paused")
+        own = await page.context.new_page()
+        await own.goto(f"/runs/{run['id']}")  # where it is told, too, and can be ended
+        await expect(own.get_by_role("heading", name="Its queue is paused")).to_be_visible()
+        await own.get_by_role("button", name="Resume invoices/chase").click()
+        await expect(own.get_by_role("heading", name="Its queue is paused")).to_have_count(0)
+        assert own.url.endswith(run["id"])
+        await own.close()
     finally:
         await site.client.cancel(run["id"])
-    await row.get_by_role("button", name="Resume").click()
+    await page.reload()
     await expect(row.get_by_role("button", name="Pause")).to_be_visible()
     assert (await site.client.queue("invoices/chase"))["paused"] is False
 

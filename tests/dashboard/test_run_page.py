@@ -246,13 +246,14 @@ async def test_a_run_is_forked_from_a_checkpoint_with_another_answer(teller: Tel
     await open_run(page, given.run_id)
     await page.get_by_role("button", name="Fork from here…").click()
     dialog = page.get_by_role("dialog", name="Fork from a checkpoint")
-    await dialog.get_by_role("textbox").fill('{"approved": false}')
+    await expect(dialog.get_by_label("Where it goes on")).to_contain_text(f"app/reports.py:41 {STANDS[0]['source']}")
+    await dialog.get_by_label("What it is answered").select_option("rejected")
     await dialog.get_by_role("button", name="Fork").click()
     await page.wait_for_url(lambda url: "/runs/run_" in url and given.run_id not in url)
     await expect(page.locator(".relatives")).to_contain_text("fork of")
     fork = await teller.thaw()
     assert fork.run_id in page.url
-    assert msgspec.json.decode(fork.answers[0].output) == {"approved": False}
+    assert msgspec.json.decode(fork.answers[0].output)["approved"] is False
     await teller.worker.finish(fork)
     await end(teller, given.run_id)
 

@@ -65,7 +65,7 @@ class Stack:
         for place in (directory, directory.parent):
             place.chmod(place.stat().st_mode | 0o777)  # runs write their journals there, and are not root
         self.port = free_port()
-        self._project = project
+        self.project = project
         self.within: tuple[str, ...] = ()
         """A command that starts others somewhere, such as in a network namespace."""
         self._scene = directory
@@ -143,7 +143,7 @@ class Stack:
         if Stack._proof is not None and not proof.exists():
             proof.parent.mkdir(parents=True, exist_ok=True)
             proof.write_text(Stack._proof)
-        self._worker = self._launch("worker", str(self._project), **settings)
+        self._worker = self._launch("worker", str(self.project), **settings)
         self._versions_seen += 1
 
     def await_version(self) -> None:

@@ -70,7 +70,7 @@ def test_what_is_missing_is_named_with_its_reason_and_runs_go_on_without_it(make
 
 def test_a_worker_that_is_to_have_it_all_does_not_start_with_less(make_stack: StackMaker) -> None:
     stack = make_stack(TORPOR_ISOLATION="full")
-    command = [*NO_GROUPS, sys.executable, "-m", "torpor", "worker", str(stack._project)]
+    command = [*NO_GROUPS, sys.executable, "-m", "torpor", "worker", str(stack.project)]
     done = subprocess.run(command, env=stack._environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "TORPOR_ISOLATION=full can't be had on this machine" in done.stderr

@@ -36,7 +36,8 @@ def init(
     for line in write_project(path):
         typer.echo(line)
     start = "torpor dev" if path == Path(".") else f"torpor dev {path}"
-    typer.echo(f"\nStart it with `{start}`, then in another terminal: torpor trigger hello name=Ada --follow")
+    typer.echo(f"\nStart it with `{start}`. Then open the link to the dashboard that it prints, and press Test hello;")
+    typer.echo("or in another terminal: torpor trigger hello name=Ada --follow")
 
 
 def write_project(path: Path) -> list[str]:

@@ -5,6 +5,7 @@ part of itself asks for its own address again with the part's id (htmx says so i
 and `render` then renders the block of that name alone.
 """
 
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,14 @@ def _query(request: Request, **changes: str | None) -> str:
     return request.url.path + (f"?{urlencode(kept)}" if kept else "")
 
 
+_RUN_ID = re.compile(r"\b(run_[a-z0-9]{24})\b")
+
+
+def _mentions(text: str) -> list[tuple[str, bool]]:
+    """A text in pieces: each, and whether it is the id of a run."""
+    return [(piece, number % 2 == 1) for number, piece in enumerate(_RUN_ID.split(text))]
+
+
 _jinja = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
     autoescape=True,
@@ -58,7 +67,7 @@ _jinja = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_jinja.filters.update(span=figures.span, stamp=figures.stamp, size=figures.size, pretty=_pretty)
+_jinja.filters.update(span=figures.span, stamp=figures.stamp, size=figures.size, pretty=_pretty, mentions=_mentions)
 _jinja.globals.update(static=static.url, menu=MENU, look=states.look, tones=states.TONES)
 
 

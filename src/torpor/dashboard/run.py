@@ -14,11 +14,11 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from torpor.dashboard import fingerprints, run_story
+from torpor.dashboard import fingerprints, in_line, run_story
 from torpor.dashboard.errors import PERIODS
 from torpor.dashboard.failure import failures
 from torpor.dashboard.page import part, render
-from torpor.dashboard.states import look
+from torpor.dashboard.states import LOOKS, look
 from torpor.durations import parse_duration, write_duration
 from torpor.engine import read, read_story, read_streams, read_waits, usage
 from torpor.engine.read import WaitView
@@ -30,7 +30,7 @@ from torpor.server import auth, offload
 from torpor.server.errors import Refused, not_found
 from torpor.server.hub import Hub, hub
 from torpor.store.database import Transaction
-from torpor.store.records import Checkpoint, Run, Schedule
+from torpor.store.records import Checkpoint, Deployment, Run, Schedule
 from torpor.words import words
 
 MAX_TOLD_CHARS = 400
@@ -65,16 +65,20 @@ async def _values(here: Hub, request: Request, *, with_facts: bool) -> dict[str,
         run = await known(tx, request)
         waits = await read_waits.waits(tx, run.id, only_open=True, limit=100)
         saved = await _saved(tx, run)
+        image = _image(run, saved)
         values: dict[str, Any] = {"run": run, "look": look, "saved": saved, "why_held": await _why_held(tx, run)}
-        values |= {"is_over": RunState(run.state) in ENDS, "waits": _open(run, waits), "places": _places(run, saved)}
+        values |= {"is_over": RunState(run.state) in ENDS, "waits": _open(run, waits), "image": image}
+        values |= {"places": image.waiting_at if image else [], "held_up": await in_line.held_up(tx, run, now)}
         values |= {"ways_back": _ways_back(saved), "replayable": run.hook is None}
+        values |= {"newer": _newer(run, await read.current_deployment(tx, environment_id))}
         if with_facts:
             story = await run_story.page(tx, run, request.query_params.get("before"))
             values |= {"story": story, "relatives": await _relatives(tx, environment_id, run)}
             values |= {"children": await _children(tx, environment_id, run), "shown": CHILDREN_SHOWN}
             values |= {"streams": await _streams(tx, run), "options": await _options(tx, environment_id, run)}
     values |= {"errors": failures(run.error), "alike": _alike(run, now), "total_ms": _total_ms(run, now)}
-    values |= {"cpu_ms": usage.cpu_ms(run), "frozen_ms": usage.frozen_ms(run, now)}
+    values |= {"cpu_ms": usage.cpu_ms(run), "frozen_ms": (frozen_ms := usage.frozen_ms(run, now))}
+    values |= {"frozen_from": now - timedelta(milliseconds=frozen_ms)}
     values |= {"given": Json.of(run.payload, run.payload_object), "came": Json.of(run.output, run.output_object)}
     return values
 
@@ -182,11 +186,19 @@ async def _why_held(tx: Transaction, run: Run) -> list[str]:
     return [*said.below] or [said.rest]
 
 
-def _places(run: Run, saved: Sequence[Saved]) -> list[dict[str, Any]]:
-    """Where each task of a run's code stands that has no process."""
-    if run.frozen_since is None or run.checkpoint_id is None:
-        return []
-    return next((each.checkpoint.waiting_at for each in saved if each.checkpoint.id == run.checkpoint_id), [])
+def _image(run: Run, saved: Sequence[Saved]) -> Checkpoint | None:
+    """What a run without a process is in."""
+    if run.frozen_since is None:
+        return None
+    return next((each.checkpoint for each in saved if each.checkpoint.id == run.checkpoint_id), None)
+
+
+def _newer(run: Run, current: Deployment | None) -> Deployment | None:
+    """The version that has come since this run failed, if one has."""
+    has_failed = LOOKS[RunState(run.state)].tone == "failed"
+    if current is None or not has_failed or run.finished_at is None or current.deployed_at < run.finished_at:
+        return None
+    return current if run.version and current.version != run.version else None
 
 
 # -- relatives, options, streams --------------------------------------------------------------------------------------

@@ -75,6 +75,8 @@ async def fork(request: Request) -> Response:
     async with here.database.transaction() as tx:
         origin = await run.known(tx, request)
     new_id, text = ids.new("run"), str(fields.get("answer", "")).strip()
+    if decision := fields.get("decision"):
+        text = msgspec.json.encode(_decided(request, str(decision))).decode()
     answer = _checked(text, "The answer") if text else None
     kept_as = await offload.stow(here, origin.environment_id, new_id, "answer", answer.encode()) if answer else None
     wait_id = str(fields.get("wait") or "") or None if answer else None
@@ -107,7 +109,7 @@ async def answer(request: Request) -> Response:
     if view is None:
         raise Refused(404, "There is no such token.")
     if view.token.title is not None:
-        said: dict[str, Any] = {"approved": fields.get("decision") == "approve", "by": auth.caller(request).person}
+        said = _decided(request, str(fields.get("decision")))
         if comment := str(fields.get("comment", "")).strip():
             said["comment"] = comment
         data = msgspec.json.encode(said)
@@ -115,6 +117,11 @@ async def answer(request: Request) -> Response:
         data = _checked(str(fields.get("value", "")).strip() or "null", "The value").encode()
     await complete_with(here, view.token.id, data)
     return go(request, f"/runs/{found.id}")
+
+
+def _decided(request: Request, decision: str) -> dict[str, Any]:
+    """What a run that asked a person is answered."""
+    return {"approved": decision == "approve", "by": auth.caller(request).person}
 
 
 def _checked(text: str, what: str) -> str:

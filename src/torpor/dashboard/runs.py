@@ -23,6 +23,8 @@ from torpor.server.hub import Hub, hub
 from torpor.store.records import Run
 
 PAGE_SIZE = 50
+MOST_BEGINNINGS = 8
+"""So many tasks are offered while there is no run yet."""
 PERIODS = {
     "1h": ("hour", timedelta(minutes=1)),
     "24h": ("24 hours", timedelta(minutes=30)),
@@ -52,6 +54,10 @@ async def show(request: Request) -> Response:
         if wanted != "runs":
             values["task_ids"] = [task.id for task in await read.tasks(tx, environment_id)]
             values["queues"] = await read.queue_names(tx, environment_id)
+        is_empty, stands = not listing.items, any(run.state == RunState.QUEUED for run in listing.items)
+        workers = await read.workers(tx, environment_id) if is_empty or stands else []
+        values["lacks_worker"] = (is_empty or stands) and not any(each.expires_at > now for each in workers)
+        values["tasks"] = (await read.tasks(tx, environment_id))[:MOST_BEGINNINGS] if is_empty else []
     rows = [Row.of(run, now) for run in listing.items]
     values |= {"rows": rows, "next": listing.next, "previous": listing.previous}
     return render(request, "runs.html", block="table" if wanted == "runs" else None, **values)

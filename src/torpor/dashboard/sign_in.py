@@ -66,13 +66,22 @@ async def by_link(request: Request) -> Response:
     async with here.database.transaction() as tx:
         token_hash = sessions.hash_of(request.path_params["link"])
         done = await engine.use_link(tx, token_hash, sessions.hash_of(cookie), now=here.clock.now())
-        if isinstance(done, Unknown):
-            raise Refused(
-                410, "This link was used already, or it has run out: `torpor accounts link` makes another one."
-            )
-        await end_of(tx, request)
+        if not isinstance(done, Unknown):
+            await end_of(tx, request)
+    if isinstance(done, Unknown):
+        if await _is_in(request):  # clicked again, in a browser that is in
+            return RedirectResponse(_next(request.query_params.get("next")), 303)
+        raise Refused(410, "This link was used already, or it has run out: `torpor accounts link` makes another one.")
     log.info("a browser signed in by a one-time link")
     return _in(here, cookie, _next(request.query_params.get("next")))
+
+
+async def _is_in(request: Request) -> bool:
+    try:
+        await sessions.identified(request)
+    except sessions.SignedOut:
+        return False
+    return True
 
 
 async def sign_out(request: Request) -> Response:

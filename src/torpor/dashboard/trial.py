@@ -18,7 +18,7 @@ from torpor import engine, ids
 from torpor.dashboard.page import go, part, render
 from torpor.dashboard.payload_form import Field, Given, PayloadForm
 from torpor.dashboard.tasks import known
-from torpor.durations import parse_duration
+from torpor.durations import parse_duration, write_duration
 from torpor.engine import PayloadMisfit, RunFilter, read, read_tasks
 from torpor.engine.pages import Page
 from torpor.engine.payload import fitted
@@ -53,18 +53,18 @@ OPTIONS: dict[str, list[Option]] = {
     ],
     "Where": [
         Option("queue", "Queue", "queues", "the task's"),
-        Option("concurrencyKey", "Concurrency key", hint="customer-7"),
-        Option("priority", "Priority", "seconds", "10m earlier in line"),
+        Option("concurrencyKey", "Concurrency key", hint="such as customer-7"),
+        Option("priority", "Priority", "seconds", "such as 10m earlier"),
         Option("machine", "Machine", "machines", "the task's"),
         Option("lockToVersion", "Version", "versions", "the current one"),
     ],
     "How long": [
-        Option("maxAttempts", "Attempts", "whole", "at most 3"),
-        Option("maxDuration", "Working time", "seconds", "at most 5m"),
+        Option("maxAttempts", "Attempts", "whole", "the task's"),
+        Option("maxDuration", "Working time", "seconds", "the task's"),
     ],
     "What it carries": [
-        Option("tags", "Tags", "list", "eu, vip"),
-        Option("idempotencyKey", "Idempotency key", hint="order-4711"),
+        Option("tags", "Tags", "list", "such as eu, vip"),
+        Option("idempotencyKey", "Idempotency key", hint="such as order-4711"),
         Option("idempotencyKeyTTL", "Key holds for", hint="24h"),
         Option("metadata", "Metadata", "json", '{"customer": 7}'),
         Option("test", "It is a test", "flag"),
@@ -269,6 +269,7 @@ async def _page(request: Request, task: Task, draft: Draft, status: int = 200) -
             "machines": await read_tasks.preset_names(tx, environment_id),
             "versions": [each.version for each in await read_tasks.task_versions(tx, environment_id, task.id)],
         }
+        queue = await read.queue(tx, environment_id, name=task.queue or f"task/{task.id}")
         recent = await read.runs(tx, environment_id, RunFilter(task_ids=[task.id]), Page(3 * RECENT))
     top: Field | None = None
     rest: list[str] = []
@@ -285,10 +286,18 @@ async def _page(request: Request, task: Task, draft: Draft, status: int = 200) -
         "first": _first(top, draft),
         "groups": OPTIONS,
         "names": names,
+        "own": _own(task),
+        "paused": queue.queue if queue is not None and queue.queue.is_paused else None,
         "recent": _distinct(recent.items),
         "begun_from": request.query_params.get("from"),
     }
     return render(request, "trial.html", block="form" if part(request) == "trial" else None, status=status, **values)
+
+
+def _own(task: Task) -> dict[str, str]:
+    """What counts where an option is left empty."""
+    longest = write_duration(task.max_duration_s) if task.max_duration_s else "any"
+    return {"maxAttempts": str(task.retry.get("max_attempts", 1)), "maxDuration": longest}
 
 
 def _first(top: Field | None, draft: Draft) -> str | None:

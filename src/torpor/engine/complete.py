@@ -100,7 +100,7 @@ async def settle(
         now,
         output_object,
     )
-    answered = replace(waitpoint, status=status, completed_by=by, completed_at=now)
+    answered = replace(waitpoint, status=status, output=output, completed_by=by, completed_at=now)
     if waitpoint.kind == "token" and status != "timed_out":
         answered = replace(answered, due_at=None)  # its deadline is not what wakes the run
     rows = await tx.fetch(

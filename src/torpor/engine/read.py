@@ -95,6 +95,8 @@ class WaitView:
     status: str
     awaited_run_id: str | None
     due_at: datetime | None
+    title: str | None  # what a person is asked, where one is
+    completed_by: str | None
     can_be_answered: bool
 
 
@@ -266,7 +268,7 @@ async def waits_of_checkpoints(
         return {}
     rows = await tx.fetch(
         """select waits.wait_id, waits.waitpoint_id, waitpoints.kind, waitpoints.status, waitpoints.awaited_run_id,
-                  waitpoints.due_at
+                  waitpoints.due_at, waitpoints.title, waitpoints.completed_by
            from waits join waitpoints on waitpoints.id = waits.waitpoint_id
            where waits.run_id = $1 and waits.wait_id = any($2::text[]) order by waits.created_at, waits.wait_id""",
         run_id,

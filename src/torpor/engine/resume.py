@@ -1,11 +1,16 @@
 """A waitpoint was answered: queue the frozen run again, or tell the worker that holds the living process."""
 
 from datetime import datetime
+from typing import Any
+
+import msgspec
 
 from torpor.engine import events, slots
 from torpor.engine.states import LEASED, RunState
 from torpor.store.database import Transaction
 from torpor.store.records import Run, Waitpoint
+
+MAX_SAID_CHARS = 500
 
 
 async def wake(tx: Transaction, run: Run, answered: Waitpoint, *, now: datetime) -> None:
@@ -51,6 +56,20 @@ async def resume(tx: Transaction, run: Run, answered: Waitpoint, *, now: datetim
         "run.resuming",
         now=now,
         attempt=run.attempt,
-        data={"waitpoint_id": answered.id, "kind": answered.kind, "status": answered.status},
+        data={"waitpoint_id": answered.id, "kind": answered.kind, "status": answered.status} | _decision(answered),
     )
     await tx.notify("work", environment_id=run.environment_id)
+
+
+def _decision(answered: Waitpoint) -> dict[str, Any]:
+    """What a person has decided who was asked, and who it was: the story says so."""
+    if answered.title is None or answered.output is None:
+        return {}
+    try:
+        said: Any = msgspec.json.decode(answered.output)
+    except msgspec.DecodeError:
+        return {}
+    if not isinstance(said, dict) or not isinstance(said.get("approved"), bool):
+        return {}
+    told = {name: str(said[name])[:MAX_SAID_CHARS] for name in ("by", "comment") if said.get(name)}
+    return {"approved": said["approved"], **told}

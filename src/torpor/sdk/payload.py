@@ -10,6 +10,8 @@ serializer and one way to tell which field doesn't fit. pydantic is loaded when 
 import inspect
 from collections.abc import Callable
 from functools import cached_property
+from math import isfinite
+from types import NoneType
 from typing import TYPE_CHECKING, Any, NotRequired, cast, get_type_hints
 
 from torpor.errors import OutputError, PayloadError
@@ -135,7 +137,12 @@ class Signature:
                     one = {"anyOf": [one, {"type": "null"}]}
                 return {**one, **({"$defs": whole["$defs"]} if "$defs" in whole else {})}
             case _:
-                return self._arguments.schema()
+                schema = self._arguments.schema()
+                for name, told in schema["properties"].items():
+                    default = self._signature.parameters[name].default
+                    if isinstance(default, str | int | NoneType) or (isinstance(default, float) and isfinite(default)):
+                        told["default"] = default  # others may have no form in JSON, and none is needed for a call
+                return schema
 
     def _has_default(self, name: str) -> bool:
         return self._signature.parameters[name].default is not inspect.Parameter.empty

@@ -144,11 +144,14 @@
     source.addEventListener("changed", (event) => refresh(event.data.split(" ")));
     source.addEventListener("open", () => {
       sign?.classList.add("is-on");
+      isBack();
       refresh(); // what has changed since the page was made was told to nobody
+      setTimeout(() => refresh(), 6_000); // and the server remembers counts for some seconds
     });
     source.addEventListener("error", () => {
       sign?.classList.remove("is-on");
-      if (source.readyState === EventSource.CLOSED) stop(); // signed out, or the server is another one: try later
+      if (source.readyState === EventSource.CONNECTING) isAway();
+      else stop(); // signed out, or the server is another one: try later
     });
   };
 
@@ -163,6 +166,7 @@
       await listen();
       if (!source) refresh();
     }, 3_000);
+    window.addEventListener("focus", () => refresh()); // somebody comes back from the editor, or the terminal
     // An announcement can be lost, and waits that nobody is tied to announce nothing.
     setInterval(() => {
       if (!document.hidden) refresh();
@@ -279,11 +283,24 @@
 
   const said = document.getElementById("said");
   let quiet = 0;
-  const say = (text) => {
+  const hush = () => said.classList.remove("is-on");
+  const say = (text, stays = false) => {
     said.textContent = text;
     said.classList.add("is-on");
     clearTimeout(quiet);
-    quiet = setTimeout(() => said.classList.remove("is-on"), 4000);
+    if (!stays) quiet = setTimeout(hush, 4000);
+  };
+
+  // A server that is started again is back within a second or two: that is not worth a word.
+  let away = 0;
+  const isAway = () => {
+    away ||= setTimeout(() => say("The server is away. This page goes on by itself when it is back.", true), 2000);
+  };
+  const isBack = () => {
+    if (!away) return;
+    clearTimeout(away);
+    away = 0;
+    hush();
   };
 
   // -- copying --------------------------------------------------------------------------------------------------------
