@@ -1,12 +1,15 @@
 """Errors: what failed in the same way stands together, and leads to where it did."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from playwright.async_api import Page, expect
 
 from torpor.dashboard.failure import failures
-from torpor.dashboard.fingerprints import masked
+from torpor.dashboard.fingerprints import grouped, masked
+from torpor.engine.read_failures import Failure
+from torpor.engine.states import RunState
 
 pytestmark = pytest.mark.anyio
 
@@ -23,6 +26,13 @@ pytestmark = pytest.mark.anyio
 )
 def test_what_differs_each_time_is_masked(message: str, told: str) -> None:
     assert masked(message) == told
+
+
+@pytest.mark.parametrize(("messages", "told"), [(["'prise'", "'prise'"], "'prise'"), (["'prise'", "'amont'"], "'…'")])
+def test_a_message_that_was_always_the_same_is_told_as_it_was(messages: list[str], told: str) -> None:
+    at = datetime(2026, 3, 1, tzinfo=UTC)
+    failed = [Failure("run_1", "order", "v1", RunState.FAILED, at, "KeyError", message, "") for message in messages]
+    assert [group.told for group in grouped(failed)] == [told]
 
 
 def test_members_of_a_group_and_causes_stand_below_what_they_belong_to() -> None:

@@ -87,6 +87,13 @@ async def test_everything_is_found_without_being_told(stack: Stack) -> None:
         await page.get_by_role("button", name="Resume order").click()
         await it_is_frozen(page, stack)
 
+        stack.kill_server()
+        await expect(page.get_by_text("The server is away")).to_be_visible()
+        stack.start_server()
+        await expect(page.locator("#said.is-on")).to_have_count(0)
+        await page.get_by_role("button", name="Reject").click()
+        await it_ends_with(page, '"kept"')
+
 
 async def menu(page: Page, name: str) -> None:
     await page.get_by_role("navigation", name="Pages").get_by_role("link", name=name).click()

@@ -92,7 +92,7 @@ def _period(request: Request) -> str:
 
 def _said(group: Group) -> str:
     place = f"{group.place.file} {group.place.function}" if group.place else ""
-    return f"{group.name} {group.message} {group.task_id} {place}".lower()
+    return f"{group.name} {group.told} {group.task_id} {place}".lower()
 
 
 async def _found(here: Hub, environment_id: str, period: str) -> Found:

@@ -66,6 +66,11 @@ class Group:
     failures: list[Failure] = field(default_factory=list)
 
     @property
+    def told(self) -> str:
+        """The message as it was, if it was the same each time."""
+        return self.last.message if len({failure.message for failure in self.failures}) == 1 else self.message
+
+    @property
     def last(self) -> Failure:
         return self.failures[0]
 

@@ -150,7 +150,7 @@
     });
     source.addEventListener("error", () => {
       sign?.classList.remove("is-on");
-      if (source.readyState === EventSource.CONNECTING) isAway();
+      if (source.readyState === EventSource.CONNECTING) isAway(2000);
       else stop(); // signed out, or the server is another one: try later
     });
   };
@@ -279,7 +279,8 @@
 
   // Signed out meanwhile, or the server is restarting: say so instead of leaving a page that looks fresh.
   document.addEventListener("htmx:responseError", (event) => say(`The server answered ${event.detail.xhr.status}`));
-  document.addEventListener("htmx:sendError", () => say("The server can't be reached"));
+  document.addEventListener("htmx:sendError", () => isAway(0));
+  document.addEventListener("htmx:afterRequest", (event) => { if (event.detail.successful) isBack(); });
 
   const said = document.getElementById("said");
   let quiet = 0;
@@ -293,8 +294,8 @@
 
   // A server that is started again is back within a second or two: that is not worth a word.
   let away = 0;
-  const isAway = () => {
-    away ||= setTimeout(() => say("The server is away. This page goes on by itself when it is back.", true), 2000);
+  const isAway = (pause) => {
+    away ||= setTimeout(() => say(url ? "The server is away. This page goes on by itself when it is back." : "The server can't be reached", true), pause);
   };
   const isBack = () => {
     if (!away) return;
