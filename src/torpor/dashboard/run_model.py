@@ -36,7 +36,7 @@ from torpor.store.database import Transaction
 from torpor.store.records import Event, LogLine, Run
 
 HEAD = {"events": 100, "logs": 200}
-WINDOW = {"events": 4000, "logs": 9800}
+WINDOW = {"events": 4900, "logs": 9800}
 """So many entries the beginning and the window have at most."""
 MAX_NEWS = 2000
 """When there is more that is new, the window is sent anew."""

@@ -181,6 +181,8 @@ class _Phases:
         self.anchor = self.anchor_bars = 0
         self._run = run
         self._waits = waits
+        self._coming = 0
+        self._asked: list[RunWait] = []
         self._known = known
         self._open: Kind | None = None
         self._since = self._at = run.created_at
@@ -245,9 +247,7 @@ class _Phases:
                 Bar("queued", self._until, at, "queued", "Queued"),
             ]
         if kind == "held":
-            asked = [
-                wait for wait in self._waits if wait.since <= since + timedelta(seconds=1) and _open_at(wait, since)
-            ]
+            asked = self._waits_at(since)
             kinds = [str(kind) for kind in data.get("kinds", ())]
             why = _waits_for(asked) or ", ".join(_KIND_OF_WAIT.get(kind, kind) for kind in kinds)
             answered = [
@@ -267,6 +267,14 @@ class _Phases:
         if kind == "frozen":
             return [Bar("frozen", since, at, _frozen_label(data), _frozen_told(data))]
         return [Bar(kind, since, at, _NAMES[kind].lower(), _told(kind, data))]
+
+    def _waits_at(self, at: datetime) -> list[RunWait]:
+        """Those that were open, or opened with that phase. Asked for one instant after the other: each wait is looked at once."""
+        while self._coming < len(self._waits) and self._waits[self._coming].since <= at + timedelta(seconds=1):
+            self._asked.append(self._waits[self._coming])
+            self._coming += 1
+        self._asked = [wait for wait in self._asked if wait.answered_at is None or wait.answered_at > at]
+        return self._asked
 
     def _thawed(self, data: dict[str, Any], *, is_new: bool) -> None:
         """The freeze's own bar says what the way back cost, and where that was."""
@@ -322,10 +330,6 @@ def _told(kind: Kind, data: dict[str, Any]) -> str:
             return f"Answered, and queued to go on: it waited for {_KIND_OF_WAIT[data['kind']]}"
         case _:
             return _NAMES[kind]
-
-
-def _open_at(wait: RunWait, at: datetime) -> bool:
-    return wait.answered_at is None or wait.answered_at > at
 
 
 def wait_bar(wait: RunWait) -> Bar:

@@ -16,6 +16,10 @@ Table = Literal["events", "logs"]
 COUNTED = 100_000
 """What is left out is counted so far."""
 _LOOKED_THROUGH = 2000
+_END = 2**63 - 1
+# Along the index of each run's own. Were it an equality and an order by id, Postgres might go along all ids instead, and read
+# past the million lines of another run to find ten of this one.
+_BETWEEN = "(run_id, id) > ($1, $2) and (run_id, id) < ($1, $3)"
 _TURNS_OF_EACH = 12
 
 
@@ -36,7 +40,7 @@ class Kin:
 async def first(tx: Transaction, table: Table, run_id: str, *, after: int = 0, limit: int) -> list[Any]:
     """The first ones with a greater id, in order."""
     rows = await tx.fetch(
-        f"select * from {table} where run_id = $1 and id > $2 order by id limit $3", run_id, after, limit
+        f"select * from {table} where {_BETWEEN} order by run_id, id limit $4", run_id, after, _END, limit
     )
     return [_of(table, row) for row in rows]
 
@@ -46,11 +50,10 @@ async def newest(
 ) -> list[Any]:
     """The newest ones between these ids, in order."""
     rows = await tx.fetch(
-        f"""select * from {table} where run_id = $1 and id > $2 and ($3::bigint is null or id < $3)
-            order by id desc limit $4""",
+        f"select * from {table} where {_BETWEEN} order by run_id desc, id desc limit $4",
         run_id,
         after,
-        before,
+        before or _END,
         limit,
     )
     return [_of(table, row) for row in reversed(rows)]
@@ -59,11 +62,10 @@ async def newest(
 async def count(tx: Transaction, table: Table, run_id: str, *, after: int = 0, before: int | None = None) -> int:
     """How many there are between these ids; COUNTED + 1 if there are more."""
     found = await tx.fetchval(
-        f"""select count(*) from (select from {table}
-            where run_id = $1 and id > $2 and ($3::bigint is null or id < $3) limit $4) as looked_at""",
+        f"select count(*) from (select from {table} where {_BETWEEN} limit $4) as looked_at",
         run_id,
         after,
-        before,
+        before or _END,
         COUNTED + 1,
     )
     return found or 0
@@ -74,12 +76,11 @@ async def last_of(
 ) -> Event | None:
     """The newest line of the story of these kinds between these ids. It looks back through so many lines only."""
     row = await tx.fetchrow(
-        """select * from (select * from events where run_id = $1 and id > $2 and ($3::bigint is null or id < $3)
-             order by id desc limit $4) as looked_at
+        f"""select * from (select * from events where {_BETWEEN} order by run_id desc, id desc limit $4) as looked_at
            where kind = any($5::text[]) order by id desc limit 1""",
         run_id,
         after,
-        before,
+        before or _END,
         _LOOKED_THROUGH,
         list(kinds),
     )
@@ -91,10 +92,11 @@ async def since(
 ) -> list[Event]:
     """From one line of the story on: of what is known those of these kinds, and all that is new."""
     rows = await tx.fetch(
-        """select * from events where run_id = $1 and id >= $2 and (id > $3 or kind = any($4::text[]))
-           order by id limit $5""",
+        f"""select * from events where {_BETWEEN} and (id > $4 or kind = any($5::text[]))
+           order by run_id, id limit $6""",
         run_id,
-        begin,
+        begin - 1,
+        _END,
         known,
         list(kinds),
         limit,

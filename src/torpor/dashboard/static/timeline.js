@@ -160,15 +160,19 @@
     }
 
     x(at) {
-      return this.gutter + ((this.scale.u(at) - this.view[0]) / (this.view[1] - this.view[0])) * this.width;
+      return this.xOf(this.scale.u(at));
+    }
+
+    xOf(u) {
+      return this.gutter + ((u - this.view[0]) / (this.view[1] - this.view[0])) * this.width;
     }
 
     /** Where time is compressed: a band across all rows, with its slashes, and how much is hidden there. */
     breaks(drawing, high) {
       for (const part of this.scale.parts) {
         if (!part.broken) continue;
-        const [left, right] = [this.x(part.from), this.x(part.until)];
-        if (right < this.gutter || left > this.gutter + this.width) continue;
+        const [left, right] = [this.xOf(part.u), this.xOf(part.u + part.drawn)];
+        if (right < this.gutter || left > this.gutter + this.width || right - left < 3) continue;
         drawing.append(svg("rect", { class: "tl-gap", x: Math.max(left, this.gutter), y: AXIS - 2, width: Math.max(0, Math.min(right, this.gutter + this.width) - Math.max(left, this.gutter)), height: high }));
       }
     }
@@ -186,7 +190,7 @@
         axis.append(svg("text", { class: kind, x, y: AXIS - 12, "text-anchor": anchor }, text));
         taken.push([begin, begin + 2 * half]);
       };
-      const seen = this.scale.parts.map((part) => [part, this.x(part.from), this.x(part.until)]).filter(([, a, b]) => b >= left && a <= right);
+      const seen = this.scale.parts.map((part) => [part, this.xOf(part.u), this.xOf(part.u + part.drawn)]).filter(([, a, b]) => b >= left && a <= right && b - a >= 8);
       for (const [part, a, b] of seen) {
         if (!part.broken) continue;
         const middle = (Math.max(a, left) + Math.min(b, right)) / 2;
@@ -245,8 +249,8 @@
         const left = this.x(bar[1]);
         const exact = this.x(until(bar));
         const last = Math.max(exact, left + 2);
-        if (last <= drawn + 0.5) continue; // nothing of it would be seen
-        drawn = Math.floor(last);
+        if (last <= drawn + 0.5 || (exact - left < 2 && left < drawn)) continue; // little or nothing of it would be seen
+        drawn = last;
         const x = Math.max(left, this.gutter - 4);
         const width = Math.max(2, Math.min(last, right + 4) - x - (exact - left > 4 ? 1 : 0));
         const shape = svg("rect", { class: `tl-bar tl-${bar[0]}${bar[2] === null ? " tl-open" : ""}`, x, y: top, width, height: high, rx: Math.min(4, width / 2) });
