@@ -36,7 +36,7 @@ def parse_duration(value: str | float | timedelta) -> timedelta:
     if math.isnan(seconds) or seconds < 0:
         raise ValueError(f"a duration can't be negative: {value!r}")
     if seconds > _LONGEST_S:
-        raise ValueError(f"{value!r} is longer than a hundred years")
+        raise ValueError(f"{value!r:.60} is longer than a hundred years")
     return timedelta(seconds=seconds)
 
 
@@ -56,7 +56,9 @@ def _read(text: str) -> float:
     bare = text.replace(" ", "").lower()
     parts = _PART.findall(bare)
     if not parts or "".join(number + unit for number, unit in parts) != bare:
-        raise ValueError(f"{text!r} is not a duration: write one such as '30s', '2h30m' or '1w' (units: w, d, h, m, s)")
+        raise ValueError(
+            f"{text!r:.60} is not a duration: write one such as '30s', '2h30m' or '1w' (units: w, d, h, m, s)"
+        )
     return sum(float(number) * _SECONDS[unit] for number, unit in parts)
 
 
@@ -81,7 +83,7 @@ def parse_instant(value: str | float | datetime) -> datetime:
                 instant = datetime.fromtimestamp(float(value) / 1000, UTC)
         return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError, OSError):
-        raise ValueError(f"{value!r} is not a date: write one such as '2026-03-01T07:00:00Z'") from None
+        raise ValueError(f"{value!r:.60} is not a date: write one such as '2026-03-01T07:00:00Z'") from None
 
 
 def parse_when(value: str | float | timedelta | datetime, *, now: datetime) -> datetime:

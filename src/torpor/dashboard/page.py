@@ -5,6 +5,7 @@ part of itself asks for its own address again with the part's id (htmx says so i
 and `render` then renders the block of that name alone.
 """
 
+import logging
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,10 +20,11 @@ from starlette.routing import Route
 
 from torpor.dashboard import figures, states, static
 from torpor.server import auth, sessions
-from torpor.server.errors import Refused
+from torpor.server.errors import Refused, refusal_of
 from torpor.server.hub import hub
 from torpor.server.sessions import Session, SignedOut
-from torpor.store.database import DatabaseDown
+
+log = logging.getLogger("torpor.dashboard")
 
 HEADERS = {
     "content-security-policy": (
@@ -121,10 +123,12 @@ def told(route: Route) -> Route:
             response = await handler(request)
         except SignedOut:
             response = go(request, sessions.sign_in_url(request))
-        except Refused as refusal:
+        except Exception as error:
+            refusal = error if isinstance(error, Refused) else refusal_of(request, error)
+            if refusal is None:
+                log.exception("the page %s failed", route.path)
+                refusal = Refused(500, "The server has failed at this. Its log says how.")
             response = render(request, "refused.html", status=refusal.status, message=refusal.message)
-        except DatabaseDown:
-            response = render(request, "refused.html", status=503, message="the database can't be reached")
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         response.headers.setdefault("cache-control", "no-store")

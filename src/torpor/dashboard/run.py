@@ -4,11 +4,11 @@ The page is three parts that refresh apart: `top` (state, buttons, where it stan
 model as JSON (run_model.py), and `facts` (everything else; the story in words is run_story.py's).
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 from starlette.requests import Request
@@ -259,10 +259,10 @@ async def _options(tx: Transaction, environment_id: str, run: Run) -> list[tuple
         schedule = await read.schedule(tx, environment_id, run.schedule_id)
     key = (run.idempotency_key_options or {}).get("key")
     rows: list[tuple[str, str | None, str | None]] = [
-        ("Queue", run.queue, f"/?queue={run.queue}" if re.fullmatch(r"[\w./-]+", run.queue) else None),
+        ("Queue", run.queue, f"/?{urlencode({'queue': run.queue})}"),
         ("Concurrency key", run.concurrency_key or None, None),
         ("Machine", run.preset, None),
-        ("Version", run.version, f"/?version={run.version}" if run.version else None),
+        ("Version", run.version, f"/?{urlencode({'version': run.version})}" if run.version else None),
         ("Locked to version", run.locked_version, None),
         ("Attempts", f"{run.attempt} of at most {run.max_attempts}", None),
         ("Priority", write_duration(run.priority_s) if run.priority_s else None, None),

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from torpor import engine
 from torpor.dashboard.page import go, part, render
 from torpor.dashboard.states import LOOKS, TONES
-from torpor.durations import parse_duration, parse_instant
+from torpor.durations import parse_duration
 from torpor.engine import RunFilter, RunState, read, read_bulk
 from torpor.engine.pages import Page
 from torpor.engine.read_counts import run_counts
@@ -20,6 +20,7 @@ from torpor.engine.states import ENDS
 from torpor.server import auth, sessions
 from torpor.server.errors import Refused
 from torpor.server.hub import Hub, hub
+from torpor.server.paging import between
 from torpor.store.records import Run
 
 PAGE_SIZE = 50
@@ -75,16 +76,11 @@ def is_filtered(query: QueryParams) -> bool:
 def of_query(query: QueryParams, now: datetime) -> RunFilter:
     """What the address asks for. 400 for what can't be: to pass it over would show runs that were not asked for."""
     several = {name: [value for value in query.getlist(name) if value] or None for name in FILTERS}
-    try:
-        states = [RunState(value) for value in several["state"]] if several["state"] else None
-        period = query.get("period")
-        since = [now - parse_duration(period)] if period else []
-        since += [parse_instant(query["from"])] if query.get("from") else []
-        until = parse_instant(query["to"]) if query.get("to") else None
-    except (ValueError, OverflowError) as error:
-        raise Refused(400, str(error)) from None
+    if unknown := [value for value in several["state"] or () if value not in {*RunState}]:
+        raise Refused(400, f"state: there is no {unknown[0][:40]!r}; there are {', '.join(RunState)}")
+    since, until = between(query, now, since="from", until="to", period="period")
     return RunFilter(
-        states=states,
+        states=[RunState(value) for value in several["state"]] if several["state"] else None,
         task_ids=several["task"],
         versions=several["version"],
         tags=several["tag"],
@@ -93,7 +89,7 @@ def of_query(query: QueryParams, now: datetime) -> RunFilter:
         schedule_ids=several["schedule"],
         bulk_id=query.get("bulk") or None,
         search=(query.get("q") or "").strip() or None,
-        created_from=max(since, default=None),
+        created_from=since,
         created_to=until,
     )
 

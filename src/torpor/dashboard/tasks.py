@@ -108,7 +108,7 @@ async def known(here: Hub, environment_id: str, task_id: str) -> Task:
     if task is None:
         alike = near(task_id, names)
         hint = f" Did you mean {', '.join(alike)}?" if alike else ""
-        raise Refused(404, f"The current version has no task {task_id}.{hint}")
+        raise Refused(404, f"The current version has no task {task_id[:200]}.{hint}")
     return task
 
 

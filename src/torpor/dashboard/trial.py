@@ -104,7 +104,7 @@ async def _payload_of(here: Hub, environment_id: str, run_id: str) -> Any:
     async with here.database.transaction() as tx:
         run = await read.run(tx, environment_id, run_id)
     if run is None:
-        raise Refused(404, f"There is no run {run_id} to begin from.")
+        raise Refused(404, f"There is no run {run_id[:60]} to begin from.")
     run = await offload.whole(here, run)
     return UNSET if run.payload is None else msgspec.json.decode(run.payload)
 

@@ -46,14 +46,11 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(DatabaseDown, _database_down)
-    app.add_exception_handler(ObjectsDown, _objects_down)
-    app.add_exception_handler(ObjectMissing, _object_missing)
-    app.add_exception_handler(asyncpg.TransactionRollbackError, _collided)
-    app.add_exception_handler(asyncpg.DataError, _unstorable)
-    app.add_exception_handler(asyncpg.ProgramLimitExceededError, _unstorable)
-    app.add_exception_handler(UnicodeDecodeError, _not_text)
-    app.add_exception_handler(RecursionError, _too_deep)
+    for kind in (
+        *(DatabaseDown, ObjectsDown, ObjectMissing, UnicodeDecodeError, RecursionError),
+        *(asyncpg.TransactionRollbackError, asyncpg.DataError, asyncpg.ProgramLimitExceededError),
+    ):
+        app.add_exception_handler(kind, _told)
     app.add_exception_handler(Exception, _bug)
 
 
@@ -106,44 +103,40 @@ def _asked(request: Request) -> str:
     return getattr(request.scope.get("endpoint"), "__name__", request.method)
 
 
-async def _database_down(request: Request, error: Exception) -> Response:
-    log.warning("%s: the database can't be reached (%s)", _asked(request), error)
-    response = _answer(503, "the database can't be reached; try again in a moment")
-    response.headers["retry-after"] = "1"
+def refusal_of(request: Request, error: Exception) -> Refused | None:
+    """How what was raised below is told to the caller, and noted in the log if it is not theirs; None: it is a bug."""
+    match error:
+        case DatabaseDown():
+            log.warning("%s: the database can't be reached (%s)", _asked(request), error)
+            return Refused(503, "the database can't be reached; try again in a moment")
+        case ObjectsDown():
+            log.warning("%s: %s", _asked(request), error)
+            return Refused(503, "the object store does not answer; try again in a moment")
+        case ObjectMissing():  # its row says that it was put; trying again won't bring it back, so it is no 5xx
+            log.error("%s: %s", _asked(request), error)
+            return Refused(410, f"a large payload or output is not in this server's object store: {error}")
+        case asyncpg.TransactionRollbackError():
+            # The database broke a deadlock at this request's cost. Nothing was done, so it may simply be said again.
+            log.warning("%s: %s", _asked(request), type(error).__name__)
+            return Refused(503, "the request collided with another; try again")
+        case asyncpg.DataError() | asyncpg.ProgramLimitExceededError():
+            # Text that Postgres can't hold, such as one with a NUL character, or a name that is too long for an index.
+            return Refused(422, f"the request holds a value that can't be stored: {error}")
+        case UnicodeDecodeError():
+            return Refused(400, "the request holds text that is not UTF-8")
+        case RecursionError():  # what is read at one depth of calls is written, or compared, at another
+            return Refused(422, "the request holds a value that is nested too deeply")
+        case _:
+            return None
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    refusal = refusal_of(request, error)
+    assert refusal is not None
+    response = _answer(refusal.status, refusal.message)
+    if isinstance(error, DatabaseDown | ObjectsDown):
+        response.headers["retry-after"] = "1"
     return response
-
-
-async def _objects_down(request: Request, error: Exception) -> Response:
-    log.warning("%s: %s", _asked(request), error)
-    response = _answer(503, "the object store does not answer; try again in a moment")
-    response.headers["retry-after"] = "1"
-    return response
-
-
-async def _object_missing(request: Request, error: Exception) -> Response:
-    """Its row says that it was put. Trying again won't bring it back, so it is no 5xx."""
-    log.error("%s: %s", _asked(request), error)
-    return _answer(410, f"a large payload or output is not in this server's object store: {error}")
-
-
-async def _collided(request: Request, error: Exception) -> Response:
-    """The database broke a deadlock at this request's cost. Nothing was done, so it may simply be said again."""
-    log.warning("%s: %s", _asked(request), type(error).__name__)
-    return _answer(503, "the request collided with another; try again")
-
-
-async def _unstorable(request: Request, error: Exception) -> Response:
-    """Text that Postgres can't hold, such as one with a NUL character, or a name that is too long for an index."""
-    return _answer(422, f"the request holds a value that can't be stored: {error}")
-
-
-async def _not_text(request: Request, error: Exception) -> Response:
-    return _answer(400, "the request holds text that is not UTF-8")
-
-
-async def _too_deep(request: Request, error: Exception) -> Response:
-    """What is read at one depth of calls is written, or compared, at another."""
-    return _answer(422, "the request holds a value that is nested too deeply")
 
 
 async def _bug(request: Request, error: Exception) -> Response:
