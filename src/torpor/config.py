@@ -5,7 +5,7 @@ A value that can't be used is a ConfigError that names the variable and what it 
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from torpor.errors import ConfigError
@@ -31,6 +31,9 @@ class Settings:
     """The port that the server listens on; 0 takes any free one."""
     public_url: str | None = None
     """How the outside reaches the server (callback URLs of wait tokens, presigned URLs). Default: http://host:port."""
+    proxies: str = "127.0.0.1"
+    """Addresses or networks of the proxies before the server, separated by commas, or *: what they say in X-Forwarded-For is
+    believed."""
     api_url: str | None = None
     """The server, for workers, the command line and clients. TRIGGER_API_URL is read too."""
     secret_key: str | None = None
@@ -161,6 +164,22 @@ class Settings:
     """How many requests with one public token are taken at once, after a pause."""
     realtime_subscriptions: int = 0
     """How many realtime subscriptions and readers of streams of one environment a server holds open; 0: as many as there are."""
+    oidc_issuer: str | None = None
+    """The OpenID provider that people may sign in with, such as https://accounts.google.com."""
+    oidc_client_id: str | None = None
+    """What the provider knows this server as."""
+    oidc_client_secret: str | None = field(default=None, repr=False)
+    """And by what it is sure of that; none for a public client."""
+    oidc_allow: str | None = None
+    """Who may enter: ada@example.com, @example.com, group:ops, or * for everybody whom the provider knows; with commas."""
+    oidc_scopes: str = "openid email profile"
+    """What the provider is asked for."""
+    oidc_groups_claim: str = "groups"
+    """Where the provider says in which groups somebody is; dots lead into what is nested."""
+    oidc_button: str = "Sign in with OpenID"
+    """What the button says."""
+    oidc_only: bool = False
+    """True: passwords open nothing. One-time links still do."""
     freeze: bool = True
     """False holds every waiting run in memory, as on a machine without CRIU."""
 
@@ -173,14 +192,14 @@ class Settings:
         """
         environ = os.environ if environ is None else environ
         values: dict[str, object] = {}
-        for field in fields(cls):
-            name = "TORPOR_" + field.name.upper()
+        for each in fields(cls):
+            name = "TORPOR_" + each.name.upper()
             text = environ.get(name)
-            if not text and field.name in ("api_url", "secret_key", "access_token"):
-                text = environ.get("TRIGGER_" + field.name.upper())
+            if not text and each.name in ("api_url", "secret_key", "access_token"):
+                text = environ.get("TRIGGER_" + each.name.upper())
             if text:
-                values[field.name] = _parse(name, text, getattr(cls, field.name))
-            if (choices := _CHOICES.get(field.name)) and values.get(field.name, choices[0]) not in choices:
+                values[each.name] = _parse(name, text, each.default)
+            if (choices := _CHOICES.get(each.name)) and values.get(each.name, choices[0]) not in choices:
                 raise ConfigError(f"{name}={text!r} can't be used: it should be {' or '.join(choices)}")
         return cls(**values)  # pyright: ignore[reportArgumentType]
 

@@ -31,5 +31,5 @@ def test_a_link_signs_in(url: str) -> None:
     link = torpor("accounts", "link").strip()
     assert link.startswith(f"{url}/sign-in/")
     with httpx2.Client() as browser:
-        assert browser.get(link).status_code == 303
+        assert browser.post(link).status_code == 303
         assert "No run yet" in browser.get(url).text

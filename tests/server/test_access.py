@@ -92,6 +92,9 @@ def test_only_what_nobody_has_to_hide_is_open_and_workers_routes_are_workers_onl
         "GET /sign-in",
         "POST /sign-in",
         "GET /sign-in/{link}",
+        "POST /sign-in/{link}",
+        "GET /openid",
+        "GET /openid/callback",
     }
     assert {name for name, line in ROUTES.items() if Kind.SESSION in line.takes} <= {
         name for name, line in ROUTES.items() if line.is_page

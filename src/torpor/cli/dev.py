@@ -26,7 +26,7 @@ TRIES_TO_COME_UP = 3
 LOOK_AT_DATABASE_S = 1.0
 SECRETS = (
     *("TORPOR_SECRET_KEY", "TRIGGER_SECRET_KEY", "TORPOR_ACCESS_TOKEN", "TRIGGER_ACCESS_TOKEN"),
-    *("TORPOR_DATABASE_URL", "TORPOR_WORKER_TOKEN"),
+    *("TORPOR_DATABASE_URL", "TORPOR_WORKER_TOKEN", "TORPOR_OIDC_CLIENT_SECRET"),
 )
 """Given to each service that needs them, and to no other: a worker, for one, never sees the database."""
 
@@ -171,6 +171,8 @@ class Dev:
         }
         if database_url:
             environment |= {"TORPOR_DATABASE_URL": database_url, "TORPOR_SECRET_KEY": self._state.secret_key}
+            if self._settings.oidc_client_secret:
+                environment |= {"TORPOR_OIDC_CLIENT_SECRET": self._settings.oidc_client_secret}
         service = Service(
             name,
             arguments,

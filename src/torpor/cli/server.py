@@ -20,6 +20,7 @@ def server(
 
     die_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
     settings = Settings.from_environment()
     if not settings.database_url:
         raise ConfigError("TORPOR_DATABASE_URL is not set: the server needs a Postgres (`torpor dev` brings its own)")

@@ -30,12 +30,15 @@ async def live(request: Request) -> Response:
 async def _changes(here: Hub, cookie_hash: bytes, run_id: str | None) -> AsyncGenerator[bytes, None]:
     ear = here.wakeups.listen("run", run_id) if run_id else here.wakeups.listen("runs").and_to("changes")
     was_told = False
-    with ear:
+    with ear.and_to("session", cookie_hash.hex()):
         yield b"retry: 2000\n\n"
         while True:
             is_woken = await ear.wait(QUIET_S if was_told else KEEP_ALIVE_S)
             if here.wakeups.is_closed:
                 raise Cut
+            async with here.database.transaction() as tx:
+                if await engine.signed_in(tx, cookie_hash, now=here.clock.now()) is None:
+                    return  # signed out in another window
             if is_woken or was_told:
                 was_told = is_woken
                 kinds = " ".join(sorted({said["what"] for said in ear.heard}))
@@ -43,7 +46,4 @@ async def _changes(here: Hub, cookie_hash: bytes, run_id: str | None) -> AsyncGe
                 yield f"event: changed\ndata: {kinds}\n\n".encode()
                 await asyncio.sleep(PAUSE_S)
                 continue
-            async with here.database.transaction() as tx:
-                if await engine.signed_in(tx, cookie_hash, now=here.clock.now()) is None:
-                    return  # signed out in another window
             yield STILL_HERE

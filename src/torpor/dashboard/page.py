@@ -120,6 +120,7 @@ def told(route: Route) -> Route:
 
     async def answered(request: Request) -> Response:
         try:
+            sessions.check_host(request)
             response = await handler(request)
         except SignedOut:
             response = go(request, sessions.sign_in_url(request))

@@ -3,7 +3,8 @@
      1. states.py       the states, the drawing, who may move a run along which edge, the public names
      2. deploy.py       ensure_environment, register_worker, register_version: who may come, what they bring
         api_keys.py     configure_key, create_key, rotate_key, revoke_key: with which keys the API is asked
-        accounts.py     create_account, remove_account, sign_in, sign_out, make_link, use_link: who looks at the dashboard
+        accounts.py     create_account, enter, change_password, remove_account, sign_in, sign_out, end_session, make_link,
+                        use_link: who looks at the dashboard
         one_time.py     use_token: public tokens that are good for one use
         env_vars.py     set_variables, change_variable, unset_variable: what all runs have in os.environ
         versions.py     match_versions: which queued runs a version can start
@@ -68,14 +69,20 @@ through a shared idempotency key: Postgres ends one transaction, and the message
 
 from torpor.engine import queues, read, read_batch, read_bulk, read_streams
 from torpor.engine.accounts import (
+    Browser,
     NameTaken,
     SignedIn,
     account_by_name,
     accounts,
+    change_password,
     create_account,
+    end_session,
+    end_sessions,
+    enter,
     forget_sessions,
     make_link,
     remove_account,
+    sessions_of,
     sign_in,
     sign_out,
     signed_in,
@@ -273,6 +280,7 @@ __all__ = [
     "BatchCreated",
     "BatchRequest",
     "Blocked",
+    "Browser",
     "BulkAborted",
     "BulkCreated",
     "BulkRequest",
@@ -366,6 +374,7 @@ __all__ = [
     "cancel",
     "cascade",
     "change_metadata",
+    "change_password",
     "change_variable",
     "collect",
     "complete_waitpoint",
@@ -389,7 +398,10 @@ __all__ = [
     "drop_keys",
     "due",
     "due_schedules",
+    "end_session",
+    "end_sessions",
     "ensure_environment",
+    "enter",
     "expire",
     "expire_checkpoints",
     "find_faults",
@@ -458,6 +470,7 @@ __all__ = [
     "rotate_data_key",
     "rotate_key",
     "save",
+    "sessions_of",
     "set_variables",
     "sign_in",
     "sign_out",

@@ -54,8 +54,16 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _bug)
 
 
+PLAIN = {
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-store",
+}
+"""What somebody's browser shows of an answer is text, and stays where it is."""
+
+
 def _answer(status: int, message: str, **extra: Any) -> Response:
-    return Response(msgspec.json.encode({"error": message, **extra}), status, media_type="application/json")
+    return Response(msgspec.json.encode({"error": message, **extra}), status, PLAIN, "application/json")
 
 
 async def _refused(request: Request, error: Exception) -> Response:

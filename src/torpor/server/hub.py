@@ -9,9 +9,11 @@ from starlette.requests import Request
 
 from torpor.clock import Clock
 from torpor.config import Settings
+from torpor.errors import ConfigError
 from torpor.objects import Objects, open_objects
 from torpor.server.feeds import Feeds
 from torpor.server.master_keys import MasterKeys
+from torpor.server.openid import OpenId
 from torpor.server.rates import Rate, Rates
 from torpor.server.tails import Tails
 from torpor.server.wakeups import Wakeups
@@ -83,6 +85,14 @@ class Hub:
     @cached_property
     def master_keys(self) -> MasterKeys:
         return MasterKeys.of(self.settings)
+
+    @cached_property
+    def openid(self) -> OpenId | None:
+        if self.settings.oidc_issuer:
+            return OpenId(self.settings, self.master_keys, self.public_url)
+        if self.settings.oidc_only:
+            raise ConfigError("TORPOR_OIDC_ONLY is set, but not TORPOR_OIDC_ISSUER: nobody could sign in")
+        return None
 
     def hear(self, kind: str, data: dict[str, Any]) -> None:
         """The database's callback: what is remembered of keys is forgotten when one has changed."""

@@ -64,6 +64,7 @@ async def serve(
         try:
             await _ensure_environment(database, settings, clock)
             app = create_app(settings, database, clock)
+            _ = app.state.hub.openid  # what is wrong with its settings is told now
             if newcomer is not None and (link := await accounts.first_link(app.state.hub)):
                 newcomer(link)
             async with _stop_on_signals(stop) as stopping:
@@ -129,6 +130,7 @@ async def _run(
         lifespan="off",
         timeout_graceful_shutdown=DRAIN_S,
         server_header=False,
+        forwarded_allow_ips=here.settings.proxies,
     )
     server = _Uvicorn(config, lambda: ready(f"http://{here.settings.host}:{here.settings.port}"))
     await here.database.listen(here.wakeups.hear)

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import secrets
 from dataclasses import dataclass
+from ipaddress import ip_address
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from starlette.datastructures import ImmutableMultiDict
@@ -15,14 +16,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from torpor import engine
-from torpor.engine.accounts import IDLE_S
+from torpor.engine.accounts import IDLE_S, Browser
 from torpor.server.bodies import read_body
 from torpor.server.errors import Refused
 from torpor.server.hub import Hub, hub
 from torpor.store.records import Account
 
 MAX_FIELDS = 1000
+MAX_AGENT, MAX_ADDRESS = 300, 64
 SAFE = ("GET", "HEAD")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 BY_LINK = "operator"
 """Who is signed in without an account, by a link: whoever holds a secret key."""
 
@@ -63,8 +66,15 @@ def csrf_token(cookie: str) -> str:
     return hmac.new(cookie.encode(), b"forms of the dashboard", hashlib.sha256).hexdigest()
 
 
-def new_cookie() -> str:
-    return secrets.token_urlsafe(32)
+def new(request: Request) -> tuple[str, Browser]:
+    """A cookie, and the browser that it is for."""
+    cookie = secrets.token_urlsafe(32)
+    agent = "".join(each for each in request.headers.get("user-agent", "")[:MAX_AGENT] if each.isprintable())
+    return cookie, Browser(hash_of(cookie), address(request), agent)
+
+
+def address(request: Request) -> str:
+    return request.client.host[:MAX_ADDRESS] if request.client else ""
 
 
 def give(response: Response, here: Hub, cookie: str) -> None:
@@ -106,11 +116,39 @@ async def identified(request: Request) -> Session:
 
 def check_origin(request: Request) -> None:
     """403 for what another site's page has made a browser send. A browser says so by itself, and no page can say otherwise."""
+    here = hub(request)
     origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
-    own = {request.headers.get("host", ""), urlsplit(hub(request).public_url).netloc}
-    is_ours = urlsplit(origin).netloc in own if origin not in (None, "null") else origin is None
-    if not is_ours or site not in (None, "same-origin", "none"):
+    public, host = urlsplit(here.public_url), request.headers.get("host")
+    own = {None, f"{public.scheme}://{public.netloc}", f"https://{host}"}
+    if not is_secure(here):
+        own.add(f"http://{host}")
+    if origin not in own or site not in (None, "same-origin", "none"):
         raise Refused(403, "this was sent by a page of another site", code="origin")
+
+
+def check_host(request: Request) -> None:
+    """421 for a page that is asked for by somebody else's name, on a server of this machine alone. Who owns a name can have it
+    lead here (DNS rebinding), and to the browser his page would be one of ours."""
+    here = hub(request)
+    if here.settings.host not in LOOPBACK:
+        return
+    name = _host(f"//{request.headers.get('host', '')}")
+    if name not in ("localhost", _host(here.public_url)) and not name.endswith(".localhost") and not _is_address(name):
+        raise Refused(421, f"this is {here.public_url}; TORPOR_PUBLIC_URL says by what other name it is reached")
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        return bool(ip_address(name))
+    except ValueError:
+        return False
 
 
 async def form(request: Request) -> ImmutableMultiDict[str, str]:

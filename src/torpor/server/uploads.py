@@ -21,7 +21,7 @@ from torpor.objects import ObjectMissing
 from torpor.server import offload, packets, presigned
 from torpor.server.auth import Keyed
 from torpor.server.bodies import read_body, reply
-from torpor.server.errors import Refused, not_found
+from torpor.server.errors import PLAIN, Refused, not_found
 from torpor.server.hub import Hub, hub
 from torpor.store.records import Run
 
@@ -129,4 +129,4 @@ async def get(request: Request, environment_id: str, name: str) -> Response:
         text = await hub(request).objects.get(f"{environment_id}/{name}")
     except ObjectMissing:
         raise not_found() from None
-    return Response(text, headers={"cache-control": "no-store"}, media_type="application/json")
+    return Response(text, headers=PLAIN, media_type="application/json")

@@ -5,6 +5,7 @@
     story, logs    -- ("run", run_id)              all
     dashboard      -- ("runs",)                    all: any run
                       ("changes",)                 all: what else pages show, and each kind is kept until it is read
+                      ("session", cookie_hash)     all: for the end of what they may see
     streams        -- ("stream", run_id, direction, key)   all; and ("run", run_id), for its end
     timer duty     -- ("timer",)                   all
     grant duty     -- ("grant",)                   all
@@ -107,6 +108,8 @@ class Wakeups:
                 self._wake_all(("changes",), data)
             case "keys":
                 self._wake_all(("changes",), {"what": "keys"})
+            case "session":
+                self._wake_all(("session", data["cookie_hash"]), None)
             case "stream":
                 self._wake_all(("stream", data["run_id"], data["direction"], data["key"]), None)
             case "timer":

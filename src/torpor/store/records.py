@@ -57,8 +57,10 @@ class ApiKey(Row):
 class Account(Row):
     id: str
     name: str
-    password_hash: str
+    password_hash: str | None
     created_at: datetime
+    issuer: str | None
+    subject: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,9 @@ class Session(Row):
     created_at: datetime
     seen_at: datetime
     expires_at: datetime
+    address: str
+    agent: str
+    ends_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
