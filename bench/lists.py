@@ -14,12 +14,13 @@ import asyncio
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 from dequeue import Explaining, World
+from long_history import fill
 from measured import row
 
 from torpor import engine
@@ -31,27 +32,6 @@ from torpor.store.migrate import upgrade
 from torpor.store.records import Run
 
 TIMES = 5
-FILL = """
-insert into runs (id, environment_id, task_id, queue, version, state, preset, tags, is_test, schedule_id, batch_id,
-                  batch_index, payload, output, attempt, max_attempts, lease, available_at, created_at, updated_at,
-                  started_at, finished_at)
-select 'run_' || substr(md5(n::text), 1, 24), $1, task, 'task/' || task, version, state,
-       case when n % 1000 = 0 then 'large-2x' else 'small-1x' end, tags, n % 5000 = 0,
-       case when n % 10000 = 0 then 'sched_rare' when n % 2 = 0 then 'sched_common' end,
-       case when n > $2 - 100000 and n <= $2 - 50000 then 'batch_large' end,
-       case when n > $2 - 100000 and n <= $2 - 50000 then n end,
-       '{"n": 1}', case when state = 'completed' then '"done"' end, 1, 3, 2, at, at, at, at,
-       case when state <> 'queued' then at end
-from (
-    select n, $3::timestamptz - ($2 - n) * interval '2 seconds' as at,
-           case when n % 100000 = 7 then 'task-rare' when n % 10 = 0 then 'task-some' else 'task-main' end as task,
-           case when n <= $2 / 4 then 'v-old' else 'v-new' end as version,
-           case when n > $2 - 1000 then 'queued' when n between $2 / 10 and $2 / 10 + 5000 then 'failed'
-                else 'completed' end as state,
-           case when n = 77 then array['tag-rare', 'tag-old'] when n <= $2 / 2 then array['tag-old', 'c' || n % 100]
-                else array['c' || n % 100] end as tags
-    from generate_series(1, $2::int) n) as made
-"""
 LISTS: list[tuple[str, dict[str, Any]]] = [
     ("no filter", {}),
     ("status, common", {"status": ["COMPLETED"]}),
@@ -81,33 +61,6 @@ LISTS: list[tuple[str, dict[str, Any]]] = [
     ("search, the beginning of tasks' names", {"search": "task"}),
     ("search, a tag", {"search": "tag-rare"}),
 ]
-
-
-async def fill(world: World, count: int) -> datetime:
-    now = datetime.now(UTC)
-    async with world.database.transaction() as tx:
-        await tx.execute(FILL, world.environment_id, count, now)
-        await tx.execute(
-            """insert into tasks (environment_id, version, id, file, line, is_async, parameters, payload_schema, retry,
-                                  reported_at)
-               select environment_id, version, task, file, line, is_async, parameters, payload_schema, retry, reported_at
-               from tasks, unnest(array['task-main', 'task-some', 'task-rare']) as task"""
-        )
-        await tx.execute(
-            """insert into bulk_actions (id, environment_id, kind, total, succeeded, created_at, completed_at)
-               select 'bulk_large', $1, 'cancel', $2, $2, $3, $3""",
-            world.environment_id,
-            count // 10,
-            now,
-        )
-        await tx.execute(
-            """insert into bulk_runs (bulk_id, place, run_id, shown_id, shown_at)
-               select 'bulk_large', row_number() over (), id, id, created_at from runs limit $1""",
-            count // 10,
-        )
-    async with world.database.transaction() as tx:
-        await tx.execute("analyze")
-    return now
 
 
 async def main() -> int:

@@ -62,6 +62,7 @@ async def test_a_search_stops_after_some_steps_and_goes_on_from_there(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(read_logs, "STEP", 20)
+    monkeypatch.setattr(read_logs, "STEPS", 5)
     environment_id = await site.database.fetchval("select id from environments limit 1")
     assert isinstance(environment_id, str)
     total = await site.database.fetchval("select count(*) from logs where message like 'pricing order%'")

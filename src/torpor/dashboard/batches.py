@@ -7,10 +7,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from torpor.dashboard.page import part, render
+from torpor.dashboard.shared import shared
 from torpor.dashboard.states import LOOKS, TONES, Look
 from torpor.engine import read_batch, read_totals
 from torpor.engine.pages import Page
 from torpor.engine.read_batch import BATCH_STATUS, BatchFilter
+from torpor.engine.states import RunState
 from torpor.server import auth
 from torpor.server.errors import Refused, not_found
 from torpor.server.hub import hub
@@ -90,8 +92,13 @@ async def show_one(request: Request) -> Response:
         batch = await read_batch.batch(tx, environment_id, request.path_params["batch_id"])
         if batch is None:
             raise not_found()
-        states = await read_totals.batch_states(tx, batch.id)
         failed = await read_batch.failed_items(tx, batch.id, limit=MOST_FAILED)
+
+    async def count_states() -> dict[RunState, int]:
+        async with hub(request).database.transaction() as tx:
+            return await read_totals.batch_states(tx, batch.id)
+
+    states = await shared(hub(request), ("batch", batch.id), count_states, may_age=True)
     counts = dict.fromkeys(TONES, 0)
     for state, count in states.items():
         counts[LOOKS[state].tone] += count

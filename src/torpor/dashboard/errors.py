@@ -1,6 +1,5 @@
 """Errors: failed runs of a period in groups, by where and how they failed; and each group by itself, with its runs."""
 
-import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,7 +10,8 @@ from starlette.responses import Response
 from torpor.dashboard.failure import failures as told
 from torpor.dashboard.fingerprints import Group, grouped
 from torpor.dashboard.page import part, render
-from torpor.dashboard.runs import MAX_CHARTS, Row
+from torpor.dashboard.runs import Row
+from torpor.dashboard.shared import shared
 from torpor.durations import parse_duration
 from torpor.engine import read
 from torpor.engine.read_failures import failures
@@ -24,8 +24,6 @@ BARS = 24
 MOST = 5000
 """So many failures are looked at, the newest; a page says when there were more."""
 MOST_RUNS = 50
-MEMORY_S = 5.0
-"""How long groups are shown to others who look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +94,12 @@ def _said(group: Group) -> str:
 
 
 async def _found(here: Hub, environment_id: str, period: str) -> Found:
-    key = ("errors", environment_id, period)
-    if (kept := here.charts.get(key)) and time.monotonic() - kept[0] < MEMORY_S:
-        return kept[1]
     length = parse_duration(period)
-    since = here.clock.now() - length
-    async with here.database.transaction() as tx:
-        newest = await failures(tx, environment_id, since=since, limit=MOST + 1)
-    found = Found(since, length / BARS, grouped(newest[:MOST]), len(newest) > MOST)
-    if len(here.charts) >= MAX_CHARTS:
-        here.charts.clear()
-    here.charts[key] = (time.monotonic(), found)
-    return found
+
+    async def make() -> Found:
+        since = here.clock.now() - length
+        async with here.database.transaction() as tx:
+            newest = await failures(tx, environment_id, since=since, limit=MOST + 1)
+        return Found(since, length / BARS, grouped(newest[:MOST]), len(newest) > MOST)
+
+    return await shared(here, ("errors", environment_id, period), make, may_age=True)

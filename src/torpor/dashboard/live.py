@@ -1,8 +1,8 @@
 """Tells open pages that something has changed: a run, or what else a verb has announced, whose kind is told.
 
 What of it, they ask for themselves: a page knows best what it shows. An open page costs one held connection and one ear.
-However much happens, it is told once a second; and once more when it has been quiet for a while, since counts that are kept
-for several who look may have been older than the last change.
+However much happens, it is told once a second, and where many are open, all together as often as MOST_PER_S says; and once more
+when it has been quiet for a while, since counts that are kept for several who look may have been older than the last change.
 """
 
 import asyncio
@@ -17,8 +17,9 @@ from torpor.server.event_streams import KEEP_ALIVE_S, STILL_HERE, Cut, EventStre
 from torpor.server.hub import Hub, hub
 
 PAUSE_S = 1.0
+MOST_PER_S = 20
 QUIET_S = 6.0
-"""Longer than any counts are kept (CHART_MEMORY_S in runs.py, and others)."""
+"""Longer than any counts are kept (shared.py)."""
 
 
 async def live(request: Request) -> Response:
@@ -44,6 +45,6 @@ async def _changes(here: Hub, cookie_hash: bytes, run_id: str | None) -> AsyncGe
                 kinds = " ".join(sorted({said["what"] for said in ear.heard}))
                 ear.heard.clear()
                 yield f"event: changed\ndata: {kinds}\n\n".encode()
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(max(PAUSE_S, here.wakeups.listening("runs") / MOST_PER_S))
                 continue
             yield STILL_HERE

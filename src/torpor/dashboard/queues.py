@@ -9,8 +9,9 @@ from starlette.responses import Response
 
 from torpor.dashboard.in_line import Capacity, Reason, held_by, limit_of, name_of
 from torpor.dashboard.page import go, part, render
+from torpor.dashboard.shared import shared
 from torpor.engine import queues, read, read_totals
-from torpor.engine.read import QueueView
+from torpor.engine.read import Numbered, QueueView
 from torpor.engine.read_totals import QueueLines
 from torpor.server import auth, paging, sessions
 from torpor.server.errors import Refused, not_found
@@ -19,6 +20,8 @@ from torpor.server.queues import MOST
 from torpor.store.records import Environment, Queue
 
 PAGE_SIZE = 50
+MOST_COUNTED = 10_000
+"""Of a queue's runs; the page says so when there are more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +54,25 @@ async def show(request: Request) -> Response:
     here, environment_id = hub(request), auth.environment(request).id
     page, size = paging.read_number(request.query_params, PAGE_SIZE)
     now = here.clock.now()
+
+    async def count() -> tuple[Numbered[QueueView], dict[str, QueueLines]]:
+        async with here.database.transaction() as tx:
+            found = await read.queues(tx, environment_id, page=page, size=size, most=MOST_COUNTED + 1)
+            return found, await read_totals.queue_lines(tx, environment_id, [view.queue.name for view in found.items])
+
+    found, lines = await shared(here, ("queues", environment_id, page), count)
     async with here.database.transaction() as tx:
         environment = await read.environment(tx, environment_id)
         capacity = await Capacity.now(tx, environment, now)
-        found = await read.queues(tx, environment_id, page=page, size=size)
-        lines = await read_totals.queue_lines(tx, environment_id, [view.queue.name for view in found.items])
     rows = [_row(view, lines.get(view.queue.name, QueueLines(0, None)), environment, capacity) for view in found.items]
-    values: dict[str, Any] = {"rows": rows, "found": found, "allowed": environment, "capacity": capacity, "most": MOST}
+    values: dict[str, Any] = {
+        "most_counted": MOST_COUNTED,
+        "rows": rows,
+        "found": found,
+        "allowed": environment,
+        "capacity": capacity,
+        "most": MOST,
+    }
     return render(request, "queues.html", block="table" if part(request) == "queues" else None, **values)
 
 

@@ -1,8 +1,7 @@
 """The runs: a table that is filtered by its address, what has become of runs over time, and actions on many at once."""
 
-import time
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from starlette.datastructures import QueryParams
@@ -10,33 +9,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from torpor import engine
+from torpor.dashboard.chart import PERIODS, chart
 from torpor.dashboard.page import go, part, render
-from torpor.dashboard.states import LOOKS, TONES
-from torpor.durations import parse_duration
+from torpor.dashboard.shared import shared
+from torpor.dashboard.states import LOOKS
 from torpor.engine import RunFilter, RunState, read, read_bulk
-from torpor.engine.pages import Page
-from torpor.engine.read_counts import run_counts
+from torpor.engine.pages import Listing, Page
+from torpor.engine.read_runs import looked_for
 from torpor.engine.states import ENDS
 from torpor.server import auth, sessions
 from torpor.server.errors import Refused
-from torpor.server.hub import Hub, hub
+from torpor.server.hub import hub
 from torpor.server.paging import between
 from torpor.store.records import Run
 
 PAGE_SIZE = 50
 MOST_BEGINNINGS = 8
 """So many tasks are offered while there is no run yet."""
-PERIODS = {
-    "1h": ("hour", timedelta(minutes=1)),
-    "24h": ("24 hours", timedelta(minutes=30)),
-    "7d": ("7 days", timedelta(hours=4)),
-    "30d": ("30 days", timedelta(hours=12)),
-}
-"""What can be chosen: what it is called, and how long a bar of the chart is then."""
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MAX_CHARTS = 100
-CHART_MEMORY_S = 5.0
-"""How long counts are shown to others who look: they are read along an index, but all of it that is in the period."""
 
 
 async def show(request: Request) -> Response:
@@ -46,11 +35,16 @@ async def show(request: Request) -> Response:
     where = of_query(query, now)
     values: dict[str, Any] = {"query": query, "periods": PERIODS, "looks": LOOKS, "is_filtered": is_filtered(query)}
     if wanted != "runs":
-        values["chart"] = await _chart(here, environment_id, query, now)
+        values["chart"] = await chart(here, environment_id, query, now)
     if wanted == "chart":
         return render(request, "runs.html", block="chart", **values)
+
+    async def found() -> tuple[Listing[Run], datetime | None]:
+        async with here.database.transaction() as tx:
+            return await looked_for(tx, environment_id, where, _page(query))
+
+    listing, stopped_at = await shared(here, ("runs", environment_id, *sorted(query.multi_items())), found)
     async with here.database.transaction() as tx:
-        listing = await read.runs(tx, environment_id, where, _page(query))
         values["bulk"] = await read_bulk.bulk_action(tx, environment_id, where.bulk_id) if where.bulk_id else None
         if wanted != "runs":
             values["task_ids"] = [task.id for task in await read.tasks(tx, environment_id)]
@@ -60,7 +54,7 @@ async def show(request: Request) -> Response:
         values["lacks_worker"] = (is_empty or stands) and not any(each.expires_at > now for each in workers)
         values["tasks"] = (await read.tasks(tx, environment_id))[:MOST_BEGINNINGS] if is_empty else []
     rows = [Row.of(run, now) for run in listing.items]
-    values |= {"rows": rows, "next": listing.next, "previous": listing.previous}
+    values |= {"rows": rows, "next": listing.next, "previous": listing.previous, "stopped_at": stopped_at}
     return render(request, "runs.html", block="table" if wanted == "runs" else None, **values)
 
 
@@ -123,70 +117,6 @@ class Row:
     def frozen_share(self) -> float:
         """Of a hundred."""
         return min(100.0, 100 * self.frozen_ms / self.total_ms) if self.total_ms else 0.0
-
-
-# -- the chart --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """What was made in a stretch of time: parts from the bottom up, as (tone, y, height) of a chart that is 100 high."""
-
-    x: int
-    since: datetime
-    until: datetime
-    counts: dict[str, int]
-    parts: list[tuple[str, float, float]]
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    bars: list[Bar]
-    totals: dict[str, int]  # by tone
-    tallest: int
-    period: str
-
-
-async def _chart(here: Hub, environment_id: str, query: QueryParams, now: datetime) -> Chart:
-    """What has become of the runs of a period, in the tasks that are asked for."""
-    period = query.get("period") if query.get("period") in PERIODS else "24h"
-    assert period is not None
-    task_ids = [value for value in query.getlist("task") if value]
-    key = (environment_id, period, *task_ids)
-    if (found := here.charts.get(key)) and time.monotonic() - found[0] < CHART_MEMORY_S:
-        return found[1]
-    bucket = PERIODS[period][1]
-    since = now - parse_duration(period)
-    since -= (since - EPOCH) % bucket
-    async with here.database.transaction() as tx:
-        counted = await run_counts(tx, environment_id, since=since, until=now, bucket=bucket, task_ids=task_ids or None)
-    by_tone: list[dict[str, int]] = []
-    for each in counted:
-        counts = dict.fromkeys(TONES, 0)
-        for state, count in each.states.items():
-            counts[LOOKS[state].tone] += count
-        by_tone.append(counts)
-    tallest = max((sum(counts.values()) for counts in by_tone), default=0)
-    bars = [
-        Bar(x, each.since, each.since + bucket, counts, _stacked(counts, tallest))
-        for x, (each, counts) in enumerate(zip(counted, by_tone, strict=True))
-    ]
-    chart = Chart(bars, {tone: sum(counts[tone] for counts in by_tone) for tone in TONES}, tallest, period)
-    if len(here.charts) >= MAX_CHARTS:
-        here.charts.clear()
-    here.charts[key] = (time.monotonic(), chart)
-    return chart
-
-
-def _stacked(counts: dict[str, int], tallest: int) -> list[tuple[str, float, float]]:
-    parts: list[tuple[str, float, float]] = []
-    top = 100.0
-    for tone in reversed(TONES):  # what is over lies at the bottom
-        if counts[tone]:
-            height = max(1.5, 100 * counts[tone] / tallest)
-            top -= height
-            parts.append((tone, top, height))
-    return parts
 
 
 # -- many at once -----------------------------------------------------------------------------------------------------

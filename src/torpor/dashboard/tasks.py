@@ -1,6 +1,5 @@
 """The tasks of the current version: where each stands in the code, what its runs do now, and what became of them in a day."""
 
-import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -9,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from torpor.dashboard.page import part, render
+from torpor.dashboard.shared import shared
 from torpor.dashboard.states import LOOKS
 from torpor.engine import RunFilter, RunState, read, read_tasks
 from torpor.engine.near import near
@@ -20,8 +20,6 @@ from torpor.server.hub import Hub, hub
 from torpor.store.records import Task
 
 BUCKETS, BUCKET = 24, timedelta(hours=1)
-MEMORY_S = 2.0
-"""How long counts are shown to others who look, as it is for the chart of runs."""
 RECENT = 10
 
 
@@ -113,20 +111,18 @@ async def known(here: Hub, environment_id: str, task_id: str) -> Task:
 
 
 async def _rows(here: Hub, environment_id: str, only: Task | None = None) -> list[Row]:
-    key = ("tasks", environment_id)
-    if only is None and (kept := here.charts.get(key)) and time.monotonic() - kept[0] < MEMORY_S:
-        return kept[1]
-    since = here.clock.now().replace(minute=0, second=0, microsecond=0) - BUCKET * (BUCKETS - 1)
-    async with here.database.transaction() as tx:
-        tasks = [only] if only else await read.tasks(tx, environment_id)
-        crons = await read_tasks.crons(tx, environment_id)
-        found = await read_tasks.doings(
-            tx, environment_id, [task.id for task in tasks], since=since, bucket=BUCKET, buckets=BUCKETS
-        )
-    rows = [Row(task, crons.get(task.id, []), found[task.id], _line(found[task.id])) for task in tasks]
-    if only is None:
-        here.charts[key] = (time.monotonic(), rows)
-    return rows
+
+    async def make() -> list[Row]:
+        since = here.clock.now().replace(minute=0, second=0, microsecond=0) - BUCKET * (BUCKETS - 1)
+        async with here.database.transaction() as tx:
+            tasks = [only] if only else await read.tasks(tx, environment_id)
+            crons = await read_tasks.crons(tx, environment_id)
+            found = await read_tasks.doings(
+                tx, environment_id, [task.id for task in tasks], since=since, bucket=BUCKET, buckets=BUCKETS
+            )
+        return [Row(task, crons.get(task.id, []), found[task.id], _line(found[task.id])) for task in tasks]
+
+    return await shared(here, ("tasks", environment_id, only.id if only else None), make, may_age=True)
 
 
 def _line(doings: Doings) -> Line:

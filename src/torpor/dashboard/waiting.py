@@ -7,8 +7,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from torpor.dashboard.page import go, part, render
-from torpor.engine import TokenFilter, TokenView, read, read_waiting
-from torpor.engine.pages import Page
+from torpor.dashboard.shared import shared
+from torpor.engine import TokenView, read, read_waiting
+from torpor.engine.pages import Listing, Page
+from torpor.engine.read_waiting import MOST_COUNTED, WaitingRun
 from torpor.engine.states import RunState
 from torpor.server import approvals, auth, sessions
 from torpor.server.errors import Refused, not_found
@@ -16,27 +18,33 @@ from torpor.server.hub import Hub, hub
 from torpor.server.waitpoints import complete_with
 
 PAGE_SIZE = 50
-ASKED = Page(PAGE_SIZE)
-"""Of what asks somebody the newest are shown: who has more of it answers by machine."""
 
 
 async def show(request: Request) -> Response:
-    """The page; when it is refreshed, only what waits. `done` names a token that was answered here just now."""
+    """The page; when it is refreshed, only what waits. `done` names a token that was answered here just now; what is asked has
+    pages of its own, by `asked_after` and `asked_before`."""
     here, query, environment_id = hub(request), request.query_params, auth.environment(request).id
     page = Page(PAGE_SIZE, query.get("after") or None, query.get("before") or None)
+    asked_page = Page(PAGE_SIZE, query.get("asked_after") or None, query.get("asked_before") or None)
+
+    async def look() -> tuple[Listing[TokenView], Listing[WaitingRun], dict[RunState, int], dict[str, str]]:
+        async with here.database.transaction() as tx:
+            asked = await read_waiting.open_tokens(tx, environment_id, asked_page)
+            waiting = await read_waiting.waiting_runs(tx, environment_id, page)
+            counts = await read_waiting.count_waiting(tx, environment_id)
+            blocked = [run_id for view in asked.items for run_id in view.run_ids]
+            return asked, waiting, counts, await read_waiting.tasks_of(tx, blocked)
+
+    asked, waiting, counts, tasks = await shared(here, ("waiting", environment_id, page, asked_page), look)
     async with here.database.transaction() as tx:
-        asked = await read.tokens(tx, environment_id, TokenFilter(status=["WAITING"]), ASKED)
-        waiting = await read_waiting.waiting_runs(tx, environment_id, page)
-        counts = await read_waiting.count_waiting(tx, environment_id)
-        tasks = await read_waiting.tasks_of(tx, [run_id for view in asked.items for run_id in view.run_ids])
         done = await read.token(tx, environment_id, query["done"]) if query.get("done") else None
     values: dict[str, Any] = {
-        "asked": sorted(asked.items, key=lambda view: view.token.title is None),
-        "has_more": asked.next is not None,
+        "asked": asked,
         "tasks": tasks,
         "waiting": waiting,
         "in_memory": counts.get(RunState.WAITING, 0),
         "frozen": counts.get(RunState.SUSPENDED, 0),
+        "most_counted": MOST_COUNTED,
         "done": _answer(done) if done else None,
     }
     return render(request, "waiting.html", block="waiting" if part(request) == "waiting" else None, **values)

@@ -7,8 +7,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from torpor.dashboard.page import go, part, render
+from torpor.dashboard.shared import shared
 from torpor.dashboard.states import Look
 from torpor.engine import read, read_totals
+from torpor.engine.read_totals import Frozen
 from torpor.server import auth, inventory
 from torpor.server.hub import hub
 from torpor.store.records import Worker
@@ -70,13 +72,19 @@ async def show(request: Request) -> Response:
         found = await read.workers(tx, environment_id)
         shown = [worker for worker in found if with_gone or worker.expires_at > now]
         loads = await read.worker_loads(tx, [worker.id for worker in shown])
-        frozen = await read_totals.frozen_by(tx, environment_id)
+
+    async def count() -> Frozen:
+        async with here.database.transaction() as tx:
+            return await read_totals.frozen_by(tx, environment_id)
+
+    frozen = await shared(here, ("frozen", environment_id), count, may_age=True)
     rows = [
-        Row(worker, worker.expires_at > now, *loads.get(worker.id, (0, 0)), frozen.get(worker.id, 0))
+        Row(worker, worker.expires_at > now, *loads.get(worker.id, (0, 0)), frozen.by_worker.get(worker.id, 0))
         for worker in sorted(shown, key=lambda worker: (worker.expires_at <= now, worker.host, worker.id))
     ]
     values: dict[str, Any] = {
         "rows": rows,
+        "frozen": frozen,
         "gone": len(found) - sum(row.is_alive for row in rows),
         "with_gone": with_gone,
     }

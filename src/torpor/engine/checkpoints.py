@@ -66,10 +66,10 @@ async def accept(
     await tx.execute(
         """insert into checkpoints (id, run_id, worker_id, attempt, state, open_waits, size_bytes, files_bytes, dump_ms,
                                     durable_ms, rss_bytes, facts, waiting_at, created_at, number, image_id, kind, name,
-                                    store_id, digest, key_id, base, new_bytes, shared_bytes)
+                                    store_id, digest, key_id, base, new_bytes, shared_bytes, environment_id)
            values ($1, $2, $3, $4, 'usable', $5, $6, $7, $8, $9, $10, $11, $12, $13,
                    (select coalesce(max(number), 0) + 1 from checkpoints where run_id = $2),
-                   $14, $15, $16, $17, $18, $19, $20, $21, $22)""",
+                   $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)""",
         checkpoint.id,
         run.id,
         worker_id,
@@ -92,6 +92,7 @@ async def accept(
         checkpoint.base,
         checkpoint.new_bytes,
         checkpoint.shared_bytes,
+        run.environment_id,
     )
     await _drop_older(tx, run, checkpoint.id, now=now)
     return None

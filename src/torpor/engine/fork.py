@@ -194,9 +194,9 @@ async def _make(
     await tx.execute(
         """insert into checkpoints (id, run_id, worker_id, attempt, state, open_waits, size_bytes, files_bytes, dump_ms,
                                     durable_ms, rss_bytes, facts, waiting_at, created_at, number, image_id, kind, name,
-                                    store_id, digest, key_id, base, new_bytes, shared_bytes)
+                                    store_id, digest, key_id, base, new_bytes, shared_bytes, environment_id)
            select $2, $3, worker_id, 1, 'usable', open_waits, size_bytes, files_bytes, dump_ms, durable_ms, rss_bytes, facts,
-                  waiting_at, $4, 1, image_id, kind, name, store_id, digest, key_id, base, 0, shared_bytes
+                  waiting_at, $4, 1, image_id, kind, name, store_id, digest, key_id, base, 0, shared_bytes, environment_id
            from checkpoints where id = $1""",
         checkpoint.id,
         checkpoint_id,

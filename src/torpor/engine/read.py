@@ -135,8 +135,10 @@ async def environment(tx: Transaction, environment_id: str) -> Environment:
     return Environment.of(await tx.fetchrow("select * from environments where id = $1", environment_id))
 
 
-async def queues(tx: Transaction, environment_id: str, *, page: int = 1, size: int = 100) -> Numbered[QueueView]:
-    """Queues by name, with what they hold."""
+async def queues(
+    tx: Transaction, environment_id: str, *, page: int = 1, size: int = 100, most: int | None = None
+) -> Numbered[QueueView]:
+    """Queues by name, with what they hold. `most`: no more than so many queued runs of each are counted."""
     count = await tx.fetchval("select count(*) from queues where environment_id = $1", environment_id)
     rows = await tx.fetch(
         "select * from queues where environment_id = $1 order by name limit $2 offset $3",
@@ -144,7 +146,8 @@ async def queues(tx: Transaction, environment_id: str, *, page: int = 1, size: i
         size,
         (page - 1) * size,
     )
-    return Numbered(await _queue_views(tx, environment_id, [Queue.of(row) for row in rows]), page, size, count or 0)
+    views = await _queue_views(tx, environment_id, [Queue.of(row) for row in rows], most)
+    return Numbered(views, page, size, count or 0)
 
 
 async def queue(
@@ -163,16 +166,24 @@ async def queue_names(tx: Transaction, environment_id: str) -> list[str]:
     return [row["name"] for row in rows]
 
 
-async def _queue_views(tx: Transaction, environment_id: str, queues: list[Queue]) -> list[QueueView]:
+async def _queue_views(
+    tx: Transaction, environment_id: str, queues: list[Queue], most: int | None = None
+) -> list[QueueView]:
+    """Along the indexes of queues. Hooks hold slots, but stand in no list of queued runs."""
     rows = await tx.fetch(
-        """select queue, count(*) filter (where state = 'queued') as queued,
-                  count(*) filter (where state in ('dequeued', 'executing')) as running
-           from runs where environment_id = $1 and state in ('queued', 'dequeued', 'executing')
-             and queue = any($2::text[]) group by queue""",
+        """select name, queued.count as queued, running.count as running
+           from unnest($2::text[]) as names (name) cross join lateral (
+                    select count(*) from (
+                        select from runs where environment_id = $1 and queue = name and state = 'queued' and hook is null
+                        limit $3) as line) as queued
+                cross join lateral (
+                    select count(*) from runs
+                    where environment_id = $1 and queue = name and state in ('dequeued', 'executing')) as running""",
         environment_id,
         [queue.name for queue in queues],
+        most,
     )
-    counts = {row["queue"]: (row["queued"], row["running"]) for row in rows}
+    counts = {row["name"]: (row["queued"], row["running"]) for row in rows}
     return [QueueView(queue, *counts.get(queue.name, (0, 0))) for queue in queues]
 
 
@@ -239,13 +250,6 @@ async def checkpoint(tx: Transaction, environment_id: str, checkpoint_id: str) -
         environment_id,
     )
     return Checkpoint.of(row) if row else None
-
-
-async def checkpoints_of_environment(tx: Transaction, environment_id: str, page: Page = FIRST) -> Listing[Checkpoint]:
-    """Checkpoints of all runs that the runs or forks may be restored from, newest first."""
-    conditions = Conditions(environment_id)
-    conditions.parts = ["state in ('usable', 'kept')", "run_id in (select id from runs where environment_id = $1)"]
-    return await read_page(tx, "checkpoints", conditions, page, Checkpoint.of)
 
 
 async def newest_checkpoints(tx: Transaction, run_id: str, *, limit: int) -> list[Checkpoint]:

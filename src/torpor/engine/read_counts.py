@@ -3,6 +3,7 @@
 It is counted along the index of states, which holds all that it takes, so no run is read.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -27,8 +28,9 @@ async def run_counts(
     until: datetime,
     bucket: timedelta,
     task_ids: list[str] | None = None,
+    states: Collection[RunState] = tuple(RunState),
 ) -> list[Bucket]:
-    """All buckets from `since`, oldest first, the empty ones too; the last may reach beyond `until`."""
+    """All buckets from `since`, oldest first, the empty ones too; the last may reach beyond `until`. Of runs in these states."""
     begins = [since + index * bucket for index in range(-(-(until - since) // bucket))]
     # For each bucket and state a stretch of the index, of which nothing but the length is asked.
     rows = await tx.fetch(
@@ -42,7 +44,7 @@ async def run_counts(
             where count > 0""",
         environment_id,
         begins,
-        [*RunState],
+        [*states],
         bucket,
         *([task_ids] if task_ids else []),
     )

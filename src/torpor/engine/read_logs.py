@@ -2,17 +2,20 @@
 
 Ids are given in the order in which lines come in, so the primary key is the way: backwards, in steps, each of so many lines
 that it takes some hundredths of a second also where no line fits. After some steps it stops and says where it is; who wants to
-looks on from there. One run's lines have an index of their own.
+looks on from there, as it does when it has looked for a while. One run's lines have an index of their own.
 """
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from time import monotonic
 from typing import Any
 
 from torpor.store.database import Transaction
 
-STEP = 50_000
-STEPS = 5
+STEP = 10_000
+STEPS = 25
+PATIENCE_S = 0.1
+"""No step is begun after that. Where each line's run must be looked up, few are done by then."""
 MESSAGE_CHARS = 4000
 LATE = timedelta(hours=1)
 """So much later than others a line may come in, from a worker that was cut off."""
@@ -52,9 +55,16 @@ class Lines:
 
 
 async def search_logs(
-    tx: Transaction, environment_id: str, where: LogFilter, *, before: int | None = None, size: int
+    tx: Transaction,
+    environment_id: str,
+    where: LogFilter,
+    *,
+    before: int | None = None,
+    size: int,
+    patience_s: float = PATIENCE_S,
 ) -> Lines:
     """Up to `size` lines that came in before that one, newest first. Hooks' are among them."""
+    end = monotonic() + patience_s
     found: list[Said] = []
     reached: datetime | None = None
     for _ in range(STEPS):
@@ -74,6 +84,8 @@ async def search_logs(
         reached = top["at"]
         if bottom <= 0:
             return Lines(found)
+        if monotonic() > end:
+            break
     return Lines(found, before, reached)
 
 

@@ -7,26 +7,39 @@ from torpor.engine.states import RunState
 from torpor.store.database import Transaction
 from torpor.store.records import Run
 
+LOOKED_AT = 1000
+MOST_FROZEN = 5000
+
 
 @dataclass(frozen=True, slots=True)
 class QueueLines:
-    """What stands in a queue: how many concurrency keys split it now, and since when its oldest run could be handed out."""
+    """What stands in a queue: how many concurrency keys split it now, and since when the run that was made first could be
+    handed out."""
 
     keys: int
     oldest_at: datetime | None
 
 
 async def queue_lines(tx: Transaction, environment_id: str, names: list[str]) -> dict[str, QueueLines]:
-    """By name; queues without any run that is queued or works are left out."""
+    """By name. Keys are those of its runs that work, and of the LOOKED_AT that were queued last."""
     rows = await tx.fetch(
-        """select queue, count(distinct concurrency_key) filter (where concurrency_key <> '') as keys,
-                  min(available_at) filter (where state = 'queued') as oldest_at
-           from runs where environment_id = $1 and state in ('queued', 'dequeued', 'executing')
-             and queue = any($2::text[]) group by queue""",
+        f"""select name, oldest_at, (
+                       select count(distinct concurrency_key) from (
+                           (select concurrency_key from runs
+                            where environment_id = $1 and queue = name and state in ('dequeued', 'executing') limit {LOOKED_AT})
+                           union all
+                           (select concurrency_key from runs
+                            where environment_id = $1 and queue = name and state = 'queued' and hook is null
+                            order by created_at desc, id desc limit {LOOKED_AT})) as looked
+                       where concurrency_key <> '') as keys
+            from unnest($2::text[]) as names (name) left join lateral (
+                select available_at as oldest_at from runs
+                where environment_id = $1 and queue = name and state = 'queued' and hook is null
+                order by created_at, id limit 1) as oldest on true""",
         environment_id,
         names,
     )
-    return {row["queue"]: QueueLines(row["keys"], row["oldest_at"]) for row in rows}
+    return {row["name"]: QueueLines(row["keys"], row["oldest_at"]) for row in rows}
 
 
 async def slots_in_use(tx: Transaction, environment_id: str) -> int:
@@ -51,48 +64,36 @@ async def taken_of_limits(tx: Transaction, environment_id: str) -> dict[str, int
 async def batch_states(tx: Transaction, batch_id: str) -> dict[RunState, int]:
     """What has become of a batch's items that are runs; a run that several items share counts for each."""
     rows = await tx.fetch(
-        """select runs.state, count(*) as count from batch_items join runs on runs.id = batch_items.run_id
-           where batch_items.batch_id = $1 group by runs.state""",
+        """select state, count(*) as count from (
+               select state from runs where batch_id = $1
+               union all
+               select runs.state from batch_items join runs on runs.id = batch_items.run_id
+               where batch_items.batch_id = $1 and is_cached) as items
+           group by state""",
         batch_id,
     )
     return {RunState(row["state"]): row["count"] for row in rows}
 
 
-async def frozen_by(tx: Transaction, environment_id: str) -> dict[str, int]:
-    """How many runs are frozen now, by the worker that froze them last."""
-    rows = await tx.fetch(
-        """select checkpoints.worker_id, count(*) as count
-           from runs join checkpoints on checkpoints.id = runs.checkpoint_id
-           where runs.environment_id = $1 and runs.state = 'suspended' group by checkpoints.worker_id""",
-        environment_id,
-    )
-    return {row["worker_id"]: row["count"] for row in rows}
-
-
 @dataclass(frozen=True, slots=True)
-class CheckpointTotals:
-    """What the checkpoints of an environment take, that runs or forks may be restored from. Sizes in bytes."""
+class Frozen:
+    """How many runs are frozen now, by the worker that froze them last. `is_cut`: the MOST_FROZEN newest of them."""
 
-    count: int
-    size_bytes: int  # as if each were stored by itself
-    new_bytes: int  # stored for them alone
-    shared_bytes: int  # what others had stored already
-    oldest_at: datetime | None
-    newest_at: datetime | None
+    by_worker: dict[str, int]
+    is_cut: bool
+    most: int = MOST_FROZEN
 
 
-async def checkpoint_totals(tx: Transaction, environment_id: str) -> CheckpointTotals:
-    """Those that are usable or kept, of all runs."""
-    row = await tx.fetchrow(
-        """select count(*) as count, coalesce(sum(size_bytes), 0)::bigint as size_bytes,
-                  coalesce(sum(new_bytes), 0)::bigint as new_bytes, coalesce(sum(shared_bytes), 0)::bigint as shared_bytes,
-                  min(checkpoints.created_at) as oldest_at, max(checkpoints.created_at) as newest_at
-           from checkpoints join runs on runs.id = checkpoints.run_id
-           where runs.environment_id = $1 and checkpoints.state in ('usable', 'kept')""",
+async def frozen_by(tx: Transaction, environment_id: str) -> Frozen:
+    rows = await tx.fetch(
+        f"""select checkpoints.worker_id, count(*) as count from (
+                select checkpoint_id from runs where environment_id = $1 and state = 'suspended' and hook is null
+                order by created_at desc, id desc limit {MOST_FROZEN}) as frozen
+            join checkpoints on checkpoints.id = frozen.checkpoint_id group by checkpoints.worker_id""",
         environment_id,
     )
-    assert row is not None
-    return CheckpointTotals(**row)
+    found = {row["worker_id"]: row["count"] for row in rows}
+    return Frozen(found, sum(found.values()) >= MOST_FROZEN)
 
 
 async def runs_and_waits(

@@ -3,11 +3,16 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from torpor.engine.pages import FIRST, Listing, Page
+from torpor.engine.pages import FIRST, Conditions, Listing, Page, listing
+from torpor.engine.read import TokenView, views
 from torpor.engine.read_runs import RunFilter, runs
 from torpor.engine.states import RunState
 from torpor.store.database import Transaction
-from torpor.store.records import Run
+from torpor.store.records import Run, Waitpoint
+
+MOST_COUNTED = 10_000
+PLACE = ("(title is null)", "coalesce(due_at, 'infinity')", "id")
+"""Where a token stands among those that are open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +66,29 @@ async def waiting_runs(tx: Transaction, environment_id: str, page: Page = FIRST)
     return Listing(items, found.next, found.previous)
 
 
-async def count_waiting(tx: Transaction, environment_id: str) -> dict[RunState, int]:
-    """How many runs wait in memory, and how many are frozen. Along the index of states."""
+async def open_tokens(tx: Transaction, environment_id: str, page: Page = FIRST) -> Listing[TokenView]:
+    """Tokens without an answer: those that ask a person first, and of them, as of the others, the one that times out next."""
+    place, backwards = ", ".join(PLACE), page.before is not None
+    made = Conditions(environment_id)
+    made.parts += ["kind = 'token'", "status = 'pending'"]
+    if (cursor := page.before or page.after) is not None:
+        sign = "<" if backwards else ">"
+        made.add(f"({place}) {sign} (select {place} from waitpoints where id = {{}})", cursor)
+    order = ", ".join(f"{each} desc" if backwards else each for each in PLACE)
+    limit = made.value(page.size + 1)
     rows = await tx.fetch(
-        """select state, count(*) as count from runs
-           where environment_id = $1 and hook is null and state = any($2::text[]) group by state""",
+        f"select * from waitpoints where {' and '.join(made.parts)} order by {order} limit {limit}", *made.values
+    )
+    found = listing(rows, page, Waitpoint.of)
+    return Listing(await views(tx, found.items), found.next, found.previous)
+
+
+async def count_waiting(tx: Transaction, environment_id: str) -> dict[RunState, int]:
+    """How many runs wait in memory, and how many are frozen; of each at most MOST_COUNTED. Along the index of states."""
+    rows = await tx.fetch(
+        f"""select state, count from unnest($2::text[]) as states (state) cross join lateral (
+               select count(*) from (select from runs where environment_id = $1 and hook is null and runs.state = states.state
+                                     limit {MOST_COUNTED}) as line) as counted""",
         environment_id,
         [RunState.WAITING, RunState.SUSPENDED],
     )

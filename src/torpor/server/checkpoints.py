@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from torpor import engine
-from torpor.engine import read
+from torpor.engine import read, read_checkpoints
 from torpor.engine.states import STATUS, RunState
 from torpor.server import offload, paging, render
 from torpor.server.auth import Keyed
@@ -32,7 +32,7 @@ async def of_run(request: Request, run_id: str, environment: Keyed) -> Response:
 async def listing(request: Request, environment: Keyed) -> Response:
     """Those that are usable or kept, of all runs, newest first."""
     async with hub(request).database.transaction() as tx:
-        found = await read.checkpoints_of_environment(tx, environment.id, paging.read_page(request.query_params))
+        found = await read_checkpoints.stored(tx, environment.id, paging.read_page(request.query_params))
     return reply(paging.page_reply([render.checkpoint(one) for one in found.items], found))
 
 

@@ -79,8 +79,8 @@ class Hub:
     sign_ins: Rates = field(default_factory=lambda: Rates(SIGN_INS_OF_ACCOUNT, SIGN_INS_OF_ADDRESS))
     """How often a password is tried: for one account, and from one address."""
 
-    charts: dict[tuple[str, ...], tuple[float, Any]] = field(default_factory=dict)
-    """What the dashboard has counted lately (dashboard/runs.py), and when (monotonic)."""
+    shown: dict[tuple[object, ...], Any] = field(default_factory=dict)
+    """What the dashboard has read lately (dashboard/shared.py)."""
 
     @cached_property
     def master_keys(self) -> MasterKeys:

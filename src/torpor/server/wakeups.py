@@ -90,6 +90,10 @@ class Wakeups:
     def listen(self, *topic: str) -> Ear:
         return Ear(self, topic)
 
+    def listening(self, *topic: str) -> int:
+        """How many."""
+        return len(self._ears.get(topic, ()))
+
     def hear(self, kind: str, data: dict[str, Any]) -> None:
         """The database's callback."""
         match kind:

@@ -370,6 +370,7 @@ class Checkpoint(Row):
     new_bytes: int
     shared_bytes: int
     kept_until: datetime | None
+    environment_id: str
 
 
 @dataclass(frozen=True, slots=True)
