@@ -10,6 +10,10 @@ from torpor.config import Settings
 from torpor.worker import criu_setup
 from torpor.worker.criu import Criu
 
+# What tests start reads what is compiled, and compiles nothing for good: of a project that changes twice within a second,
+# Python would take the second text for the first one if both have the same length.
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
