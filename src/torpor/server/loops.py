@@ -47,20 +47,21 @@ TROUBLE = (DatabaseDown, asyncpg.PostgresError)
 async def run_all(here: Hub) -> None:
     """All duties, until cancelled."""
     reach = watch(here)
+    turn = asyncio.Lock()  # the quick ones come first
     async with asyncio.TaskGroup() as duties:
         duties.create_task(fire_timers(here), name="fire timers")
         duties.create_task(grant_slots(here), name="grant slots")
         duties.create_task(fire_schedules(here), name="fire schedules")
         duties.create_task(work_off_bulk_actions(here), name="work off bulk actions")
-        duties.create_task(every(RESCUE_INTERVAL_S, lambda: rescue(here, reach)), name="rescue")
-        duties.create_task(every(CASCADE_INTERVAL_S, lambda: cascade(here)), name="cascade")
-        duties.create_task(every(STRANDED_INTERVAL_S, lambda: tell_stranded(here, reach)), name="tell stranded")
-        duties.create_task(every(ABORT_INTERVAL_S, lambda: abort_batches(here)), name="abort batches")
-        duties.create_task(every(REPAIR_INTERVAL_S, lambda: repair(here)), name="repair")
-        duties.create_task(every(GARBAGE_INTERVAL_S, lambda: collect_garbage(here)), name="collect garbage")
-        duties.create_task(every(REPAIR_INTERVAL_S, lambda: notice_unreferenced(here)), name="notice garbage")
-        duties.create_task(every(GIVE_UP_INTERVAL_S, lambda: give_up(here, reach)), name="give up")
-        duties.create_task(every(PRUNE_INTERVAL_S, lambda: prune(here)), name="prune")
+        duties.create_task(every(turn, RESCUE_INTERVAL_S, lambda: rescue(here, reach)), name="rescue")
+        duties.create_task(every(turn, CASCADE_INTERVAL_S, lambda: cascade(here)), name="cascade")
+        duties.create_task(every(turn, STRANDED_INTERVAL_S, lambda: tell_stranded(here, reach)), name="tell stranded")
+        duties.create_task(every(turn, GIVE_UP_INTERVAL_S, lambda: give_up(here, reach)), name="give up")
+        duties.create_task(every(turn, ABORT_INTERVAL_S, lambda: abort_batches(here)), name="abort batches")
+        duties.create_task(every(turn, REPAIR_INTERVAL_S, lambda: repair(here)), name="repair")
+        duties.create_task(every(turn, GARBAGE_INTERVAL_S, lambda: collect_garbage(here)), name="collect garbage")
+        duties.create_task(every(turn, REPAIR_INTERVAL_S, lambda: notice_unreferenced(here)), name="notice garbage")
+        duties.create_task(every(turn, PRUNE_INTERVAL_S, lambda: prune(here)), name="prune")
 
 
 def watch(here: Hub) -> Reach:
@@ -70,11 +71,16 @@ def watch(here: Hub) -> Reach:
     return Reach(here.database, longest_gap_s=longest_gap_s, now=here.clock.now())
 
 
-async def every(interval_s: float, step: Callable[[], Awaitable[object]]) -> None:
-    """The step, again and again, this long after its last end."""
-    while True:
+async def every(turn: asyncio.Lock, interval_s: float, step: Callable[[], Awaitable[object]]) -> None:
+    """The step, again and again, this long after its last end; the first time when it is its turn.
+
+    All at once, they would have the pool open a connection for each, which would then be kept.
+    """
+    async with turn:
         await _try(step)
+    while True:
         await asyncio.sleep(interval_s)
+        await _try(step)
 
 
 async def _try(step: Callable[[], Awaitable[object]]) -> bool:
