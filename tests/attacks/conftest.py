@@ -10,6 +10,7 @@ from outcomes import EVERYWHERE, LOUD, QUIET
 from siege import TOKEN, Host, Siege
 from stack import Stack, fresh_database
 
+from scratch_postgres import ScratchPostgres
 from torpor.config import Settings
 from torpor.store.embedded import EmbeddedPostgres
 from torpor.worker import isolation
@@ -53,7 +54,7 @@ def missing() -> set[str]:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
+    server = ScratchPostgres(tmp_path_factory.mktemp("postgres"))
     asyncio.run(server.start())
     yield server
     asyncio.run(server.destroy())

@@ -14,6 +14,7 @@ from elsewhere import make as make_elsewhere
 from journey import PROGRAMS, Journey, addresses, limits, programs, two_lives
 from stack import Stack, fresh_database
 
+from scratch_postgres import ScratchPostgres
 from torpor.store.embedded import EmbeddedPostgres
 
 SETTINGS = {
@@ -27,7 +28,7 @@ ROOT = HERE.parents[1]
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
+    server = ScratchPostgres(tmp_path_factory.mktemp("postgres"))
     asyncio.run(server.start())
     yield server
     asyncio.run(server.destroy())

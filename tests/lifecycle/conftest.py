@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from stack import PROJECT, Stack, StackMaker, fresh_database
 
+from scratch_postgres import ScratchPostgres
 from torpor.store.embedded import EmbeddedPostgres
 
 _numbers = itertools.count(1)
@@ -15,7 +16,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
+    server = ScratchPostgres(tmp_path_factory.mktemp("postgres"))
     asyncio.run(server.start())
     yield server
     asyncio.run(server.destroy())

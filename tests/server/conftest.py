@@ -15,6 +15,7 @@ from fake_worker import KEY, TOKEN, FakeWorker, Start
 from fastapi import FastAPI
 from npm_packages import installed
 
+from scratch_postgres import ScratchPostgres
 from torpor.config import Settings
 from torpor.sdk.async_client import AsyncClient
 from torpor.server import serve as serving
@@ -28,7 +29,7 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of one Postgres for all tests here."""
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
+    server = ScratchPostgres(tmp_path_factory.mktemp("postgres"))
     yield asyncio.run(server.start())
     asyncio.run(server.destroy())
 
@@ -43,15 +44,21 @@ async def own_postgres(tmp_path: Path) -> AsyncIterator[EmbeddedPostgres]:
 
 @pytest.fixture
 async def database_url(postgres: str) -> str:
-    """An empty database."""
+    """A database of its own, migrated."""
     return await made(postgres)
 
 
-async def made(postgres: str) -> str:
+@pytest.fixture
+async def bare_url(postgres: str) -> str:
+    """A database without a table."""
+    return await made(postgres, like="template0")
+
+
+async def made(postgres: str, like: str = "template1") -> str:
     """The URL of one more database."""
     name = f"server{next(_numbers)}"
     connection = await asyncpg.connect(postgres)
-    await connection.execute(f"create database {name}")
+    await connection.execute(f"create database {name} template {like}")
     await connection.close()
     return urlsplit(postgres)._replace(path=f"/{name}").geturl()
 

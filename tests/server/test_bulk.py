@@ -19,7 +19,6 @@ from torpor.sdk.async_client import AsyncClient
 from torpor.server import bulk_work
 from torpor.server.hub import Hub
 from torpor.store.database import Database
-from torpor.store.migrate import upgrade
 from torpor.store.records import BulkAction
 
 pytestmark = pytest.mark.anyio
@@ -144,7 +143,6 @@ async def test_unknown_actions_are_404(client: AsyncClient) -> None:
 
 async def test_what_a_dead_server_left_is_done_by_the_next(start: Start, database_url: str) -> None:
     """The action was made, nobody was there to hear of it."""
-    await upgrade(database_url)
     database = await Database.connect(database_url)
     async with database.transaction() as tx:
         environment = await engine.ensure_environment(tx, "dev", key_hash=b"k", now=datetime.now(UTC))
@@ -191,7 +189,6 @@ async def test_two_servers_that_are_stopped_anywhere_lose_and_double_nothing(
 ) -> None:
     """Each time a little later in their duty, until all is done."""
     monkeypatch.setattr(engine, "work_off", partial(engine.work_off, limit=3))
-    await upgrade(database_url)
     async with server(database_url) as one, server(database_url) as other:
         environment_id, run_ids = await founded(one, 20)
         bulk_id = (
@@ -216,7 +213,6 @@ async def test_two_servers_that_are_stopped_anywhere_lose_and_double_nothing(
 
 async def test_a_run_that_the_database_refuses_to_cancel_stops_no_other(database_url: str) -> None:
     """It fails alone, with the reason; small actions don't wait for large ones."""
-    await upgrade(database_url)
     async with server(database_url) as here:
         environment_id, run_ids = await founded(here, 5)
         async with here.database.transaction() as tx:

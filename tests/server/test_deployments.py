@@ -101,11 +101,11 @@ async def test_a_deployment_is_forgotten_after_its_tasks(
     assert await versions(client) == ["v3"], "the one that is current"
 
 
-async def test_versions_from_before_are_deployments_too(database_url: str, start: Start) -> None:
+async def test_versions_from_before_are_deployments_too(bare_url: str, start: Start) -> None:
     """As the migration makes them."""
     known = migrate.migrations()
-    await migrate.upgrade(database_url, [one for one in known if one.name != "deployments"])
-    connection = await asyncpg.connect(database_url)
+    await migrate.upgrade(bare_url, [one for one in known if one.name != "deployments"])
+    connection = await asyncpg.connect(bare_url)
     try:
         await connection.execute(
             """insert into environments (id, slug, created_at, current_version, checkpoint_retention_s)
@@ -117,7 +117,7 @@ async def test_versions_from_before_are_deployments_too(database_url: str, start
         )
     finally:
         await connection.close()
-    async with AsyncClient(await start(database_url), KEY) as client:
+    async with AsyncClient(await start(bare_url), KEY) as client:
         (only,) = [each async for each in client.deployments()]
         current = await client.deployment()
     assert (only["version"], only["runtimeVersion"], only["createdAt"][:10]) == ("old", None, "2026-01-01")

@@ -18,7 +18,6 @@ from torpor.server import loops
 from torpor.server.hub import Hub
 from torpor.server.timers import LONGEST_PAUSE_S, Timers
 from torpor.store.database import Database, DatabaseDown, Transaction
-from torpor.store.migrate import upgrade
 from torpor.wire import http as wire
 
 pytestmark = pytest.mark.anyio
@@ -55,7 +54,6 @@ def hands(monkeypatch: pytest.MonkeyPatch) -> Hands:
 @pytest.fixture
 async def here(database_url: str, hands: Hands) -> AsyncIterator[Hub]:
     """What duties act on, without a server; with one worker, which has `echo`."""
-    await upgrade(database_url)
     database = await Database.connect(database_url)
     here = Hub(Settings(secret_key=KEY, worker_token=TOKEN, lease_s=LEASE_S), database, hands)
     await do(here, engine.ensure_environment, "dev", key_hash=b"k")
