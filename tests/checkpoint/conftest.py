@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from elsewhere import Elsewhere
 from elsewhere import make as make_elsewhere
-from journey import PROGRAMS, Journey, addresses, limits, programs, two_lives
+from journey import PROGRAMS, Journey, addresses, limits, programs, travellers, two_lives
 from stack import Stack, fresh_database
 
 from scratch_postgres import ScratchPostgres
@@ -122,7 +122,7 @@ def journey(
 def moved(
     tmp_path_factory: pytest.TempPathFactory, postgres: EmbeddedPostgres, servers: dict[str, str], elsewhere: Elsewhere
 ) -> Iterator[Journey]:
-    """All programs on two workers: frozen by the first, thawed and frozen by the second, thawed by the first again.
+    """Programs on two workers: frozen by the first, thawed and frozen by the second, thawed by the first again.
 
     The second has a data directory, a network and so ports and addresses of its own. What they share is the object store.
     """
@@ -138,7 +138,7 @@ def moved(
     )
     stack.start()
     made = Journey(stack, servers, meanwhile)
-    made.begin(programs())
+    made.begin(travellers())
     made.advance(rounds=0)
     stack.stop_worker()
     stack.within = elsewhere.enter

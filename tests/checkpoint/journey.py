@@ -6,6 +6,7 @@ A test that took one program after the other would wait most of the time: for a 
 import ast
 import asyncio
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +31,14 @@ def programs() -> dict[str, bool]:
     """The names of all programs that come back as they were, and whether they want to know what is outside."""
     others = ("limits", "two_lives")
     return _programs(*(file for file in sorted(PROGRAMS.glob("*.py")) if file.stem not in others))
+
+
+def travellers() -> dict[str, bool]:
+    """As `programs`: those that go on two workers, every second one of each file; all with TORPOR_PROGRAMS=all."""
+    step = 1 if os.environ.get("TORPOR_PROGRAMS") == "all" else 2
+    by_file = [list(_programs(file)) for file in sorted(PROGRAMS.glob("*.py"))]
+    chosen = {name for names in by_file for name in names[::step]}
+    return {name: wants_to_know for name, wants_to_know in programs().items() if name in chosen}
 
 
 def limits() -> dict[str, bool]:

@@ -1,9 +1,12 @@
-"""Each program of programs/ is frozen and thawed twice, or more often, and checks itself."""
+"""Each program of programs/ is frozen and thawed twice, or more often, and checks itself; every second one also on two workers.
+
+TORPOR_PROGRAMS=all bin/test tests/checkpoint      all of them on two workers
+"""
 
 import importlib.util
 
 import pytest
-from journey import PROGRAMS, Journey, programs, two_lives
+from journey import PROGRAMS, Journey, programs, travellers, two_lives
 
 from torpor.worker.discovery import find
 
@@ -34,7 +37,7 @@ def test_program(journey: Journey, name: str) -> None:
     assert passed.kinds.count("run.suspended") == passed.kinds.count("run.resumed") >= 2, passed.why_not
 
 
-@pytest.mark.parametrize("name", marked(programs()))
+@pytest.mark.parametrize("name", marked(travellers()))
 def test_program_on_two_workers(moved: Journey, name: str) -> None:
     passed = moved.passed(name)
     assert passed.run["status"] == "COMPLETED", (passed.run.get("error"), passed.why_not)
