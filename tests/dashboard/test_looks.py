@@ -25,6 +25,7 @@ PAGES = {
     "waiting": "/waiting",
     "variables": "/variables",
     "keys": "/keys",
+    "environments": "/environments",
     "limits": "/limits",
     "checkpoints": "/checkpoints",
 }

@@ -39,7 +39,7 @@ async def enter(http: httpx2.AsyncClient, site: Site) -> None:
 
 
 def csrf(page: str) -> str:
-    found = re.search(r'name="csrf" value="(\w+)"', page)
+    found = re.search(r'name="csrf" value="([^"]+)"', page)
     assert found
     return found[1]
 

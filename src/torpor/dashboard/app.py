@@ -7,6 +7,7 @@ from torpor.dashboard import (
     batches,
     checkpoints,
     env_vars,
+    environments,
     errors,
     keys,
     limits,
@@ -93,6 +94,8 @@ routes = [
     Route("/keys", keys.make, methods=["POST"]),
     Route("/keys/{key_id}/revoke", keys.revoke, methods=["POST"]),
     Route("/data-keys/rotate", keys.rotate_data_key, methods=["POST"]),
+    Route("/environments", environments.show, methods=["GET"]),
+    Route("/environments", environments.create, methods=["POST"]),
     Route("/limits", limits.show, methods=["GET"]),
     Route("/checkpoints", checkpoints.show, methods=["GET"]),
 ]
@@ -111,4 +114,5 @@ page.MENU[:] = [
     ("/variables", "Variables", "v"),
     ("/keys", "Keys", "k"),
     ("/limits", "Limits", "i"),
+    ("/environments", "Environments", "n"),
 ]

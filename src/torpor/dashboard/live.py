@@ -13,6 +13,8 @@ from starlette.responses import Response
 
 from torpor import engine
 from torpor.dashboard.page import session
+from torpor.server import auth
+from torpor.server.errors import not_found
 from torpor.server.event_streams import KEEP_ALIVE_S, STILL_HERE, Cut, EventStream
 from torpor.server.hub import Hub, hub
 
@@ -25,6 +27,10 @@ QUIET_S = 6.0
 async def live(request: Request) -> Response:
     """`?run=` an id: of that run alone."""
     run_id = request.query_params.get("run")
+    if run_id is not None:
+        async with hub(request).database.transaction() as tx:
+            if await engine.read.environment_of_run(tx, run_id) != auth.environment(request).id:
+                raise not_found()
     return EventStream(_changes(hub(request), session(request).cookie_hash, run_id), {})
 
 

@@ -19,7 +19,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from torpor.dashboard import figures, states, static
-from torpor.server import auth, sessions
+from torpor.server import auth, environments, sessions
 from torpor.server.errors import Refused, refusal_of
 from torpor.server.hub import hub
 from torpor.server.sessions import Session, SignedOut
@@ -38,6 +38,9 @@ HEADERS = {
     "x-frame-options": "DENY",
 }
 """What every answer of the dashboard says of itself. No page is kept by a browser either, unless it says otherwise."""
+
+PRODUCTION = "prod"
+"""How the names of environments begin that are shown as what customers depend on."""
 
 MENU: list[tuple[str, str, str]] = []
 """(path, name, key behind `g`) of each page that stands in the menu; app.py fills it."""
@@ -85,13 +88,18 @@ def part(request: Request) -> str | None:
 
 def render(request: Request, template: str, *, block: str | None = None, status: int = 200, **values: Any) -> Response:
     """The page, or one of its blocks. Templates know `request`, `session` (None: signed out), `environment`, `now`, `here(…)`
-    (this address with other parameters), `m` (the macros), and what is given."""
+    (this address with other parameters), `at(…)` (another one, of the same environment), `m` (the macros), and what is given."""
     signed_in = request.scope.get("session")
+    environment = auth.environment(request).slug if signed_in else ""
     now = hub(request).clock.now()
     context = {
         "request": request,
         "session": signed_in,
-        "environment": auth.environment(request).slug if signed_in else None,
+        "environment": environment,
+        "environments": request.scope.get("environments", []),
+        "is_production": environment.startswith(PRODUCTION),
+        "at": lambda url: at(request, url),
+        "section": _section(request.url.path),
         "now": now,
         "ago": lambda at: figures.since(at, now),
         "here": lambda **changes: _query(request, **changes),
@@ -104,8 +112,29 @@ def render(request: Request, template: str, *, block: str | None = None, status:
     return HTMLResponse("".join(found.blocks[block](found.new_context(context))), status)
 
 
+def at(request: Request, url: str) -> str:
+    """This address of ours, in the environment that the page shows: where there are several, it says in which."""
+    if len(request.scope.get("environments", ())) < 2 or "caller" not in request.scope:
+        return url
+    page, hash, fragment = url.partition("#")
+    return (
+        f"{page}{'&' if '?' in page else '?'}{environments.PARAMETER}={auth.environment(request).slug}{hash}{fragment}"
+    )
+
+
+def _section(path: str) -> str:
+    """The page of the menu that this one belongs to: what one looks at in another environment.
+
+    >>> _section("/runs/run_1"), _section("/tasks/mail/send")
+    ('/', '/tasks')
+    """
+    section = "/" + path.split("/")[1]
+    return section if section in {path for path, _, _ in MENU} else "/"
+
+
 def go(request: Request, url: str) -> Response:
     """After a form: the browser goes on to this page. htmx is told in its own way, and swaps nothing."""
+    url = at(request, url)
     if "hx-request" in request.headers:
         return Response(status_code=204, headers={"hx-redirect": url})
     return RedirectResponse(url, 303)
@@ -122,6 +151,8 @@ def told(route: Route) -> Route:
         try:
             sessions.check_host(request)
             response = await handler(request)
+        except environments.Elsewhere as elsewhere:
+            response = RedirectResponse(elsewhere.url, 303)
         except SignedOut:
             response = go(request, sessions.sign_in_url(request))
         except Exception as error:

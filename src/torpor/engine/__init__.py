@@ -2,6 +2,7 @@
 
      1. states.py       the states, the drawing, who may move a run along which edge, the public names
      2. deploy.py       ensure_environment, register_worker, register_version: who may come, what they bring
+        environments.py create_environment, look_at: others beside the server's own, and who looks at which
         api_keys.py     configure_key, create_key, rotate_key, revoke_key: with which keys the API is asked
         accounts.py     create_account, enter, change_password, remove_account, sign_in, sign_out, end_session, make_link,
                         use_link: who looks at the dashboard
@@ -172,6 +173,7 @@ from torpor.engine.env_vars import (
     variables,
     variables_to_reseal,
 )
+from torpor.engine.environments import EnvironmentCreated, create_environment, look_at
 from torpor.engine.events import record, tell
 from torpor.engine.expire import expire
 from torpor.engine.fall_back import give_up
@@ -291,6 +293,7 @@ __all__ = [
     "Debounce",
     "DeclaredInCode",
     "EndedLongAgo",
+    "EnvironmentCreated",
     "Fault",
     "FaultKind",
     "Finished",
@@ -386,6 +389,7 @@ __all__ = [
     "create_account",
     "create_batch",
     "create_bulk",
+    "create_environment",
     "create_key",
     "create_schedule",
     "create_token",
@@ -424,6 +428,7 @@ __all__ = [
     "keep",
     "key_by_hash",
     "keys_to_rewrap",
+    "look_at",
     "make_key",
     "make_link",
     "match_versions",

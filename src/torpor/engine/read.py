@@ -39,7 +39,10 @@ __all__ = [
     "deployments",
     "environment",
     "environment_by_slug",
+    "environment_counts",
+    "environment_of_run",
     "environment_or_none",
+    "environments",
     "environments_in_line",
     "logs",
     "next_due",
@@ -119,6 +122,28 @@ async def environment_or_none(tx: Transaction, environment_id: str) -> Environme
     """The environment with this id, which somebody has named."""
     row = await tx.fetchrow("select * from environments where id = $1", environment_id)
     return Environment.of(row) if row else None
+
+
+async def environments(tx: Transaction) -> list[Environment]:
+    """All there are."""
+    return [Environment.of(row) for row in await tx.fetch("select * from environments order by created_at, id")]
+
+
+async def environment_counts(tx: Transaction, *, now: datetime) -> dict[str, tuple[int, int]]:
+    """Of each environment: how many workers it has now, and how many runs that work or are in line."""
+    rows = await tx.fetch(
+        """select id, (select count(*) from workers where environment_id = environments.id and expires_at > $1) as workers,
+             (select count(*) from runs where environment_id = environments.id
+                and state in ('queued', 'dequeued', 'executing')) as runs
+           from environments""",
+        now,
+    )
+    return {row["id"]: (row["workers"], row["runs"]) for row in rows}
+
+
+async def environment_of_run(tx: Transaction, run_id: str) -> str | None:
+    """The id of the environment in which this run is. For whoever may look at all of them."""
+    return await tx.fetchval("select environment_id from runs where id = $1", run_id)
 
 
 async def environments_in_line(tx: Transaction) -> list[str]:

@@ -295,7 +295,7 @@ def queue(queue: str, what: str | None = None, **body: Any) -> Call:
     return get(path) if what is None else post(f"{path}/{what}", body)
 
 
-_VARIABLES = "/api/v1/projects/default/envvars/dev"
+_VARIABLES = "/api/v1/projects/default/envvars/default"
 """A server has one project, whatever it is called, and for now one environment."""
 
 

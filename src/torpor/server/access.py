@@ -258,6 +258,8 @@ ROUTES: dict[str, Access] = {
     "POST /keys": PAGE,
     "POST /keys/{key_id}/revoke": PAGE,
     "POST /data-keys/rotate": PAGE,
+    "GET /environments": PAGE,
+    "POST /environments": PAGE,
     "GET /limits": PAGE,
     "GET /checkpoints": PAGE,
     # what workers call

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from torpor import engine
-from torpor.server import passwords, sessions
+from torpor.server import auth, passwords, sessions
 from torpor.server.bodies import decode, read_body, reply
 from torpor.server.errors import Refused, not_found
 from torpor.server.hub import Hub, hub
@@ -31,6 +31,7 @@ _account_body = msgspec.json.Decoder(AccountBody)
 
 @router.get("/api/v1/accounts")
 async def listing(request: Request) -> Response:
+    auth.require_own(request)
     async with hub(request).database.transaction() as tx:
         found = await engine.accounts(tx)
     return reply({"data": [_shown(account) for account in found]})
@@ -38,6 +39,7 @@ async def listing(request: Request) -> Response:
 
 @router.post("/api/v1/accounts")
 async def create(request: Request) -> Response:
+    auth.require_own(request)
     body = decode(await read_body(request), _account_body)
     made = await create_account(hub(request), body.name, body.password)
     if isinstance(made, str):
@@ -48,6 +50,7 @@ async def create(request: Request) -> Response:
 @router.delete("/api/v1/accounts/{account_id}")
 async def remove(request: Request, account_id: str) -> Response:
     """Whoever is signed in to it is signed out."""
+    auth.require_own(request)
     async with hub(request).database.transaction() as tx:
         outcome = await engine.remove_account(tx, account_id)
     if isinstance(outcome, engine.Unknown):
@@ -57,6 +60,7 @@ async def remove(request: Request, account_id: str) -> Response:
 
 @router.post("/api/v1/sign-in-links")
 async def sign_in_link(request: Request) -> Response:
+    auth.require_own(request)
     url, expires_at = await new_link(hub(request))
     return reply({"url": url, "expiresAt": expires_at})
 

@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import time
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Annotated
 
@@ -18,11 +18,12 @@ from starlette.requests import Request
 from torpor import engine
 from torpor.engine import read
 from torpor.errors import ConfigError
-from torpor.server import public_tokens, scopes, sessions
+from torpor.server import environments, public_tokens, scopes, sessions
 from torpor.server.errors import Refused
 from torpor.server.hub import ENVIRONMENT, KEY_MEMORY_S, Hub, KeyRing, hub
 from torpor.server.public_tokens import PublicToken
 from torpor.store.records import ApiKey, Environment
+from torpor.wire.http import OF_ENVIRONMENT
 
 CALLBACKS = "callback URLs of wait tokens"
 NOT_OURS = "the key is not one of this server's, or it is not valid any more"
@@ -98,7 +99,7 @@ def environment(request: Request) -> Environment:
 
 
 async def worker_environment(request: Request) -> Environment:
-    """The environment that this server's workers serve."""
+    """The environment that this worker serves."""
     assert caller(request).kind is Kind.WORKER
     return caller(request).environment
 
@@ -125,30 +126,25 @@ async def identified_worker(request: Request) -> Caller:
     token = _bearer(request)
     if not here.settings.worker_token or not hmac.compare_digest(token.encode(), here.settings.worker_token.encode()):
         raise Refused(401, "the worker token is not this server's")
-    found = await _environment_of_workers(here)
+    slug = request.headers.get(OF_ENVIRONMENT, ENVIRONMENT)
+    found = await environments.named(here, slug)
     if found is None:
-        raise Refused(401, "this server has no environment for workers")
+        raise Refused(401, f"this server has no environment {slug[:40]!r} for workers")
     return Caller(found, Kind.WORKER)
 
 
 async def identified_browser(request: Request) -> Caller:
-    """A browser that is signed in; see sessions.py for what is raised else."""
+    """A browser that is signed in; see sessions.py and environments.py for what is raised else."""
     session = await sessions.identified(request)
-    found = await _environment_of_workers(hub(request))
-    if found is None:
-        raise Refused(503, "this server has no environment")
-    request.scope["session"] = session
+    found = await environments.looked_at(request, session)
+    request.scope["session"] = replace(session, of=found.slug)
     return Caller(found, Kind.SESSION, person=session.name)
 
 
-async def _environment_of_workers(here: Hub) -> Environment | None:
-    remembered = here.for_workers
-    if remembered and time.monotonic() - remembered[0] < KEY_MEMORY_S:
-        return remembered[1]
-    async with here.database.transaction() as tx:
-        found = await read.environment_by_slug(tx, ENVIRONMENT)
-    here.for_workers = (time.monotonic(), found) if found else None
-    return found
+def require_own(request: Request) -> None:
+    """403 unless the key is of the server's own environment: what belongs to no environment is looked after there."""
+    if environment(request).slug != ENVIRONMENT:
+        raise Refused(403, f"this takes a secret key of the environment {ENVIRONMENT}")
 
 
 async def _of_key(here: Hub, text: str) -> Caller | None:

@@ -1,6 +1,7 @@
 """Environment variables: list, set, import, unset. Values of secret ones go in and never come out again, but to workers.
 
-A project's reference may be any text, since there is one project; the environment is that of the key, by its slug.
+A project's reference may be any text, since there is one project; the environment is that of the key, by its slug or as
+`default`.
 """
 
 import re
@@ -25,6 +26,7 @@ MAX_VALUE_BYTES = 65_536
 MAX_ALL_BYTES = 1 << 20
 """Nor, all together, more than a quarter of its stack, which may be 8 MiB; and others want to say something, too."""
 
+OF_THE_KEY = "default"
 RESERVED = ("TORPOR_", "TRIGGER_", "LD_", "DYLD_", "PYTHON")
 """Torpor's own; and what makes a dynamic loader or an interpreter start otherwise."""
 RESERVED_NAMES = {
@@ -189,7 +191,7 @@ def _misfit(message: str, wrong: Iterable[tuple[str, str]]) -> Refused:
 
 
 def _here(request: Request, slug: str, environment: Environment) -> Hub:
-    if slug != environment.slug:
+    if slug not in (environment.slug, OF_THE_KEY):
         raise Refused(404, f"this key's environment is {environment.slug}, not {slug[:40]}")
     return hub(request)
 

@@ -1,5 +1,6 @@
 """What all handlers of one server share: settings, database, clock, wake-ups and the keys seen lately."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -21,7 +22,7 @@ from torpor.store.database import Database
 from torpor.store.records import ApiKey, Environment
 
 ENVIRONMENT = "dev"
-"""The one environment that a server has for now."""
+"""The environment that a server has from the start: its own."""
 KEY_MEMORY_S = 5.0
 """How long a key is believed without asking the database again. A change is announced to all servers; a key that was
 revoked works that much longer only where the announcement was lost."""
@@ -52,8 +53,8 @@ class Hub:
     """How often a change was announced: what was asked before it is not to be remembered after it."""
     rings: dict[str, KeyRing] = field(default_factory=dict, repr=False)
     """Environment -> the keys that its public tokens are verified with."""
-    for_workers: tuple[float, Environment] | None = None
-    """The environment of this server's workers, and when it was looked up."""
+    environments: tuple[float, Mapping[str, Environment]] | None = None
+    """All environments by their names, and when (monotonic) they were looked up."""
 
     tails: Tails = field(default_factory=Tails)
     """The streams that are read here."""

@@ -106,6 +106,17 @@ async def _ensure_environment(database: Database, settings: Settings, clock: Clo
         key = await engine.configure_key(
             tx, environment.id, keys.configured(masters, settings.secret_key or ""), now=now
         )
+        for each in await engine.read.environments(tx):
+            if each.id != environment.id:  # what a setting says, it says of all
+                await engine.ensure_environment(
+                    tx,
+                    each.slug,
+                    key_hash=None,
+                    checkpoint_retention_s=settings.checkpoint_retention_s,
+                    presets=presets,
+                    default_preset=default_preset,
+                    now=now,
+                )
     if not engine.is_valid(key, now):
         log.warning(
             "TORPOR_SECRET_KEY is a key that was revoked or has run out: it is refused. Start with another one."

@@ -7,7 +7,7 @@ changes anything must come from a page of ours (`Origin`, `Sec-Fetch-Site`) and 
 import hashlib
 import hmac
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from urllib.parse import parse_qsl, quote, urlsplit
 
@@ -40,11 +40,19 @@ class Session:
 
     account: Account | None
     cookie_hash: bytes
-    csrf_token: str
+    cookie: str = field(repr=False)
+    last_id: str | None = None  # the environment that was looked at last
+    of: str | None = None  # the name of the one that the page shows
 
     @property
     def name(self) -> str:
         return self.account.name if self.account else BY_LINK
+
+    @property
+    def csrf_token(self) -> str:
+        """What the forms of this browser's pages carry. It says of which environment the page is."""
+        assert self.of is not None
+        return csrf_token(self.cookie, self.of)
 
 
 def is_secure(here: Hub) -> bool:
@@ -61,9 +69,10 @@ def hash_of(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
-def csrf_token(cookie: str) -> str:
-    """What the forms of this browser's pages carry. It says nothing of the cookie, and nobody else can make it."""
-    return hmac.new(cookie.encode(), b"forms of the dashboard", hashlib.sha256).hexdigest()
+def csrf_token(cookie: str, environment: str) -> str:
+    """It says nothing of the cookie, and nobody else can make it, nor one for another environment."""
+    made = hmac.new(cookie.encode(), f"forms of the dashboard {environment}".encode(), hashlib.sha256)
+    return f"{environment}.{made.hexdigest()}"
 
 
 def new(request: Request) -> tuple[str, Browser]:
@@ -106,12 +115,16 @@ async def identified(request: Request) -> Session:
         found = await engine.signed_in(tx, cookie_hash, now=here.clock.now())
     if found is None:
         raise SignedOut
-    session = Session(found.account, cookie_hash, csrf_token(cookie))
+    session = Session(found.account, cookie_hash, cookie, found.session.environment_id)
+    given = request.headers.get("x-csrf-token")
     if request.method not in SAFE:
-        given = request.headers.get("x-csrf-token") or (await form(request)).get("csrf", "")
-        if not hmac.compare_digest(given.encode(), session.csrf_token.encode()):
-            raise Refused(403, "this page is too old, or it is not one of this server's: load it again", code="csrf")
-    return session
+        given = given or (await form(request)).get("csrf", "")
+    elif given is None:
+        return session
+    environment = given.partition(".")[0]
+    if not hmac.compare_digest(given.encode(), csrf_token(cookie, environment).encode()):
+        raise Refused(403, "this page is too old, or it is not one of this server's: load it again", code="csrf")
+    return replace(session, of=environment)
 
 
 def check_origin(request: Request) -> None:
@@ -149,6 +162,11 @@ def _is_address(name: str) -> bool:
         return bool(ip_address(name))
     except ValueError:
         return False
+
+
+def own_hosts(request: Request) -> set[str]:
+    """Under which this server is reached."""
+    return {request.headers.get("host", ""), urlsplit(hub(request).public_url).netloc}
 
 
 async def form(request: Request) -> ImmutableMultiDict[str, str]:

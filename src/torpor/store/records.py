@@ -73,6 +73,7 @@ class Session(Row):
     address: str
     agent: str
     ends_at: datetime | None
+    environment_id: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,13 +31,18 @@ class Link:
     Args:
         url: the server.
         token: the worker token.
+        environment: the one that it serves.
     """
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, environment: str) -> None:
         self.url = url
         self._client = httpx2.AsyncClient(
             base_url=url.rstrip("/") + "/worker/v1/",
-            headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+            headers={
+                "Authorization": f"Bearer {token}",
+                "Content-Type": "application/json",
+                wire.OF_ENVIRONMENT: environment,
+            },
             timeout=httpx2.Timeout(35.0, connect=5.0),
             limits=httpx2.Limits(max_connections=200, max_keepalive_connections=50),
         )

@@ -275,6 +275,8 @@
   // An address says only what is asked for.
   document.addEventListener("htmx:configRequest", (event) => {
     if (!event.target.matches?.("[data-tidy]")) return;
+    const environment = new URLSearchParams(location.search).get("environment");
+    if (environment) event.detail.formData.set("environment", environment);
     for (const name of [...new Set(event.detail.formData.keys())]) {
       const values = event.detail.formData.getAll(name).filter((value) => value !== "");
       event.detail.formData.delete(name);
