@@ -43,12 +43,12 @@ def test_a_computation_goes_on_elsewhere_in_the_middle_of_c_code(two: tuple[Stac
 def test_a_worker_is_drained_from_afar(two: tuple[Stack, Stack]) -> None:
     """It hears of it by its heartbeat, gives its run to the other, and ends."""
     one, other = two
-    run_id = one.trigger("computes", {"journal": str(one.journal()), "rounds": ROUNDS})
+    run_id = one.trigger("computes", {"journal": str(one.journal()), "rounds": 2 * ROUNDS})
     eventually(lambda: one.lines() == ["begins"], what="it computes")
-    other.start_worker()
     one.client.drain_worker(one.events(run_id, "run.started")[0]["worker_id"])
     one.await_event(run_id, "run.moved")
     eventually(lambda: one._worker.poll() == 0, what="the drained worker ends")  # pyright: ignore
+    other.start_worker()
     one.output(run_id)
     assert one.lines() == ["begins", "ends with its own file"]
     assert one.kinds(run_id).count("run.started") == 1
