@@ -25,6 +25,7 @@
         open.querySelector("summary").focus();
         return;
       }
+      if (event.target.type === "search") event.preventDefault(); // a browser would empty it
       if (isWriting(event.target)) event.target.blur();
       return;
     }
