@@ -105,6 +105,9 @@
     }
   };
 
+  // The cursor is set there once: a field that is written in is not drawn anew, and would draw the cursor again.
+  document.addEventListener("focusin", (event) => event.target.removeAttribute("autofocus"));
+
   // What somebody is writing, or has opened, is not to be taken from under their hands.
   const isChanged = (field) => field.matches("select") ? [...field.options].some((each) => each.selected !== each.defaultSelected) : field.value !== field.defaultValue;
   const isWritten = (node) => node.matches?.("textarea, select, input:not([type=checkbox], [type=hidden])") && (node === document.activeElement || isChanged(node));
