@@ -49,7 +49,9 @@ async def test_the_first_answer_wins(site: Site, page: Page) -> None:
     asked = page.locator(f"#{token}")
     await expect(asked).to_be_visible()
     # The page doesn't come to know: it can load nothing but whole pages.
-    await page.route("**/*", lambda route: route.abort() if "hx-request" in route.request.headers else route.continue_())
+    await page.route(
+        "**/*", lambda route: route.abort() if "hx-request" in route.request.headers else route.continue_()
+    )
     await site.client.approve(token, True, by="Grace")
     await asked.get_by_role("button", name="Reject").click()
     await expect(page.locator(".note")).to_contain_text("Approved: Ship it?, by Grace.")
