@@ -226,7 +226,7 @@ async def signed_in(port: int) -> Browser:
     url = json.loads((await reader.read()).split(b"\r\n\r\n", 1)[1])["url"]
     writer.close()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET /{url.split('/', 3)[3]} HTTP/1.1\r\n{head}\r\n".encode())
+    writer.write(f"POST /{url.split('/', 3)[3]} HTTP/1.1\r\n{head}content-length: 0\r\n\r\n".encode())
     answer = await reader.read()
     writer.close()
     found = re.search(rb"set-cookie: ([^;]+)", answer, re.IGNORECASE)
