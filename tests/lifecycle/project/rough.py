@@ -65,10 +65,10 @@ async def levels(depth: int) -> int:
 
 
 @task(retry=ONCE)
-async def in_parallel(form: str, first: str, second: str) -> Any:
-    """Waits for one or both of the tokens in the manner of `form`; each form ends in one more freeze."""
+async def in_parallel(form: str, first: str, second: str, last: str) -> Any:
+    """Waits for one or both of the tokens in the manner of `form`; each form ends in one more freeze, for `last`."""
     result = await FORMS[form](first, second)
-    await wait.for_(seconds=0.5)
+    await wait.for_token(last)
     return result
 
 
