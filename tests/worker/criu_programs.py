@@ -131,6 +131,26 @@ def goes_on_after_each_of_two_round_trips(tool: criu.Criu) -> None:
     assert_alone()
 
 
+def is_thawed_and_frozen_where_the_files_of_criu_are_hidden(tool: criu.Criu) -> None:
+    """As below /tmp, of which each room has one of its own."""
+
+    def hide() -> None:
+        namespaces.own_mounts()
+        for directory in {str(Path(each).parent) for each in tool.command if each.startswith("/")}:
+            namespaces.mount("tmpfs", directory, "tmpfs")
+
+    pid = in_child(lambda: True)
+    first = images("first")
+    dump(tool, pid, first)
+    kill(pid)
+    frozen_at = last_tick()
+    pid = asyncio.run(criu.restore(tool, images=first, enter=hide, timeout_s=20))
+    assert next_tick() > frozen_at
+    dump(tool, pid, images("second"))
+    kill(pid)
+    assert_alone()
+
+
 def is_stopped_by_a_dump_and_can_be_let_run(tool: criu.Criu) -> None:
     pid = in_child(lambda: True)
     dump(tool, pid, images())
@@ -268,6 +288,7 @@ def warming_up_keeps_what_criu_learned(tool: criu.Criu) -> None:
 SCENARIOS = (
     warming_up_keeps_what_criu_learned,
     goes_on_after_each_of_two_round_trips,
+    is_thawed_and_frozen_where_the_files_of_criu_are_hidden,
     is_stopped_by_a_dump_and_can_be_let_run,
     an_outside_unix_socket_is_named,
     an_io_uring_is_named,

@@ -171,6 +171,7 @@ def test_a_missing_image_directory_is_an_error_that_names_it(tmp_path: Path) -> 
     [
         "warming_up_keeps_what_criu_learned",
         "goes_on_after_each_of_two_round_trips",
+        "is_thawed_and_frozen_where_the_files_of_criu_are_hidden",
         "is_stopped_by_a_dump_and_can_be_let_run",
         "an_outside_unix_socket_is_named",
         "an_io_uring_is_named",

@@ -88,7 +88,7 @@ def test_no_apt_at_all_is_no_archive(tmp_path: Path) -> None:
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine on which nothing stands in the way, with empty places for a system's CRIU and for our own."""
-    monkeypatch.setattr(criu_setup, "obstacle", lambda: None)
+    monkeypatch.setattr(criu_setup, "obstacle", lambda project=None: None)
     monkeypatch.setattr(criu_setup, "_SYSTEM_PATH", "")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("TORPOR_CRIU_PREFIX", str(tmp_path / "prefix"))
@@ -112,6 +112,19 @@ def test_without_any_criu_the_fix_is_named(machine: Path) -> None:
     assert isinstance(found, NoCriu)
     assert found.reason == "CRIU is not installed"
     assert "torpor doctor --fix" in found.fix
+
+
+@pytest.mark.skipif(criu_setup.obstacle() is not None, reason="something else is in the way here")
+def test_what_a_thaw_would_not_find_again_is_named_with_its_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert criu_setup.obstacle(Path("/tmp/project")) is None
+    found = criu_setup.obstacle(Path("/dev/shm/project"))
+    assert found is not None
+    assert "the project is in /dev/shm/project, " in found.reason
+    monkeypatch.setattr("sys.prefix", "/run/venv")
+    found = criu_setup.obstacle()
+    assert found is not None
+    assert "Python is in /run/venv, " in found.reason
+    assert "not below /run" in found.fix
 
 
 def test_a_failing_system_criu_is_named_with_its_reason(machine: Path) -> None:

@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -323,7 +323,7 @@ def _start(
         ours.setblocking(False)
         try:
             if enter is None and real_uid is None:
-                started = _launch(criu, theirs.fileno())
+                started = _launch(criu.command, theirs.fileno())
             else:
                 started = _elsewhere(enter, real_uid, criu, theirs.fileno())
         except OSError as error:
@@ -337,10 +337,10 @@ def _start(
             started.poll()  # Takes the exit status if nobody else did; that it is gone already is fine.
 
 
-def _launch(criu: Criu, channel: int) -> subprocess.Popen[bytes]:
+def _launch(command: Sequence[str], channel: int, kept_open: Iterable[int] = ()) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [*criu.command, "swrk", str(channel)],
-        pass_fds=[channel],
+        [*command, "swrk", str(channel)],
+        pass_fds=[channel, *kept_open],
         start_new_session=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -358,16 +358,34 @@ def _elsewhere(
 
     The same goes for its ids. It reads and sets limits of processes, which takes CAP_SYS_RESOURCE, and containers rarely have
     that, or the real ids of their owner. So those are its real ones; what it may do goes by the effective ones, which are root's.
+
+    There its own files may be out of sight: a room has a /tmp of its own, and a home may be below the machine's. So they are
+    opened before, and what can't be had by its name any more is had by its descriptor.
     """
 
     def start() -> subprocess.Popen[bytes]:
-        if enter is not None:
-            enter()
-        if real_uid is not None:
-            namespaces.be_really(*real_uid)
-        return _launch(criu, channel)
+        files = {each: os.open(each, os.O_PATH | os.O_CLOEXEC) for each in criu.command if each.startswith("/")}
+        try:
+            if enter is not None:
+                enter()
+            if real_uid is not None:
+                namespaces.be_really(*real_uid)
+            hidden = {each: f"/proc/self/fd/{file}" for each, file in files.items() if not _leads_to(each, file)}
+            kept_open = [files[each] for each in hidden]
+            return _launch([hidden.get(each, each) for each in criu.command], channel, kept_open)
+        finally:
+            for file in files.values():
+                os.close(file)
 
     return namespaces.elsewhere(start)
+
+
+def _leads_to(path: str, file: int) -> bool:
+    """Whether the path, as this thread sees it, is that open file's."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file))
+    except OSError:
+        return False
 
 
 def _place_of(pid: int) -> Callable[[], None] | None:

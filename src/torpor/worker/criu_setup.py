@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,15 +34,18 @@ class NoCriu:
     fix: str
 
 
-async def find(settings: Settings, *, fresh: bool = False, in_room: bool = False) -> Criu | NoCriu:
+async def find(
+    settings: Settings, *, fresh: bool = False, in_room: bool = False, project: Path | None = None
+) -> Criu | NoCriu:
     """The CRIU to use, proved on this machine since it was booted.
 
     Args:
         settings: names the CRIU, if the user has chosen one, and where proofs are remembered.
         fresh: prove again, whatever is remembered.
         in_room: it is to freeze runs in rooms, which are other users' processes in root directories of their own.
+        project: whose runs it is to freeze.
     """
-    if in_the_way := obstacle():
+    if in_the_way := obstacle(project):
         return in_the_way
     candidates = _candidates(settings)
     tried: list[str] = []
@@ -90,8 +93,12 @@ def private_prefix() -> Path | None:
     return Path(chosen) if chosen else None
 
 
-def obstacle() -> NoCriu | None:
-    """What no CRIU could overcome: asked first, because its own messages about these are hard to read."""
+def obstacle(project: Path | None = None) -> NoCriu | None:
+    """What no CRIU could overcome: asked first, because its own messages about these are hard to read.
+
+    Args:
+        project: whose runs are to be frozen.
+    """
     if sys.platform != "linux":
         return NoCriu("processes can be frozen on Linux only", "nothing to do: everything but freezing works")
     if os.geteuid() != 0:
@@ -102,7 +109,23 @@ def obstacle() -> NoCriu | None:
         return NoCriu(
             f"root lacks {' and '.join(missing)} here", "start the container with --privileged, or give it these"
         )
+    for what, directory, hidden_below in (
+        ("Python", Path(sys.prefix), ("/dev/shm", "/run")),
+        ("Python", Path(sys.base_prefix), ("/dev/shm", "/run")),
+        ("the project", project, ("/dev/shm",)),
+    ):
+        if directory is not None and (place := _which_hides(directory, hidden_below)):
+            reason = f"{what} is in {directory}, and what is frozen or thawed has a {place} of its own, which hides it"
+            return NoCriu(reason, f"move {what} to a directory that is not below {place}, and start again")
     return None
+
+
+def _which_hides(directory: Path, places: Sequence[str]) -> str | None:
+    """Below which of these places it is, if it is: runs have a /dev/shm of their own, and the proof a /run. What of the machine's
+    /tmp is to be seen is mounted in each run's own (`room.py`).
+    """
+    names = (directory.absolute(), directory.resolve())
+    return next((place for place in places if any(name.is_relative_to(place) for name in names)), None)
 
 
 def effective_capabilities() -> int:

@@ -167,7 +167,7 @@ class Supervisor:
         if not self._settings.freeze:
             reason = "freezing is switched off (TORPOR_FREEZE)"
         if reason is None:
-            match await find(self._settings, in_room=self._house.isolation.level != "off"):
+            match await find(self._settings, in_room=self._house.isolation.level != "off", project=self._path):
                 case NoCriu() as missing:
                     reason = f"this machine can't freeze: {missing.reason}"
                 case found:
