@@ -42,6 +42,8 @@ class Settings:
     """A personal token, `tr_pat_…`, for commands and clients without a secret key. TRIGGER_ACCESS_TOKEN is read too."""
     worker_token: str | None = None
     """The secret that workers and server share."""
+    project: str = "default"
+    """The project of the environment that a worker serves."""
     environment: str = "dev"
     """The environment that a worker serves."""
     worker_slots: int = 20

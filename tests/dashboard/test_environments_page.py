@@ -11,7 +11,7 @@ from history import TASKS, Site
 from playwright.async_api import Page, expect
 from test_looks import PAGES
 
-from torpor.errors import Forbidden
+from torpor.errors import Forbidden, NotFound
 from torpor.sdk.async_client import AsyncClient
 
 pytestmark = pytest.mark.anyio
@@ -51,6 +51,20 @@ async def prod(site: Site) -> AsyncIterator[AsyncClient]:
     await worker.close()
 
 
+@pytest.fixture(scope="module")
+async def twin(site: Site) -> AsyncIterator[tuple[AsyncClient, FakeWorker]]:
+    """A client of an environment that is called as the server's own, in another project; and its worker, which has its tasks."""
+    async with browser_of(site) as http:
+        csrf = await token_of(http, "/environments")
+        answer = await http.post("/environments", data={"csrf": csrf, "begun": "shop", "name": "dev"})
+    [key] = re.findall(r"data-key-text>([^<]+)<", answer.text)
+    worker = FakeWorker(site.url, environment="dev", project="shop")
+    await worker.come_up([manifest("orders/process"), manifest("shop/only")])
+    async with AsyncClient(site.url, key) as client:
+        yield client, worker
+    await worker.close()
+
+
 async def test_an_environment_is_made_with_a_key_of_its_own(prod: AsyncClient, site: Site) -> None:
     told = await prod.whoami()
     assert (told["environment"], told["key"]["createdBy"]) == ("prod", "operator")
@@ -59,24 +73,61 @@ async def test_an_environment_is_made_with_a_key_of_its_own(prod: AsyncClient, s
     assert "payouts/send" not in [task["id"] for task in await site.client.tasks()]
     async with browser_of(site) as http:
         csrf = await token_of(http, "/environments")
-        for name, why in (("prod", "there is an environment prod already"), ("Prod!", "small letters, digits")):
-            answer = await http.post("/environments", data={"csrf": csrf, "name": name})
+        for fields, why in (
+            ({"name": "prod"}, "there is an environment prod in default already"),
+            ({"name": "Prod!"}, "small letters, digits"),
+            ({"name": "prod", "project": "ship"}, "there is no project ship"),
+            ({"name": "prod", "begun": "default"}, "there is a project default already"),
+        ):
+            answer = await http.post("/environments", data={"csrf": csrf, **fields})
             assert (answer.status_code, why in answer.text) == (422, True)
 
 
-async def test_what_belongs_to_no_environment_takes_a_key_of_the_servers_own(prod: AsyncClient, site: Site) -> None:
-    for refused in (prod.accounts(), prod.create_sign_in_link(), prod.create_account("mallory", "x" * 12)):
-        with pytest.raises(Forbidden, match="a secret key of the environment dev"):
+async def test_what_belongs_to_no_environment_takes_a_key_of_the_servers_own(
+    twin: tuple[AsyncClient, FakeWorker],
+) -> None:
+    """Its name alone isn't enough."""
+    client, _ = twin
+    for refused in (client.accounts(), client.create_sign_in_link(), client.create_account("mallory", "x" * 12)):
+        with pytest.raises(Forbidden, match="a secret key of the server's own environment"):
             await refused
 
 
+async def test_nothing_is_mixed_between_environments_of_one_name_in_two_projects(
+    twin: tuple[AsyncClient, FakeWorker], site: Site
+) -> None:
+    (theirs, worker), ours = twin, site.client
+    assert [(await each.whoami())["project"] for each in (ours, theirs)] == ["default", "shop"]
+    assert {task["id"] for task in await theirs.tasks()} == {"orders/process", "shop/only"}
+    await theirs.set_variable("OF_SHOP", "1")
+    assert "OF_SHOP" not in [each["name"] for each in await ours.variables()]
+    once = {"idempotency_key": "once", "concurrency_key": "ada"}
+    here, there = [(await each.trigger("orders/process", delay="1h", **once))["id"] for each in (ours, theirs)]
+    assert here != there
+    for of_one in (ours.run(there), theirs.run(here), theirs.cancel(here)):
+        with pytest.raises(NotFound):
+            await of_one
+    assert await worker.dequeue() == []
+    now = (await theirs.trigger("shop/only"))["id"]
+    assert [given.run_id for given in await worker.dequeue(5)] == [now]
+    # A token that one has signed says nothing of the other, though it names the same run.
+    async with AsyncClient(site.url, await theirs.create_public_token([f"read:runs:{here}"])) as stranger:
+        with pytest.raises(NotFound):
+            await stranger.run(here)
+    for each, run in ((ours, here), (theirs, there)):
+        await each.cancel(run)
+
+
 async def test_a_worker_of_an_environment_that_there_is_not_is_turned_away(site: Site) -> None:
-    worker = FakeWorker(site.url, environment="staging")
-    assert (await worker.post("hello", {})).status_code == 401
+    worker = FakeWorker(site.url, environment="staging", project="shop")
+    answer = await worker.post("hello", {})
+    assert (answer.status_code, "no environment 'staging' in a project 'shop'" in answer.text) == (401, True)
     await worker.close()
 
 
-async def test_no_page_shows_anything_of_another_environment(prod: AsyncClient, site: Site) -> None:
+async def test_no_page_shows_anything_of_another_environment(
+    prod: AsyncClient, twin: tuple[AsyncClient, FakeWorker], site: Site
+) -> None:
     async with browser_of(site) as http:
         for url in {url.partition("?")[0] for url in PAGES.values()} - {
             "/tasks/orders/process",
@@ -87,12 +138,14 @@ async def test_no_page_shows_anything_of_another_environment(prod: AsyncClient, 
             shown = re.sub(r"<(pre|script)\b.*?</\1>|Own key|TORPOR_\w+", "", page.text, flags=re.DOTALL)
             allowed = ("worker_",) if url in ("/workers", "/queues") else ()
             assert [each for each in OF_DEV if each in shown and each not in allowed] == [], url
-            assert " · prod · Torpor</title>" in page.text
+            assert " · default/prod · Torpor</title>" in page.text
             assert 'class="is-production"' in page.text
             assert 'class="is-production"' not in (await http.get(url, params={"environment": "dev"})).text
 
 
-async def test_nothing_of_another_environment_is_read_or_changed_by_its_id(prod: AsyncClient, site: Site) -> None:
+async def test_nothing_of_another_environment_is_read_or_changed_by_its_id(
+    twin: tuple[AsyncClient, FakeWorker], site: Site
+) -> None:
     client, database = site.client, site.database
     run = (await client.trigger("orders/process", delay="1h"))["id"]
     token = (await client.create_token(title="Pay?"))["id"]
@@ -100,17 +153,17 @@ async def test_nothing_of_another_environment_is_read_or_changed_by_its_id(prod:
     key = (await client.create_key("a key of dev"))["id"]
     queue = await database.fetchval("select id from queues where name = 'task/orders/process'")
     pages = [f"/runs/{run}", *(f"/runs/{run}/{part}" for part in ("timeline", "log", "packets/payload"))]
-    pages += [f"/schedules/{schedule}", "/tasks/orders/process", "/test/orders/process"]
+    pages += [f"/schedules/{schedule}"]
     forms = [f"/runs/{run}/{verb}" for verb in ("cancel", "replay", "fork", "answer")]
     forms += [f"/waiting/{token}/{verb}" for verb in ("approve", "reject", "complete")]
     forms += [f"/schedules/{schedule}", f"/schedules/{schedule}/deactivate", f"/schedules/{schedule}/delete"]
     forms += [f"/queues/{queue}/pause", f"/queues/{queue}/limit", f"/keys/{key}/revoke"]
     before = await _state(site)
     async with browser_of(site) as http:
-        csrf = await token_of(http, "/?environment=prod")
+        csrf = await token_of(http, "/?environment=shop/dev")
         for url in pages:
-            assert (await http.get(url, params={"environment": "prod"})).status_code == 404, url
-        assert (await http.get("/live", params={"environment": "prod", "run": run})).status_code == 404
+            assert (await http.get(url, params={"environment": "shop/dev"})).status_code == 404, url
+        assert (await http.get("/live", params={"environment": "shop/dev", "run": run})).status_code == 404
         for url in forms:
             answer = await http.post(url, data={"csrf": csrf, "value": "1", "limit": "0", "payload": "{}"})
             assert answer.status_code in (400, 404, 422), url
@@ -128,11 +181,21 @@ async def _state(site: Site) -> list[str | None]:
     ]
 
 
-async def test_the_address_says_the_environment_and_links_stay_in_it(page: Page, prod: AsyncClient, site: Site) -> None:
+async def test_the_address_says_the_environment_and_links_stay_in_it(
+    page: Page, prod: AsyncClient, twin: tuple[AsyncClient, FakeWorker], site: Site
+) -> None:
     there = (await prod.trigger("payouts/send"))["id"]
     await page.goto("/")
     await expect(page).to_have_url(f"{site.url}/?environment=dev")
-    await page.get_by_text("Environment: dev").press("Enter")
+    await page.get_by_text("Environment: default/dev").press("Enter")
+    await page.locator("[href='/?environment=shop/dev']").press("Enter")
+    await expect(page).to_have_url(f"{site.url}/?environment=shop/dev")
+    await page.get_by_role("link", name="Tasks").click()
+    await expect(page.get_by_role("link", name="shop/only", exact=True)).to_be_visible()
+    await expect(page).to_have_url(f"{site.url}/tasks?environment=shop/dev")
+    await page.goto("/")
+    await expect(page).to_have_url(f"{site.url}/?environment=shop/dev")
+    await page.get_by_text("Environment: shop/dev").press("Enter")
     await page.get_by_role("link", name="prod", exact=True).press("Enter")
     await expect(page).to_have_url(f"{site.url}/?environment=prod")
     await page.get_by_role("searchbox").fill("pay")

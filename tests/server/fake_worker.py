@@ -44,13 +44,13 @@ TASKS = [
 class FakeWorker:
     """Its verbs are those of the worker protocol."""
 
-    def __init__(self, url: str, token: str = TOKEN, environment: str = "dev") -> None:
+    def __init__(self, url: str, token: str = TOKEN, environment: str = "dev", project: str = "default") -> None:
         self.worker_id = ids.new("worker")
         self.instance_id = ids.new("instance")
         self._reading: asyncio.Task[None] | None = None
         self._http = httpx2.AsyncClient(
             base_url=url + "/worker/v1/",
-            headers={"authorization": f"Bearer {token}", wire.OF_ENVIRONMENT: environment},
+            headers={"authorization": f"Bearer {token}", wire.OF_PROJECT: project, wire.OF_ENVIRONMENT: environment},
             timeout=40,
         )
 

@@ -71,8 +71,7 @@ async def do(here: Hub, verb: Any, *args: Any, **options: Any) -> Any:
 
 async def environment_id(here: Hub) -> str:
     async with here.database.transaction() as tx:
-        environment = await engine.read.environment_by_slug(tx, "dev")
-    assert environment
+        [environment] = await engine.read.environments(tx)
     return environment.id
 
 

@@ -62,6 +62,7 @@ async def test_what_an_environment_allows_is_shown_and_set(client: AsyncClient, 
     await client.environment(concurrency_limit=4, burst_factor=1.5)
     told = await client.environment(paused=True)
     assert told == {
+        "project": "default",
         "slug": "dev",
         "concurrencyLimit": 4,
         "burstFactor": 1.5,

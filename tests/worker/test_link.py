@@ -32,7 +32,7 @@ async def test_a_message_that_is_made_anew_says_at_each_try_what_is_true_then():
 
     numbers = iter(range(1, 10))
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    link = Link(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "token", "dev")
+    link = Link(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "token", "default", "dev")
     try:
         reply = await link.send_anew(
             "dequeue",

@@ -87,7 +87,7 @@ async def open_store() -> AsyncIterator[ImageStore]:
         ) from None
     objects = open_objects(settings.object_store, data_dir.resolve() / "worker" / "store")
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    headers[wire.OF_ENVIRONMENT] = settings.environment
+    headers |= {wire.OF_PROJECT: settings.project, wire.OF_ENVIRONMENT: settings.environment}
     with tempfile.TemporaryDirectory(prefix="torpor-images-") as place:
         async with httpx2.AsyncClient(base_url=url.rstrip("/") + "/worker/v1/", headers=headers, timeout=60) as server:
             keyring = Keyring()

@@ -10,7 +10,7 @@ from torpor.dashboard.page import go, render
 from torpor.server import auth, keys, sessions
 from torpor.server.errors import Refused
 from torpor.server.hub import hub
-from torpor.store.records import ApiKey
+from torpor.store.records import ApiKey, Environment
 
 LONG = 24
 """Of a worker token that is as long as this, its last four letters may be shown."""
@@ -47,10 +47,19 @@ async def _page(
         rows=valid[::-1],
         over=[each for each in reversed(found) if each not in valid],
         last=secret[0].id if len(secret) == 1 else None,
+        slug=environment.slug,
         has_workers=bool(token),
+        serves=_serves(environment),
         worker_hint=f"…{token[-4:]}" if len(token) >= LONG else "",
         data_keys=data_keys[::-1],
     )
+
+
+def _serves(environment: Environment) -> list[str]:
+    """What a worker is told of the environment that it is for: nothing, where that is the server's own."""
+    said = {"TORPOR_PROJECT": environment.project, "TORPOR_ENVIRONMENT": environment.slug}
+    usual = {"TORPOR_PROJECT": engine.PROJECT, "TORPOR_ENVIRONMENT": engine.ENVIRONMENT}
+    return [f"{name}={value}" for name, value in said.items() if value != usual[name]]
 
 
 async def make(request: Request) -> Response:

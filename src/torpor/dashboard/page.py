@@ -23,6 +23,7 @@ from torpor.server import auth, environments, sessions
 from torpor.server.errors import Refused, refusal_of
 from torpor.server.hub import hub
 from torpor.server.sessions import Session, SignedOut
+from torpor.store import records
 
 log = logging.getLogger("torpor.dashboard")
 
@@ -90,14 +91,18 @@ def render(request: Request, template: str, *, block: str | None = None, status:
     """The page, or one of its blocks. Templates know `request`, `session` (None: signed out), `environment`, `now`, `here(…)`
     (this address with other parameters), `at(…)` (another one, of the same environment), `m` (the macros), and what is given."""
     signed_in = request.scope.get("session")
-    environment = auth.environment(request).slug if signed_in else ""
+    environment = auth.environment(request) if signed_in else None
+    known: list[records.Environment] = request.scope.get("environments", [])
     now = hub(request).clock.now()
     context = {
         "request": request,
         "session": signed_in,
-        "environment": environment,
-        "environments": request.scope.get("environments", []),
-        "is_production": environment.startswith(PRODUCTION),
+        "environment": _called(environment, known) if environment else "",
+        "environments": [
+            (each.project, each.slug, environments.address(each), environment is not None and each.id == environment.id)
+            for each in known
+        ],
+        "is_production": environment is not None and is_production(environment),
         "at": lambda url: at(request, url),
         "section": _section(request.url.path),
         "now": now,
@@ -117,8 +122,18 @@ def at(request: Request, url: str) -> str:
     if len(request.scope.get("environments", ())) < 2 or "caller" not in request.scope:
         return url
     page, hash, fragment = url.partition("#")
+    place = environments.address(auth.environment(request))
+    return f"{page}{'&' if '?' in page else '?'}{environments.PARAMETER}={place}{hash}{fragment}"
+
+
+def is_production(environment: records.Environment) -> bool:
+    return environment.slug.startswith(PRODUCTION)
+
+
+def _called(environment: records.Environment, known: list[records.Environment]) -> str:
+    """Its name, with that of its project where there are several."""
     return (
-        f"{page}{'&' if '?' in page else '?'}{environments.PARAMETER}={auth.environment(request).slug}{hash}{fragment}"
+        f"{environment.project}/{environment.slug}" if len({each.project for each in known}) > 1 else environment.slug
     )
 
 

@@ -1,8 +1,9 @@
 """The run's life, as verbs: every state write is in this package. Read in this order:
 
      1. states.py       the states, the drawing, who may move a run along which edge, the public names
-     2. deploy.py       ensure_environment, register_worker, register_version: who may come, what they bring
-        environments.py create_environment, look_at: others beside the server's own, and who looks at which
+     2. deploy.py       register_worker, register_version: who may come, what they bring
+        environments.py ensure_environment, create_environment, look_at: which there are, of which projects (is_own,
+                        address), and who looks at which
         api_keys.py     configure_key, create_key, rotate_key, revoke_key: with which keys the API is asked
         accounts.py     create_account, enter, change_password, remove_account, sign_in, sign_out, end_session, make_link,
                         use_link: who looks at the dashboard
@@ -156,7 +157,7 @@ from torpor.engine.data_keys import (
     rotate_data_key,
 )
 from torpor.engine.debounce import Debounce
-from torpor.engine.deploy import ensure_environment, register_version, register_worker
+from torpor.engine.deploy import register_version, register_worker
 from torpor.engine.dequeue import dequeue
 from torpor.engine.draft import TriggerRequest, UnknownPreset, UnknownQueue, UnknownTask, UnknownVersion
 from torpor.engine.env_vars import (
@@ -173,7 +174,16 @@ from torpor.engine.env_vars import (
     variables,
     variables_to_reseal,
 )
-from torpor.engine.environments import EnvironmentCreated, create_environment, look_at
+from torpor.engine.environments import (
+    ENVIRONMENT,
+    PROJECT,
+    EnvironmentCreated,
+    address,
+    create_environment,
+    ensure_environment,
+    is_own,
+    look_at,
+)
 from torpor.engine.events import record, tell
 from torpor.engine.expire import expire
 from torpor.engine.fall_back import give_up
@@ -269,9 +279,11 @@ from torpor.engine.warm import find_warm, prune_warm, refuse_warm, warm
 __all__ = [
     "EDGES",
     "ENDS",
+    "ENVIRONMENT",
     "LATEST",
     "LEASED",
     "MAX_NAMED",
+    "PROJECT",
     "STATUS",
     "AlreadyCompleted",
     "AlreadyEnded",
@@ -369,6 +381,7 @@ __all__ = [
     "activate_schedule",
     "add_items",
     "add_tags",
+    "address",
     "api_keys",
     "api_keys_to_reseal",
     "append",
@@ -422,6 +435,7 @@ __all__ = [
     "grant",
     "heartbeat",
     "holds",
+    "is_own",
     "is_secret_key",
     "is_short",
     "is_valid",

@@ -1,13 +1,11 @@
-"""Environments, workers and versions: who may come, what they bring."""
+"""Workers and versions: who may come, what they bring."""
 
-from collections.abc import Collection
 from datetime import datetime
 
 import msgspec
 
 from torpor import ids
 from torpor.engine import queues
-from torpor.engine.api_keys import NewApiKey, configure_key
 from torpor.engine.checkpoints import own_store
 from torpor.engine.draft import UnknownPreset
 from torpor.engine.events import announce
@@ -16,68 +14,7 @@ from torpor.engine.rescue import take_back
 from torpor.engine.schedule import declare_schedules
 from torpor.engine.versions import match_versions
 from torpor.store.database import Transaction
-from torpor.store.records import Environment
 from torpor.wire.http import Introduction, VersionReport
-from torpor.wire.presets import BUILT_IN, DEFAULT_PRESET, Preset
-
-
-async def ensure_environment(
-    tx: Transaction,
-    slug: str,
-    *,
-    key_hash: bytes | None,
-    checkpoint_retention_s: float = 86400.0,
-    presets: Collection[Preset] = tuple(BUILT_IN.values()),
-    default_preset: str = DEFAULT_PRESET,
-    now: datetime,
-) -> Environment:
-    """The environment of that name, made if it is missing; with `key_hash`, that is its configured key. For server start-up.
-
-    `checkpoint_retention_s` is for runs that end from now on; `presets` are those that runs can be triggered with from now
-    on.
-    """
-    row = await tx.fetchrow(
-        # The update makes `returning` give the row in either case, also to the slower of two.
-        """insert into environments (id, slug, created_at, checkpoint_retention_s) values ($1, $2, $3, $4)
-           on conflict (slug) do update set checkpoint_retention_s = excluded.checkpoint_retention_s returning *""",
-        ids.new("env"),
-        slug,
-        now,
-        checkpoint_retention_s,
-    )
-    environment = Environment.of(row)
-    await tx.execute("insert into turns (environment_id) values ($1) on conflict do nothing", environment.id)
-    await _offer(tx, environment.id, presets, default_preset)
-    if key_hash is not None:
-        await configure_key(tx, environment.id, NewApiKey(ids.new("apikey"), key_hash), now=now)
-    return environment
-
-
-async def _offer(tx: Transaction, environment_id: str, presets: Collection[Preset], default: str) -> None:
-    """These presets, and no others. Runs that have another one keep it, as it was."""
-    await tx.execute(
-        "update presets set is_offered = false, is_default = false where environment_id = $1", environment_id
-    )
-    await tx.executemany(
-        """insert into presets (environment_id, name, cpu, memory_bytes, disk_bytes, pids, labels, is_default)
-           values ($1, $2, $3, $4, $5, $6, $7, $8)
-           on conflict (environment_id, name) do update set cpu = excluded.cpu, memory_bytes = excluded.memory_bytes,
-               disk_bytes = excluded.disk_bytes, pids = excluded.pids, labels = excluded.labels,
-               is_default = excluded.is_default, is_offered = true""",
-        [
-            (
-                environment_id,
-                one.name,
-                one.cpu,
-                one.memory_bytes,
-                one.disk_bytes,
-                one.pids,
-                one.labels,
-                one.name == default,
-            )
-            for one in presets
-        ],
-    )
 
 
 async def register_worker(

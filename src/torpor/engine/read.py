@@ -38,7 +38,6 @@ __all__ = [
     "deployment",
     "deployments",
     "environment",
-    "environment_by_slug",
     "environment_counts",
     "environment_of_run",
     "environment_or_none",
@@ -110,12 +109,6 @@ class QueueView:
     queue: Queue
     queued: int
     running: int
-
-
-async def environment_by_slug(tx: Transaction, slug: str) -> Environment | None:
-    """The environment of that name."""
-    row = await tx.fetchrow("select * from environments where slug = $1", slug)
-    return Environment.of(row) if row else None
 
 
 async def environment_or_none(tx: Transaction, environment_id: str) -> Environment | None:

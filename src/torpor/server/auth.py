@@ -20,10 +20,10 @@ from torpor.engine import read
 from torpor.errors import ConfigError
 from torpor.server import environments, public_tokens, scopes, sessions
 from torpor.server.errors import Refused
-from torpor.server.hub import ENVIRONMENT, KEY_MEMORY_S, Hub, KeyRing, hub
+from torpor.server.hub import KEY_MEMORY_S, Hub, KeyRing, hub
 from torpor.server.public_tokens import PublicToken
 from torpor.store.records import ApiKey, Environment
-from torpor.wire.http import OF_ENVIRONMENT
+from torpor.wire.http import OF_ENVIRONMENT, OF_PROJECT
 
 CALLBACKS = "callback URLs of wait tokens"
 NOT_OURS = "the key is not one of this server's, or it is not valid any more"
@@ -126,10 +126,12 @@ async def identified_worker(request: Request) -> Caller:
     token = _bearer(request)
     if not here.settings.worker_token or not hmac.compare_digest(token.encode(), here.settings.worker_token.encode()):
         raise Refused(401, "the worker token is not this server's")
-    slug = request.headers.get(OF_ENVIRONMENT, ENVIRONMENT)
-    found = await environments.named(here, slug)
+    project = request.headers.get(OF_PROJECT, engine.PROJECT)
+    slug = request.headers.get(OF_ENVIRONMENT, engine.ENVIRONMENT)
+    found = await environments.named(here, project, slug)
     if found is None:
-        raise Refused(401, f"this server has no environment {slug[:40]!r} for workers")
+        of = "" if project == engine.PROJECT else f" in a project {project[:40]!r}"
+        raise Refused(401, f"this server has no environment {slug[:40]!r}{of} for workers")
     return Caller(found, Kind.WORKER)
 
 
@@ -137,14 +139,14 @@ async def identified_browser(request: Request) -> Caller:
     """A browser that is signed in; see sessions.py and environments.py for what is raised else."""
     session = await sessions.identified(request)
     found = await environments.looked_at(request, session)
-    request.scope["session"] = replace(session, of=found.slug)
+    request.scope["session"] = replace(session, of=environments.address(found))
     return Caller(found, Kind.SESSION, person=session.name)
 
 
 def require_own(request: Request) -> None:
     """403 unless the key is of the server's own environment: what belongs to no environment is looked after there."""
-    if environment(request).slug != ENVIRONMENT:
-        raise Refused(403, f"this takes a secret key of the environment {ENVIRONMENT}")
+    if not engine.is_own(environment(request)):
+        raise Refused(403, f"this takes a secret key of the server's own environment, {engine.ENVIRONMENT}")
 
 
 async def _of_key(here: Hub, text: str) -> Caller | None:

@@ -1,7 +1,7 @@
 """Environment variables: list, set, import, unset. Values of secret ones go in and never come out again, but to workers.
 
-A project's reference may be any text, since there is one project; the environment is that of the key, by its slug or as
-`default`.
+A project's reference may be any text: clients have one in their configuration that no server of ours knows. The environment is
+that of the key, which says its project too; the path has its slug, or `default`.
 """
 
 import re

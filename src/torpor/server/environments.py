@@ -1,9 +1,9 @@
 """The environments of this server: which there are, which one a browser looks at.
 
 The one that is there from the start is the server's own: TORPOR_SECRET_KEY opens it, and its secret keys look after what
-belongs to no environment, such as accounts. A page says in its address which environment it shows (`?environment=`), its
-forms in their token, and links from it are followed in the same one. Only an address that is opened out of nowhere is
-answered with what the browser has looked at last.
+belongs to no environment, such as accounts. A page says in its address which environment it shows (`?environment=prod`, and
+`?environment=shop/prod` of another project than the first), its forms in their token, and links from it are followed in the
+same one. Only an address that is opened out of nowhere is answered with what the browser has looked at last.
 """
 
 import time
@@ -16,7 +16,7 @@ from torpor import engine
 from torpor.engine import read
 from torpor.server import sessions
 from torpor.server.errors import Refused
-from torpor.server.hub import ENVIRONMENT, KEY_MEMORY_S, Hub, hub
+from torpor.server.hub import KEY_MEMORY_S, Hub, hub
 from torpor.server.sessions import Session
 from torpor.store.records import Environment
 
@@ -32,24 +32,35 @@ class Elsewhere(Exception):
 
 
 async def all_of(here: Hub) -> Mapping[str, Environment]:
-    """By their names, the server's own first; remembered for a few seconds."""
+    """By their addresses, the server's own first, each project's together; remembered for a few seconds."""
     remembered = here.environments
     if remembered and time.monotonic() - remembered[0] < KEY_MEMORY_S:
         return remembered[1]
     async with here.database.transaction() as tx:
         found = await read.environments(tx)
-    known = {each.slug: each for each in sorted(found, key=lambda each: (each.slug != ENVIRONMENT, each.slug))}
+    found.sort(key=lambda each: (each.project != engine.PROJECT, each.project, not engine.is_own(each), each.slug))
+    known = {address(each): each for each in found}
     here.environments = (time.monotonic(), known)
     return known
 
 
-async def named(here: Hub, slug: str) -> Environment | None:
-    """The environment of that name, also if another server has just made it."""
-    found = (await all_of(here)).get(slug)
+def address(environment: Environment) -> str:
+    return engine.address(environment.project, environment.slug)
+
+
+async def at(here: Hub, place: str) -> Environment | None:
+    """The environment of that address, also if another server has just made it."""
+    found = (await all_of(here)).get(place)
     if found is None:
         here.environments = None
-        found = (await all_of(here)).get(slug)
+        found = (await all_of(here)).get(place)
     return found
+
+
+async def named(here: Hub, project: str, slug: str) -> Environment | None:
+    """The same, for a worker."""
+    found = await at(here, engine.address(project, slug))
+    return found if found and (found.project, found.slug) == (project, slug) else None
 
 
 # -- of a browser -----------------------------------------------------------------------------------------------------
@@ -66,7 +77,7 @@ async def looked_at(request: Request, session: Session) -> Environment:
     known = await all_of(here)
     if not known:
         raise Refused(503, "this server has no environment")
-    request.scope["environments"] = [*known]
+    request.scope["environments"] = [*known.values()]
     if session.of is not None:  # a form, or a part of a page that is there: its token was checked
         return await _one(here, session.of)
     asked = request.query_params.get(PARAMETER)
@@ -77,23 +88,26 @@ async def looked_at(request: Request, session: Session) -> Environment:
                 await engine.look_at(tx, session.cookie_hash, found.id)
         return found
     found = (
-        await _of_run(request, known) or known.get(_referred(request)) or _last(session, known) or known[ENVIRONMENT]
+        await _of_run(request, known)
+        or known.get(_referred(request))
+        or _last(session, known)
+        or next(iter(known.values()))
     )
     if len(known) > 1 and _is_page(request):
-        raise Elsewhere(said(request, found.slug))
+        raise Elsewhere(said(request, found))
     return found
 
 
-def said(request: Request, slug: str) -> str:
+def said(request: Request, environment: Environment) -> str:
     """This address, saying that it is about this environment."""
     kept = [(name, value) for name, value in request.query_params.multi_items() if name != PARAMETER]
-    return f"{request.url.path}?{urlencode([*kept, (PARAMETER, slug)])}"
+    return f"{request.url.path}?{urlencode([*kept, (PARAMETER, '')])}{address(environment)}"
 
 
-async def _one(here: Hub, slug: str) -> Environment:
-    found = await named(here, slug)
+async def _one(here: Hub, place: str) -> Environment:
+    found = await at(here, place)
     if found is None:
-        raise Refused(404, f"this server has no environment {slug[:40]}")
+        raise Refused(404, f"this server has no environment {place[:80]}")
     return found
 
 

@@ -21,8 +21,6 @@ from torpor.server.wakeups import Wakeups
 from torpor.store.database import Database
 from torpor.store.records import ApiKey, Environment
 
-ENVIRONMENT = "dev"
-"""The environment that a server has from the start: its own."""
 KEY_MEMORY_S = 5.0
 """How long a key is believed without asking the database again. A change is announced to all servers; a key that was
 revoked works that much longer only where the announcement was lost."""
@@ -54,7 +52,7 @@ class Hub:
     rings: dict[str, KeyRing] = field(default_factory=dict, repr=False)
     """Environment -> the keys that its public tokens are verified with."""
     environments: tuple[float, Mapping[str, Environment]] | None = None
-    """All environments by their names, and when (monotonic) they were looked up."""
+    """All environments by their addresses, and when (monotonic) they were looked up."""
 
     tails: Tails = field(default_factory=Tails)
     """The streams that are read here."""

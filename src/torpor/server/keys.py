@@ -57,7 +57,7 @@ async def whoami(request: Request, environment: Keyed) -> Response:
     async with here.database.transaction() as tx:
         [key] = [each for each in await engine.api_keys(tx, environment.id) if each.id == caller.key_id]
     person = {} if caller.person is None else {"person": caller.person}
-    told = {"kind": caller.kind, **person, "environment": environment.slug}
+    told = {"kind": caller.kind, **person, "project": environment.project, "environment": environment.slug}
     return reply({**told, "key": render.api_key(key, caller.key_id, here.clock.now())})
 
 

@@ -178,6 +178,7 @@ def _shown(view: read.QueueView) -> dict[str, Any]:
 
 def _environment(environment: Environment) -> dict[str, Any]:
     return {
+        "project": environment.project,
         "slug": environment.slug,
         "concurrencyLimit": environment.concurrency_limit,
         "burstFactor": environment.burst_factor,

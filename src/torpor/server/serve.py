@@ -20,7 +20,7 @@ from torpor.server import accounts, keys, loops, machines, master_keys
 from torpor.server.app import create_app
 from torpor.server.connections import Connection
 from torpor.server.event_streams import CUT
-from torpor.server.hub import ENVIRONMENT, Hub
+from torpor.server.hub import Hub
 from torpor.server.master_keys import MasterKeys
 from torpor.store import migrate
 from torpor.store.database import Database
@@ -96,7 +96,7 @@ async def _ensure_environment(database: Database, settings: Settings, clock: Clo
     async with database.transaction() as tx:
         environment = await engine.ensure_environment(
             tx,
-            ENVIRONMENT,
+            engine.ENVIRONMENT,
             key_hash=None,
             checkpoint_retention_s=settings.checkpoint_retention_s,
             presets=presets,
@@ -112,6 +112,7 @@ async def _ensure_environment(database: Database, settings: Settings, clock: Clo
                     tx,
                     each.slug,
                     key_hash=None,
+                    project=each.project,
                     checkpoint_retention_s=settings.checkpoint_retention_s,
                     presets=presets,
                     default_preset=default_preset,

@@ -32,6 +32,7 @@ class Environment(Row):
     max_queued: int | None
     checkpoint_retention_s: float
     variables_revision: int
+    project: str
 
 
 @dataclass(frozen=True, slots=True)

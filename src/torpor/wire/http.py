@@ -36,7 +36,7 @@
 
 Every message is idempotent: it carries the lease number, and ids that the sender made. A message with an old lease
 changes nothing and is answered `stale`: the worker kills that process. Errors are `{"error": "…"}` as in the public API.
-The header OF_ENVIRONMENT names the environment that the worker serves; without it that is the server's own.
+The headers OF_PROJECT and OF_ENVIRONMENT name the environment that the worker serves; without one that is as of the server's own.
 """
 
 from typing import Any, Literal
@@ -57,7 +57,7 @@ from torpor.wire.runner import (
     WordLimits,
 )
 
-OF_ENVIRONMENT = "x-torpor-environment"
+OF_PROJECT, OF_ENVIRONMENT = "x-torpor-project", "x-torpor-environment"
 MAX_BODY_BYTES = 32 << 20
 """The largest message that the server takes from a worker."""
 MAX_OUTPUT_BYTES = MAX_BODY_BYTES - (1 << 20)

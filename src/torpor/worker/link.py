@@ -31,16 +31,17 @@ class Link:
     Args:
         url: the server.
         token: the worker token.
-        environment: the one that it serves.
+        project, environment: the one that it serves.
     """
 
-    def __init__(self, url: str, token: str, environment: str) -> None:
+    def __init__(self, url: str, token: str, project: str, environment: str) -> None:
         self.url = url
         self._client = httpx2.AsyncClient(
             base_url=url.rstrip("/") + "/worker/v1/",
             headers={
                 "Authorization": f"Bearer {token}",
                 "Content-Type": "application/json",
+                wire.OF_PROJECT: project,
                 wire.OF_ENVIRONMENT: environment,
             },
             timeout=httpx2.Timeout(35.0, connect=5.0),

@@ -113,7 +113,7 @@ class Supervisor:
         self._heartbeat_interval_s = settings.heartbeat_interval_s
         self._house = House(
             settings,
-            Link(settings.api_url, settings.worker_token, settings.environment),
+            Link(settings.api_url, settings.worker_token, settings.project, settings.environment),
             self._open_images(),
             run_root,
             self._versions.get,

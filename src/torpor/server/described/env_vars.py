@@ -42,8 +42,8 @@ DONE = {200: Answer("It is done.", Success, {"success": True})}
 
 RESOURCE = Resource(
     "Environment variables",
-    "What they do is in [environment variables](env.md). `project_ref` may be anything, `slug` is that of the key's environment "
-    "(`dev`).",
+    "What they do is in [environment variables](env.md). `project_ref` may be anything, since the key says whose they are; "
+    "`slug` is that of the key's environment (`dev`).",
     {
         f"GET {BASE}": Operation(
             "listVariables",

@@ -77,6 +77,7 @@ class Caller(Shape, kw_only=True):
 
     kind: Annotated[str, Meta(description="`secret key`, `personal token` or `scoped key`.")]
     person: Annotated[str, Meta(description="Whose personal token it is.")] | UnsetType = UNSET
+    project: str
     environment: str
     key: Key
 
@@ -151,6 +152,7 @@ RESOURCE = Resource(
                     {
                         "kind": "personal token",
                         "person": "Ada Lovelace",
+                        "project": "default",
                         "environment": "dev",
                         "key": {**PERSON, "isYours": True},
                     },

@@ -228,7 +228,7 @@ PATH: dict[str, tuple[str, str]] = {
     "name": ("Its name: of a queue, a variable or an object.", "emails"),
     "key_id": ("The key's id.", "apikey_6v4j"),
     "account_id": ("The account.", "account_2n7c"),
-    "project_ref": ("Any text, since a server has one project.", "proj_1"),
+    "project_ref": ("Any text: the key says which project and environment.", "proj_1"),
     "slug": ("The environment of the key.", "dev"),
     "filename": ("What the upload is called; its slashes are encoded.", "trigger%2Fpacket_1%2Fpayload.json"),
     "environment_id": ("Part of the presigned URL.", "env_1"),

@@ -76,6 +76,7 @@ class QueuePage(Shape):
 class Environment(Shape):
     """Null: no limit."""
 
+    project: str
     slug: str
     concurrency_limit: int | None
     burst_factor: float
@@ -95,6 +96,7 @@ QUEUE = {
     "concurrency": {"current": 5, "base": 5, "override": None, "overriddenAt": None, "overriddenBy": None},
 }
 ENVIRONMENT = {
+    "project": "default",
     "slug": "dev",
     "concurrencyLimit": None,
     "burstFactor": 1.0,
