@@ -9,10 +9,13 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from argon2 import PasswordHasher
 from fake_worker import KEY
 from history import Site, another
 from playwright.async_api import Browser, Page, expect
 from served import serving
+
+from torpor.server import passwords
 
 pytestmark = pytest.mark.anyio
 
@@ -179,6 +182,10 @@ async def test_who_is_removed_is_out(site: Site) -> None:
         await site.client.remove_account(made["id"])
         assert (await http.get("/account")).status_code == 303
         assert (await http.post("/sign-in", data={"name": "Eve", "password": PASSWORD})).status_code == 403
+
+
+def test_a_name_that_nobody_has_costs_as_much_work_as_a_wrong_password() -> None:
+    assert not PasswordHasher().check_needs_rehash(passwords.NOBODYS)
 
 
 async def test_passwords_can_be_tried_a_few_times_only_and_the_owner_is_not_shut_out(site: Site) -> None:

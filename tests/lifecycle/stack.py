@@ -100,8 +100,11 @@ class Stack:
     # -- the processes ------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        self.start_server()
-        self.start_worker()
+        """Both at once: the worker tries until the server answers."""
+        self._server = self._launch("server")
+        self.launch_worker()
+        eventually(self._server_answers, what="the server answers")
+        self.await_version()
 
     def beside(self, directory: Path, **settings: str) -> "Stack":
         """Another worker for the same server, with directories of its own. Start and stop its worker only."""
@@ -162,6 +165,8 @@ class Stack:
         directory.chmod(0o777)
         for pause in self.faults.iterdir():
             pause.unlink()
+        if self._server is None:
+            self.start()
         if self._server is None or self._server.poll() is not None:
             self.start_server()
         if self._worker is None or self._worker.poll() is not None:
