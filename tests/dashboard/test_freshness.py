@@ -4,6 +4,7 @@ import asyncio
 
 import httpx2
 import pytest
+from browser import ELSEWHERE
 from fake_worker import manifest
 from history import TASKS, Site
 from playwright.async_api import BrowserContext, Page, expect
@@ -75,28 +76,41 @@ async def test_pages_of_what_is_no_run_are_fresh_too(site: Site, page: Page, con
 
 
 async def test_no_row_moves_while_somebody_is_at_it(site: Site, page: Page, context: BrowserContext) -> None:
-    """A button that is held down, a text that is marked, an open menu, a question: the other window is fresh meanwhile."""
+    """A button that is held down, a text that is marked, an open menu, a question: the other window is fresh meanwhile. Then the
+    mouse rests on a row: what is new waits until it has left, or is asked for, and rows change in their places."""
     other = await context.new_page()
     await page.goto("/")
     await other.goto("/")
-    box = await page.locator("tr[data-row] .when").first.bounding_box()
-    assert box
-    await page.mouse.move(box["x"] + 5, box["y"] + 5)
-    for hold, let_go in (
-        (page.mouse.down, page.mouse.up),
+    row = (await site.client.trigger("mail/send", delay="1h"))["id"]
+    held = page.locator("[data-held]")
+    for hold, let_go, leave in (
+        (page.mouse.down, page.mouse.up, held.click),
         (
             lambda: page.evaluate("getSelection().selectAllChildren(document.querySelector('tr[data-row] .run'))"),
             lambda: page.evaluate("getSelection().empty()"),
+            lambda: page.mouse.move(5, 5),
         ),
-        (lambda: page.keyboard.press("?"), lambda: page.keyboard.press("Escape")),
+        (
+            lambda: page.keyboard.press("?"),
+            lambda: page.keyboard.press("Escape"),
+            lambda: page.mouse.move(5, 5),
+        ),
     ):
+        await page.locator(f"#{row} .when").hover()
         await hold()
-        made = await site.client.trigger("mail/send", delay="1h")
-        await expect(other.locator(f"#{made['id']}")).to_be_visible()
-        assert await page.locator(f"#{made['id']}").count() == 0
+        made = (await site.client.trigger("mail/send", delay="1h"))["id"]
+        await expect(other.locator(f"#{made}")).to_be_visible()
+        assert await page.locator(f"#{made}").count() == 0
         await let_go()
-        await expect(page.locator(f"#{made['id']}")).to_be_visible()
-        await site.client.cancel(made["id"])
+        await expect(held).to_have_text("1 new row: show")
+        await site.client.cancel(row)
+        await expect(page.locator(f"#{row} .badge")).to_have_text("Canceled")
+        assert await page.locator("tr[data-row]").first.get_attribute("id") == row
+        await leave()
+        await expect(page.locator("tr[data-row]").first).to_have_attribute("id", made)
+        await expect(held).to_be_hidden()
+        row = made
+    await site.client.cancel(row)
 
 
 async def test_what_is_ticked_focused_and_scrolled_to_stays(site: Site, page: Page) -> None:
@@ -106,6 +120,7 @@ async def test_what_is_ticked_focused_and_scrolled_to_stays(site: Site, page: Pa
     await page.get_by_label("all that fit the filters").check()
     await page.locator("[data-bulk-bar]").get_by_role("button", name="Replay").focus()
     await page.evaluate("scrollTo(0, 700)")
+    await page.mouse.move(5, 5)
     at = "(id) => document.getElementById(id).getBoundingClientRect().top"
     row = await page.locator("tr[data-row]").nth(20).get_attribute("id")
     was = await page.evaluate(at, row)
@@ -119,10 +134,26 @@ async def test_what_is_ticked_focused_and_scrolled_to_stays(site: Site, page: Pa
         await site.client.cancel(run_id)
 
 
+async def test_a_row_that_the_keyboard_is_in_is_not_taken_away(site: Site, page: Page) -> None:
+    made = (await site.client.trigger("mail/send", delay="1h"))["id"]
+    await page.goto("/?state=delayed")
+    await page.keyboard.press("j")
+    await site.client.cancel(made)
+    await expect(page.locator("[data-held]")).to_have_text("This has changed: show")
+    assert await page.evaluate("document.activeElement.closest('tr').id") == made
+    await page.keyboard.press("/")
+    await expect(page.locator(f"#{made}")).to_have_count(0)
+
+
 async def test_more_windows_than_a_browser_has_connections(site: Site, context: BrowserContext) -> None:
-    windows = [await context.new_page() for _ in range(7)]
+    """Also over plain HTTP from another machine."""
+    url = site.url.replace("127.0.0.1", ELSEWHERE)
+    windows = [await context.new_page() for _ in range(8)]
+    await windows[0].goto((await site.link()).replace(site.url, url))
+    await windows[0].get_by_role("button", name="Sign in").click()
     for window in windows:
-        await window.goto("/variables")
+        await window.goto(f"{url}/variables")
+    assert not await windows[0].evaluate("isSecureContext")
     await site.client.set_variable("EVERYWHERE", "1")
     for window in windows:
         await expect(window.get_by_role("row", name="EVERYWHERE")).to_be_visible()

@@ -28,17 +28,6 @@ async def test_what_happens_is_seen_without_a_reload(site: Site, page: Page) -> 
     assert await page.evaluate("window.wasHere")
 
 
-async def test_a_tick_outlives_a_refresh(site: Site, page: Page) -> None:
-    made = await site.client.trigger("orders/process", delay="1h")
-    await page.goto("/")
-    await page.get_by_label(f"Tick {made['id']}").check()
-    await expect(page.locator("[data-bulk-bar]")).to_contain_text("1 ticked")
-    other = await site.client.trigger("orders/process", delay="1h")
-    await expect(page.locator(f"#{other['id']}")).to_be_visible()
-    await expect(page.get_by_label(f"Tick {made['id']}")).to_be_checked()
-    await expect(page.locator("[data-bulk-bar]")).to_be_visible()
-
-
 async def test_filters_are_in_the_address(site: Site, page: Page) -> None:
     await page.goto("/")
     await page.get_by_placeholder("Run id, task or tag").fill("agents/")

@@ -19,6 +19,9 @@ HTML = """<!doctype html><html><head><meta charset="utf-8"><link rel="icon" href
 <body><div id="page"></div><script type="module" src="page.js"></script></body></html>
 """
 
+ELSEWHERE = "192.0.2.1"
+"""This machine by an address that isn't loopback's: over plain HTTP a browser has less for its pages (no secure context)."""
+
 
 @asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
@@ -31,6 +34,7 @@ async def chromium() -> AsyncIterator[Browser]:
         "--disable-gpu",
         "--disable-quic",
         "--disable-sync",
+        f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1",
     ]  # root has no sandbox; a test asks nobody else
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=path, args=quiet)

@@ -4,6 +4,7 @@
 "use strict";
 
 (() => {
+  const { hands, Place } = globalThis.torpor;
   const url = document.body.dataset.live;
   const sign = document.querySelector("[data-live-sign]");
   let source = null;
@@ -33,56 +34,31 @@
       state.timer = 0;
       const part = document.getElementById(id);
       if (state.isBusy || !part) return;
-      if (isHeld(part, state)) return later(id, state, 200);
+      if (hands.isHeld(part, state.wantedAt)) return later(id, state, 200);
       state.isWanted = false;
       state.askedAt = performance.now();
       htmx.trigger(part, "live");
     }, Math.max(0, pause));
   };
 
-  // Nothing is drawn anew while a question is asked, a menu is open, text of it is marked or a button is held down; and while the
-  // mouse is on its way in it, not for some seconds: what it aims at is not to move.
-  let isPressed = false;
-  let movedAt = -Infinity;
-
-  const isHeld = (part, state) => {
-    const marked = document.getSelection();
-    const now = performance.now();
-    return isPressed || document.querySelector("dialog[open]") || part.querySelector("details.pick[open]")
-      || (!marked.isCollapsed && part.contains(marked.anchorNode))
-      || (now - movedAt < 400 && now - state.wantedAt < 3000);
-  };
-
-  document.addEventListener("pointerdown", () => { isPressed = true; }, true);
-  for (const end of ["pointerup", "pointercancel", "dragend"]) document.addEventListener(end, () => { isPressed = false; }, true);
-  window.addEventListener("blur", () => { isPressed = false; });
-  document.addEventListener("pointermove", (event) => {
-    if (event.pointerType === "mouse" && event.target.closest?.("[data-refresh]")) movedAt = performance.now();
-  });
-
   document.addEventListener("htmx:beforeSwap", (event) => {
     const part = event.detail.target;
     const state = stateOf(part.id);
     if (event.detail.requestConfig.triggeringEvent?.type !== "live") return;
-    if (isHeld(part, state)) {
+    if (hands.isHeld(part, state.wantedAt)) {
       event.detail.shouldSwap = false;
       state.isWanted = true;
       state.wantedAt = performance.now();
-    } else if (scrollY > 0) {
-      keepPlace(part);
+      return;
+    }
+    const text = hands.inPlace(part, event.detail.serverResponse);
+    if (text === null) event.detail.shouldSwap = false;
+    else {
+      event.detail.serverResponse = text;
+      hands.keepPlace(part);
     }
   });
-
-  // Who has scrolled down reads on where they were, whatever comes above.
-  const keepPlace = (part) => {
-    const row = [...part.querySelectorAll("[data-row][id]")].find((each) => each.getBoundingClientRect().bottom > 0);
-    if (!row) return;
-    const was = row.getBoundingClientRect().top;
-    part.addEventListener("htmx:afterSwap", () => {
-      const now = document.getElementById(row.id);
-      if (now) scrollBy(0, now.getBoundingClientRect().top - was);
-    }, { once: true });
-  };
+  hands.onFree(ask);
   document.addEventListener("htmx:beforeRequest", (event) => {
     const state = stateOf(event.detail.target.id);
     state.isBusy = true;
@@ -105,48 +81,23 @@
     }
   };
 
-  // The cursor is set there once: a field that is written in is not drawn anew, and would draw the cursor again.
-  document.addEventListener("focusin", (event) => event.target.removeAttribute("autofocus"));
-
-  // What somebody is writing, or has opened, is not to be taken from under their hands.
-  const isChanged = (field) => field.matches("select") ? [...field.options].some((each) => each.selected !== each.defaultSelected) : field.value !== field.defaultValue;
-  const isWritten = (node) => node.matches?.("textarea, select, input:not([type=checkbox], [type=hidden])") && (node === document.activeElement || isChanged(node));
-  const isOfTicks = (node) => node.matches?.("[data-bulk-bar], [data-tick-all]"); // showTicked says what they show
-  Idiomorph.defaults.callbacks.beforeNodeMorphed = (node) => !isWritten(node) && !isOfTicks(node);
-  Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, node) => !(name === "open" && node.matches("details"));
-
-  // With HTTP/1.1 a browser has six connections for one server, however many windows show it. Four of them may be streams;
-  // a window that finds no place looks every few seconds by itself.
-  const PLACES = 4;
+  // Few windows have a stream (places.js); one that finds no place looks every few seconds by itself.
   let isLooking = false;
-  let leave = null;
-
-  const takePlace = (number) => new Promise((taken) => {
-    navigator.locks.request(`torpor-stream-${number}`, { ifAvailable: true }, (lock) => {
-      taken(Boolean(lock));
-      return lock && new Promise((done) => { leave = done; });
-    });
-  });
-
-  const hasPlace = async () => {
-    if (!navigator.locks) return true; // over plain HTTP, from another machine
-    for (let number = 0; number < PLACES; number += 1) if (await takePlace(number)) return true;
-    return false;
-  };
+  let place = null;
 
   const stop = () => {
     source?.close();
     source = null;
-    leave?.();
-    leave = null;
+    place?.leave();
+    place = null;
   };
 
   const listen = async () => {
     if (source || isLooking || document.hidden) return;
     isLooking = true;
-    const isFree = await hasPlace();
+    place = await Place.take(stop);
     isLooking = false;
-    if (!isFree) return;
+    if (!place) return;
     if (document.hidden) return stop();
     source = new EventSource(url);
     source.addEventListener("changed", (event) => refresh(event.data.split(" ")));
@@ -169,6 +120,7 @@
       if (document.hidden) stop();
       else listen();
     });
+    window.addEventListener("pagehide", stop);
     setInterval(async () => {
       if (document.hidden || source) return;
       await listen();
@@ -352,7 +304,9 @@
   });
 
   // Menus close when one looks elsewhere.
-  document.addEventListener("click", (event) => {
-    for (const open of document.querySelectorAll("details.pick[open]")) if (!open.contains(event.target)) open.open = false;
-  });
+  for (const looks of ["click", "focusin"]) {
+    document.addEventListener(looks, (event) => {
+      for (const open of document.querySelectorAll("details.pick[open]")) if (!open.contains(event.target)) open.open = false;
+    });
+  }
 })();

@@ -1,7 +1,7 @@
 // Time on a timeline: how lengths are written, how long each stretch of time is drawn, and where an instant lies. Pure functions.
 "use strict";
 
-globalThis.torpor = (() => {
+globalThis.torpor = { ...globalThis.torpor, ...(() => {
   // Phases that are drawn to scale. An idle stretch is at most that long, compared with all the work; and then it is broken.
   const BUSY = new Set(["starting", "working", "freezing", "thawing"]);
   const IDLE_SHARE = 0.2;
@@ -123,4 +123,4 @@ globalThis.torpor = (() => {
   }
 
   return { span, after, first, stretches, Scale };
-})();
+})() };
