@@ -309,11 +309,13 @@ def test_what_runs_when_its_worker_is_stopped_goes_on_in_the_next(make_stack: St
 
 
 def test_a_changed_project_is_imported_while_runs_of_the_old_one_go_on(make_stack: StackMaker, tmp_path: Path) -> None:
+    """And tell the lines that they were made of, which are no longer there, and which they were never allowed to read."""
     project = tmp_path / "project"
-    project.mkdir()
+    project.mkdir(mode=0o700)
     tasks = project / "tasks.py"
-    text = "from torpor import task, wait\n\n@task\nasync def which(token_id: str | None = None) -> int:\n"
-    text += "    if token_id:\n        await wait.for_token(token_id)\n    return VERSION\n\nVERSION = "
+    text = "from torpor import AbortRun, task, wait\n\n@task\nasync def which(token_id: str | None = None) -> int:\n"
+    text += "    if token_id:\n        await wait.for_token(token_id)\n        raise AbortRun(VERSION)  # the author's line\n"
+    text += "    return VERSION\n\nVERSION = "
     tasks.write_text(text + "1\n")
     stack = make_stack(project=project)
     stack.start()
@@ -324,12 +326,15 @@ def test_a_changed_project_is_imported_while_runs_of_the_old_one_go_on(make_stac
     stack.reload_worker()
     eventually(lambda: "SyntaxError" in stack.worker_log(), what="the error is told")
     assert stack.output(stack.trigger("which")) == 1
-    tasks.write_text(text + "2\n")
+    tasks.write_text("# another line\n" + text + "2\n")
     stack.reload_worker()
     eventually(lambda: stack.worker_log().count("version dev-") == 2, what="the new version is imported")
     assert stack.output(stack.trigger("which")) == 2
     stack.client.complete_token(token)
-    assert stack.output(old) == 1
+    error = stack.await_end(old)["error"]
+    assert error["message"] == "1"
+    assert "    raise AbortRun(VERSION)  # the author's line\n" in error["stackTrace"]
+    assert f"{project} is closed to runs" in stack.worker_log()
 
 
 def test_waiting_parents_never_keep_out_their_children(make_stack: StackMaker) -> None:

@@ -7,6 +7,7 @@ it imports, the code that packages run at start-up included, can do no more than
 import ctypes
 import gc
 import importlib
+import linecache
 import os
 import sys
 import time
@@ -18,6 +19,8 @@ from torpor.sdk import refresh
 from torpor.wire.runner import Imported, ImportFailed, TaskError
 
 Say = Callable[[Imported | ImportFailed], None]
+MAX_SOURCE_BYTES = 4 << 20
+"""So much of the author's text is kept for tracebacks, which is a hundred thousand lines."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ def import_version(source: Source) -> float:
         importlib.import_module(module)
     for each in task.registry().values():
         each.warm()
+    _keep_lines()
     _tidy_memory()
     return (time.perf_counter() - began) * 1000
 
@@ -90,6 +94,25 @@ def _open_packages() -> None:
     for entry in reversed(os.environ.get("PYTHONPATH", "").split(os.pathsep)):
         if entry:
             sys.path.insert(0, entry)
+
+
+def _keep_lines() -> None:
+    """Read the author's own modules, for tracebacks of runs and for where they stand.
+
+    A run is nobody, who may be kept from reading what was imported; and it may come back when its version's files have long
+    become another's.
+    """
+    from torpor.sdk.idle import is_users
+
+    left = MAX_SOURCE_BYTES
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and file.endswith(".py") and is_users(file):
+            lines = linecache.getlines(file)
+            if (left := left - sum(map(len, lines))) < 0:
+                return
+            if lines:
+                linecache.cache[file] = (len(lines), None, lines, file)  # without a time, it isn't looked at again
 
 
 def _tidy_memory() -> None:

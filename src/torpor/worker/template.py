@@ -149,6 +149,9 @@ def make(wanted: Plan, path: Path) -> Template:
         OSError: something can't be mounted; nothing is left there.
     """
     namespaces.mount("tmpfs", str(path), "tmpfs", namespaces.MS_NOSUID, "mode=755,size=16m")
+    for each in wanted.readable:
+        if not _is_for_all(Path(each)):
+            log.warning("%s is closed to runs, which are not root: let others read it (chmod o+rX)", each)
     try:
         for name in ("proc", "dev/pts", "tmp", "run/torpor", "etc", "var", "root", "home"):
             (path / name).mkdir(parents=True)
