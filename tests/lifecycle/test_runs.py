@@ -1,12 +1,10 @@
 """What a task's author sees, with every process real: runs begin, wait, leave memory, come back, end."""
 
-import os
-import signal
-import time
-from pathlib import Path
+from collections.abc import Callable
+from datetime import datetime, timedelta
 
 import pytest
-from stack import Stack, StackMaker, eventually
+from stack import Stack, eventually
 
 from torpor.errors import NotFound, Unprocessable
 
@@ -41,19 +39,35 @@ def test_print_and_output_are_told(stack: Stack) -> None:
 @pytest.mark.criu
 @pytest.mark.parametrize("task", ["sleeper", "sync_sleeper"])
 def test_a_waiting_run_leaves_memory_and_goes_on_at_the_next_line(stack: Stack, task: str) -> None:
-    run_id = stack.trigger(task, {"journal": str(stack.journal()), "seconds": 2.5})
-    stack.await_event(run_id, "run.suspended")
-    eventually(lambda: stack.process_of(run_id) is None, what="its process is gone")
-    assert stack.status(run_id) == "WAITING"
-    assert [line.split()[0] for line in stack.lines()] == ["before"]
-    [where] = stack.events(run_id, "run.suspended")[0]["waiting_at"]
+    sleeping = stack.trigger(task, {"journal": str(stack.journal("sleeping")), "seconds": 3600})
+    stack.await_event(sleeping, "run.suspended")
+    eventually(lambda: stack.process_of(sleeping) is None, what="its process is gone")
+    assert stack.status(sleeping) == "WAITING"
+    assert [line.split()[0] for line in stack.lines("sleeping")] == ["before"]
+    [where] = stack.events(sleeping, "run.suspended")[0]["waiting_at"]
     assert where["file"] == "tasks.py"
     assert "wait.for_(seconds=seconds)" in where["source"]
+    stack.client.cancel(sleeping)
+
+    def wakes(seconds: float) -> str:
+        return stack.trigger(task, {"journal": str(stack.journal(str(seconds))), "seconds": seconds})
+
+    run_id, seconds = frozen_before_its_time(stack, wakes)
     output = stack.output(run_id)
     secret = output["secret"] if isinstance(output, dict) else output
-    assert stack.lines() == [f"before {secret}", f"after {secret}"]
+    assert stack.lines(str(seconds)) == [f"before {secret}", f"after {secret}"]
     assert "run.resumed" in stack.kinds(run_id)
     stack.assert_nothing_left()
+
+
+def frozen_before_its_time(stack: Stack, begin: Callable[[float], str], times: int = 1) -> tuple[str, float]:
+    """A run that has ended, and was frozen so often before so many seconds were over: as many as this machine needs."""
+    for seconds in (1.0, 2.0, 4.0, 8.0, 16.0):
+        run_id = begin(seconds)
+        stack.await_end(run_id)
+        if stack.kinds(run_id).count("run.suspended") >= times:
+            return run_id, seconds
+    raise AssertionError(stack.how_it_stands(run_id))
 
 
 @pytest.mark.criu
@@ -101,26 +115,6 @@ def test_ten_runs_are_restored_at_once(stack: Stack) -> None:
     stack.assert_nothing_left()
 
 
-def test_a_short_wait_is_held_in_memory(make_stack: StackMaker) -> None:
-    stack = make_stack(TORPOR_HOLD_S="30")
-    stack.start()
-    run_id = stack.trigger("sleeper", {"journal": str(stack.journal()), "seconds": 0.3})
-    assert stack.output(run_id)
-    assert "run.suspended" not in stack.kinds(run_id)
-    assert "run.waiting" in stack.kinds(run_id)
-
-
-def test_without_criu_everything_works_and_runs_are_held(make_stack: StackMaker) -> None:
-    stack = make_stack(TORPOR_FREEZE="no")
-    stack.start()
-    run_id = stack.trigger("sleeper", {"journal": str(stack.journal()), "seconds": 1.0})
-    stack.await_event(run_id, "run.held")
-    assert "switched off" in stack.events(run_id, "run.held")[0]["reasons"][0]
-    assert stack.process_of(run_id)
-    assert stack.output(run_id)["attempt"] == 1
-    assert "run.suspended" not in stack.kinds(run_id)
-
-
 def test_a_parent_waits_for_its_child(stack: Stack) -> None:
     assert stack.output(stack.trigger("parent", False)) == 5
 
@@ -140,11 +134,12 @@ def test_one_freeze_covers_parallel_waits(stack: Stack) -> None:
 def test_a_limit_of_asyncio_counts_while_the_run_is_frozen(stack: Stack) -> None:
     """BB3: asyncio.timeout around a wait."""
     token = stack.client.create_token()["id"]
-    run_id = stack.trigger("limited", {"token_id": token, "seconds": 3.0})
-    stack.await_event(run_id, "run.suspended")
+    run_id, seconds = frozen_before_its_time(
+        stack, lambda seconds: stack.trigger("limited", {"token_id": token, "seconds": seconds})
+    )
     output = stack.output(run_id)
     assert output["answer"] == "timed out"
-    assert 3 <= output["loop"] <= output["wall"] + 0.1
+    assert seconds <= output["loop"] <= output["wall"] + 0.1
     assert "run.resumed" in stack.kinds(run_id)
     stack.assert_nothing_left()
 
@@ -164,7 +159,10 @@ def test_waits_have_deadlines_of_their_own(stack: Stack) -> None:
     """BB3: timeouts on each wait; what was waited for goes on."""
     token = stack.client.create_token()["id"]
     other = stack.trigger("waits_for_token", {"journal": str(stack.journal()), "token_id": token})
-    run_id = stack.trigger("waits_with_limits", {"token_id": token, "run_id": other})
+    payload = {"token_id": token, "run_id": other}
+    run_id, _ = frozen_before_its_time(
+        stack, lambda seconds: stack.trigger("waits_with_limits", payload | {"seconds": seconds}), times=2
+    )
     assert stack.output(run_id) == ["TokenTimeout", "WaitTimeout"]
     assert stack.kinds(run_id).count("run.resumed") == 2
     stack.client.complete_token(token, "late")
@@ -200,8 +198,9 @@ def test_runs_that_wait_for_each_other_are_told(stack: Stack) -> None:
 def test_another_attempt_does_not_wait_again(stack: Stack) -> None:
     """W6: a time wait with an idempotency key."""
     run_id = stack.trigger("waits_once", str(stack.journal()))
-    assert stack.output(run_id) < 1.5
+    stack.output(run_id)
     assert stack.lines() == ["attempt 1", "attempt 2"]
+    assert stack.kinds(run_id).count("run.waiting") == 1
 
 
 def test_an_approval_is_given_by_a_person(stack: Stack) -> None:
@@ -267,34 +266,23 @@ def test_a_canceled_run_ends_wherever_it_is(stack: Stack) -> None:
     assert stack.lines("w") == ["before"]
 
 
-def test_code_that_blocks_the_loop_is_no_stall(make_stack: StackMaker) -> None:
-    """BB8: heartbeats come from the supervisor."""
-    stack = make_stack(TORPOR_LEASE_S="1")
-    stack.start()
-    began = time.monotonic()
-    run_id = stack.trigger("blocks_the_loop", 2.5)
+def test_code_that_blocks_the_loop_is_no_stall(stack: Stack) -> None:
+    """BB8: heartbeats come from the supervisor, for longer than a lease lasts without one."""
+    run_id = stack.trigger("blocks_the_loop", str(stack.journal()))
+    eventually(lambda: stack.lines() == ["blocked"], what="its loop is blocked")
+    lease_is_over = last_seen(stack) + timedelta(seconds=4)
+    eventually(lambda: last_seen(stack) > lease_is_over, what="the worker is heard of", interval_s=0.2)
+    stack.journal("journal.go").touch()
     assert stack.output(run_id) == "done"
-    assert time.monotonic() - began > 2.5
     assert "run.rescued" not in stack.kinds(run_id)
 
 
-@pytest.mark.criu
-def test_a_worker_that_is_stopped_freezes_what_waits_and_another_life_goes_on(make_stack: StackMaker) -> None:
-    stack = make_stack(TORPOR_HOLD_S="3600")
-    stack.start()
-    run_id = stack.trigger("sleeper", {"journal": str(stack.journal()), "seconds": 3})
-    stack.await_event(run_id, "run.waiting")
-    assert stack.process_of(run_id)
-    stack.stop_worker()
-    assert "run.suspended" in stack.kinds(run_id)
-    stack.start_worker()
-    assert stack.output(run_id)["attempt"] == 1
-    assert [line.split()[0] for line in stack.lines()] == ["before", "after"]
+def last_seen(stack: Stack) -> datetime:
+    [worker] = stack.client.workers()
+    return datetime.fromisoformat(worker["seenAt"])
 
 
-def test_what_runs_when_its_worker_is_stopped_goes_on_in_the_next(make_stack: StackMaker) -> None:
-    stack = make_stack()
-    stack.start()
+def test_what_runs_when_its_worker_is_stopped_goes_on_in_the_next(stack: Stack) -> None:
     run_id = stack.trigger("busy", str(stack.journal()))
     eventually(lambda: stack.lines() == ["busy 1"], what="user code runs")
     stack.stop_worker()
@@ -306,43 +294,6 @@ def test_what_runs_when_its_worker_is_stopped_goes_on_in_the_next(make_stack: St
     stack.output(run_id)
     assert stack.lines() == ["busy 1"]
     stack.assert_nothing_left()
-
-
-def test_a_changed_project_is_imported_while_runs_of_the_old_one_go_on(make_stack: StackMaker, tmp_path: Path) -> None:
-    """And tell the lines that they were made of, which are no longer there, and which they were never allowed to read."""
-    project = tmp_path / "project"
-    project.mkdir(mode=0o700)
-    tasks = project / "tasks.py"
-    text = "from torpor import AbortRun, task, wait\n\n@task\nasync def which(token_id: str | None = None) -> int:\n"
-    text += "    if token_id:\n        await wait.for_token(token_id)\n        raise AbortRun(VERSION)  # the author's line\n"
-    text += "    return VERSION\n\nVERSION = "
-    tasks.write_text(text + "1\n")
-    stack = make_stack(project=project)
-    stack.start()
-    token = stack.client.create_token()["id"]
-    old = stack.trigger("which", token)
-    stack.await_event(old, "run.waiting")
-    tasks.write_text("from torpor import task\nthis is no Python")
-    stack.reload_worker()
-    eventually(lambda: "SyntaxError" in stack.worker_log(), what="the error is told")
-    assert stack.output(stack.trigger("which")) == 1
-    tasks.write_text("# another line\n" + text + "2\n")
-    stack.reload_worker()
-    eventually(lambda: stack.worker_log().count("version dev-") == 2, what="the new version is imported")
-    assert stack.output(stack.trigger("which")) == 2
-    stack.client.complete_token(token)
-    error = stack.await_end(old)["error"]
-    assert error["message"] == "1"
-    assert "    raise AbortRun(VERSION)  # the author's line\n" in error["stackTrace"]
-    assert f"{project} is closed to runs" in stack.worker_log()
-
-
-def test_waiting_parents_never_keep_out_their_children(make_stack: StackMaker) -> None:
-    """Two slots, nothing is frozen, and each of three runs waits for a child that waits for a child that …"""
-    stack = make_stack(TORPOR_FREEZE="no", TORPOR_WORKER_SLOTS="2")
-    stack.start()
-    runs = [stack.trigger("many_levels", 4) for _ in range(3)]
-    assert [stack.output(run_id) for run_id in runs] == [4, 4, 4]
 
 
 def test_every_line_is_told_in_order_however_many(stack: Stack) -> None:
@@ -357,49 +308,6 @@ def test_a_forged_log_line_costs_nobody_anything(stack: Stack) -> None:
     assert stack.output(run_id) == "told"
     assert stack.run(run_id)["attemptCount"] == 1
     assert len(list(stack.client.logs(run_id))) >= 4
-
-
-def test_of_two_reloads_the_later_one_wins(make_stack: StackMaker, tmp_path: Path) -> None:
-    stack, tasks, text = changeable(make_stack, tmp_path)
-    rewrite(tasks, "import time\ntime.sleep(2)\n" + text + "2\n")  # slow to import
-    stack.reload_worker()
-    rewrite(tasks, text + "3\n")
-    stack.reload_worker()
-    eventually(lambda: stack.output(stack.trigger("which")) == 3, what="the later one is imported")
-    assert {stack.output(stack.trigger("which")) for _ in range(20)} == {3}
-
-
-def test_a_zygote_that_died_never_imports_changed_files_under_the_old_name(
-    make_stack: StackMaker, tmp_path: Path
-) -> None:
-    stack, tasks, text = changeable(make_stack, tmp_path)
-    rewrite(tasks, text + "2\n")  # and nobody tells the worker
-    for pid in stack.worker_pids():
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        if b"torpor.worker.zygote" in command or b"torpor spare" in command:
-            os.kill(pid, signal.SIGKILL)
-    run_id = stack.trigger("which")
-    assert stack.output(run_id) == 2
-    assert f"version {stack.run(run_id)['version']}: which" in stack.worker_log()
-
-
-def rewrite(file: Path, text: str) -> None:
-    """At once, as editors do: a half-written file would be a project without tasks."""
-    draft = file.with_suffix(".draft")
-    draft.write_text(text)
-    draft.rename(file)
-
-
-def changeable(make_stack: StackMaker, tmp_path: Path) -> tuple[Stack, Path, str]:
-    """A stack on a project with one task, `which`, that returns the number at the end of its file."""
-    project = tmp_path / "project"
-    project.mkdir()
-    text = "from torpor import task\n\n@task\nasync def which() -> int:\n    return VERSION\n\nVERSION = "
-    (project / "tasks.py").write_text(text + "1\n")
-    stack = make_stack(project=project)
-    stack.start()
-    assert stack.output(stack.trigger("which")) == 1
-    return stack, project / "tasks.py", text
 
 
 @pytest.mark.criu

@@ -2,9 +2,10 @@
 
 import os
 import signal
+from itertools import pairwise
 
 import pytest
-from stack import Stack, StackMaker, eventually
+from stack import Stack, eventually
 
 pytestmark = pytest.mark.criu
 
@@ -31,7 +32,9 @@ def test_a_run_that_lives_goes_on_from_its_save_points(stack: Stack) -> None:
 @pytest.mark.parametrize("victim", ["run", "worker"])
 def test_a_run_that_saves_itself_loses_no_more_than_it_worked_since(stack: Stack, victim: str) -> None:
     run_id = stack.trigger("saves_itself", str(stack.journal()))
-    stack.await_event(run_id, "run.saved", 2)
+    stack.await_event(run_id, "run.saved")
+    counted, saved = numbers(stack)[-1], stack.kinds(run_id).count("run.saved")
+    stack.await_event(run_id, "run.saved", saved + 2)  # one of them may have been made before we looked
     if victim == "worker":
         stack.kill_worker()
         stack.start_worker()
@@ -39,20 +42,17 @@ def test_a_run_that_saves_itself_loses_no_more_than_it_worked_since(stack: Stack
         pid = stack.process_of(run_id)
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-    stack.await_event(run_id, "run.saved", 3)
+    stack.await_event(run_id, "run.saved", stack.kinds(run_id).count("run.saved") + 1)
     stack.journal("journal.go").touch()
-    assert stack.output(run_id) > 50
+    stack.output(run_id)
+    assert all(after > counted for before, after in pairwise(numbers(stack)) if after <= before)
     assert len(stack.lines()) == 1
     assert stack.kinds(run_id).count("run.started") == 1
     stack.assert_nothing_left()
 
 
-def test_a_save_point_that_cannot_be_is_told_to_the_code_and_in_the_story(make_stack: StackMaker) -> None:
-    stack = make_stack(TORPOR_FREEZE="no")
-    stack.start()
-    run_id = stack.trigger("saved_twice", str(stack.journal()))
-    assert stack.output(run_id) == [False, False, False, False]
-    assert "switched off" in stack.events(run_id, "run.save_failed")[0]["reason"]
+def numbers(stack: Stack) -> list[int]:
+    return [int(line) for line in stack.lines("journal.numbers")]
 
 
 def test_three_lives_of_one_image_go_their_own_ways_at_the_same_time(stack: Stack) -> None:

@@ -103,11 +103,12 @@ async def saved_twice(journal: str) -> list[bool]:
 
 @task(retry=AGAIN, checkpoints=Checkpoints(every="0.5s"))
 async def saves_itself(journal: str) -> int:
-    """Counts in a file of its own until it is told to go."""
+    """Counts in a file of its own until it is told to go, and beside the journal, which no save point holds."""
     number = 0
     while not Path(journal + ".go").exists():
         number += 1
         Path("number").write_text(str(number))
+        note(journal + ".numbers", str(number))
         await asyncio.sleep(0.01)
         assert Path("number").read_text() == str(number)
     note(journal, f"ends at {number}")

@@ -138,9 +138,9 @@ async def limited(token_id: str, seconds: float) -> dict[str, object]:
 
 
 @task
-async def waits_with_limits(token_id: str, run_id: str) -> list[str]:
+async def waits_with_limits(token_id: str, run_id: str, seconds: float) -> list[str]:
     told: list[str] = []
-    for waiting in (wait.for_token(token_id, timeout=1), wait.for_run(run_id, timeout=1)):
+    for waiting in (wait.for_token(token_id, timeout=seconds), wait.for_run(run_id, timeout=seconds)):
         try:
             await waiting
         except WaitTimeout as error:
@@ -178,14 +178,12 @@ async def waits_for_run(journal: str) -> str:
 
 
 @task(retry=Retry(max_attempts=2, min_delay=0, max_delay=0, jitter=False))
-async def waits_once(journal: str) -> float:
+async def waits_once(journal: str) -> None:
     """Its second attempt need not wait again."""
-    began = time.time()
-    await wait.for_(seconds=2, idempotency_key="nap")
+    await wait.for_(seconds=0.3, idempotency_key=f"nap of {current.run_id}")
     note(journal, f"attempt {current.attempt}")
     if current.attempt == 1:
         raise RuntimeError("once more")
-    return time.time() - began
 
 
 @task(retry=Retry(max_attempts=3, min_delay=0, max_delay=0, jitter=False))
@@ -220,8 +218,11 @@ async def wait_then_busy(journal: str, token_id: str) -> int:
 
 
 @task
-async def blocks_the_loop(seconds: float) -> str:
-    time.sleep(seconds)  # noqa: ASYNC251  (that it blocks is the point)
+async def blocks_the_loop(journal: str) -> str:
+    """Until the journal's `.go` file appears."""
+    note(journal, "blocked")
+    while not Path(journal + ".go").exists():
+        time.sleep(0.01)  # noqa: ASYNC251  (that it blocks is the point)
     return "done"
 
 
