@@ -4,7 +4,7 @@
 import inspect
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from hashlib import sha256
 from typing import Any
@@ -25,8 +25,8 @@ from torpor.errors import (
     Unauthorized,
     Unprocessable,
 )
-from torpor.sdk import calls
 from torpor.sdk.async_client import AsyncClient
+from torpor.sdk.calls import sending
 from torpor.sdk.client import Client
 
 pytestmark = pytest.mark.anyio
@@ -59,7 +59,7 @@ def json(value: Any, status: int = 200, **headers: str) -> httpx2.Response:
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(sending, "FIRST_PAUSE_S", 0.0)
 
 
 def test_importing_the_client_loads_no_http_library() -> None:
@@ -235,22 +235,32 @@ async def test_the_awaited_client_asks_again_and_pages_like_the_blocking_one() -
         assert [run["id"] async for run in client.runs(tag="a")] == ["run_2", "run_1"]
 
 
+def public(kind: type[Any]) -> dict[str, Callable[..., Any]]:
+    return {name: getattr(kind, name) for name in dir(kind) if not name.startswith("_")}
+
+
 def test_both_clients_have_the_same_calls_with_the_same_parameters() -> None:
-    def public(kind: type[Any]) -> dict[str, list[tuple[str, Any, Any]]]:
+    def parameters(kind: type[Any]) -> dict[str, list[tuple[str, Any, Any]]]:
         return {
             name: [(each.name, each.kind, each.default) for each in inspect.signature(call).parameters.values()]
-            for name, call in vars(kind).items()
-            if not name.startswith("_")
+            for name, call in public(kind).items()
         }
 
-    assert public(Client) == public(AsyncClient)
+    assert parameters(Client) == parameters(AsyncClient)
 
 
 def test_what_a_call_does_is_told_once() -> None:
-    for name, call in vars(AsyncClient).items():
-        if not name.startswith("_") and name != "close":
-            assert (inspect.getdoc(call) or "").startswith(f"As `Client.{name}`"), name
-            assert inspect.getdoc(getattr(Client, name)), name
+    for name, call in public(AsyncClient).items():
+        told = inspect.getdoc(call) or ""
+        assert told.startswith(f"As `Client.{name}`") or told == inspect.getdoc(getattr(Client, name)) != "", name
+
+
+def test_a_call_shows_itself_as_what_it_is_in_each_client() -> None:
+    """To `help`, to editors, and to `create_autospec`, which asks what is to be awaited."""
+    assert str(inspect.signature(Client.run)) == "(self, run_id: str) -> dict[str, typing.Any]"
+    assert not inspect.iscoroutinefunction(Client.run)
+    assert inspect.iscoroutinefunction(AsyncClient.run)
+    assert inspect.signature(AsyncClient.runs).return_annotation == AsyncIterator[dict[str, Any]]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def test_examples_in_docstrings_run(name: str) -> None:
 TYPED = """
 import asyncio
 from datetime import datetime
-from torpor import ScheduleTick, schedule, task, wait, Retry
+from torpor import AsyncClient, Client, ScheduleTick, schedule, task, wait, Retry
 
 @task
 async def a(number: int, text: str = "") -> list[str]: ...
@@ -41,8 +41,11 @@ async def main() -> None:
     reveal_type(b.sync.trigger_and_wait(1))
     reveal_type((await a.trigger(1)).id)
     reveal_type((await wait.for_approval("ok?")).by)
+    reveal_type(Client().create_public_token(["read:runs"], expires="1h"))
+    reveal_type(await AsyncClient().run_counts())
     await a.trigger("wrong")
     a.options(dely="1h")
+    Client().cancel("run_1", at_onec=True)
     await asyncio.gather(a.trigger_and_wait(1), wait.for_(hours=1))
 """
 
@@ -60,9 +63,13 @@ def test_authors_see_the_types_of_their_own_functions(tmp_path: Path) -> None:
         for one in told["generalDiagnostics"]
         if one["severity"] == "information"
     ]
-    assert revealed == ["int", "list[str]", "float", "list[str]", "float", "float", "str", "str | None"]
+    assert revealed == [
+        *("int", "list[str]", "float", "list[str]", "float", "float", "str", "str | None"),
+        *("str", "list[dict[str, Any]]"),
+    ]
     errors = [one for one in told["generalDiagnostics"] if one["severity"] == "error"]
     assert [TYPED.splitlines()[one["range"]["start"]["line"]].strip() for one in errors] == [
         'await a.trigger("wrong")',
         'a.options(dely="1h")',
+        'Client().cancel("run_1", at_onec=True)',
     ]

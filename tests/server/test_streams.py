@@ -17,8 +17,8 @@ from torpor import ids
 from torpor.config import Settings
 from torpor.engine.read_streams import PAGE_BYTES
 from torpor.errors import NotFound
-from torpor.sdk import calls
 from torpor.sdk.async_client import AsyncClient
+from torpor.sdk.calls import sending
 from torpor.sdk.client import Client
 from torpor.server import streams, tails
 from torpor.server.serve import serve
@@ -538,7 +538,7 @@ class Cutting(httpx2.AsyncHTTPTransport):
 async def test_our_clients_read_it_whole_and_send_and_change(
     url: str, worker: FakeWorker, given: wire.Assignment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calls, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(sending, "FIRST_PAUSE_S", 0.01)
     parts = [0, {"line": "a\u2028b\x85c\n\n"}, None, *range(30)]
 
     async def work() -> None:

@@ -9,7 +9,7 @@
 `metadata.py`, `tags.py`  what a run says of itself             `streams.py`, `inputs.py`  what it gives out, what it is sent
 `payload.py`  from a call to JSON and back                      `schedule.py`   @schedule, ScheduleTick
 `client.py`, `async_client.py`  the HTTP API, for everything outside of runs
-`calls.py`    what both send and read                           `kept_client.py`  the one that triggers share
+`calls/`      what both can be asked, each call once            `kept_client.py`  the one that triggers share
 
 Beneath, only inside a run:
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from torpor.sdk.async_client import AsyncClient
-from torpor.sdk.calls import Target
+from torpor.sdk.calls.sending import Target
 from torpor.sdk.client import Client
 
 _clients: dict[Target, Client] = {}

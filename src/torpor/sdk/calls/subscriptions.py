@@ -1,10 +1,11 @@
-"""Runs as they change, for `Client.subscribe` and its kin: what is asked one after the other, and what the rows mean.
+"""Runs as they change: what is asked one after the other, and what the rows mean.
 
-Nothing here sends. A subscription is a generator: it yields a call, is sent what was `Told`, and yields runs, as dicts by
-the names of `Client.run`. Where it is stands in the offset that each answer gives, so a connection that breaks, or a
-server that is gone for a while, costs nothing but time.
+A subscription's steps are a generator: it yields a call, is sent what was `Told`, and yields runs, as dicts by the names
+of `Client.run`. Where it is stands in the offset that each answer gives, so a connection that breaks, or a server that is
+gone for a while, costs nothing but time.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -12,8 +13,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from torpor.sdk import calls
-from torpor.sdk.calls import Call, Json
+from torpor.sdk.calls import sending
+from torpor.sdk.calls.call import Call, Json, get, segment
+from torpor.sdk.calls.doors import listed
+from torpor.sdk.calls.listings import Listing
+from torpor.sdk.calls.runs import one_run
 
 if TYPE_CHECKING:
     import httpx2
@@ -31,16 +35,16 @@ class Told:
     body: Any
 
 
-Subscription = Generator[Any, Any, None]
+Steps = Generator[Any, Any, None]
 """Yields a `Call`, to be sent what was `Told`, or a run, to be sent nothing."""
 
 
-class Attempts(calls.Attempts):
+class Attempts(sending.Attempts):
     """Those at the calls of a subscription never end: it goes on when the server is back. A refusal is raised."""
 
     def _pause(self) -> float:
         self._made = min(self._made + 1, 20)
-        return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * calls.PAUSE_FACTOR ** (self._made - 1))
+        return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * sending.PAUSE_FACTOR ** (self._made - 1))
 
     def answered(self, response: "httpx2.Response") -> float | None:
         pause = super().answered(response)
@@ -49,9 +53,69 @@ class Attempts(calls.Attempts):
         return pause
 
 
-def run(run_id: str, skip: Iterable[str]) -> Subscription:
+class Subscription(Listing):
+    """A listing of runs, each as often as it changes."""
+
+    attempts = Attempts
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self.call = next(steps)
+
+    def read(self, answer: Told) -> list[Json]:
+        runs: list[Json] = []
+        self.call = None
+        with contextlib.suppress(StopIteration):
+            step = self._steps.send(answer)
+            while not isinstance(step, Call):
+                runs.append(step)
+                step = next(self._steps)
+            self.call = step
+        return runs
+
+
+class Subscriptions:
+    @listed
+    def subscribe(self, run_id: str, *, skip: Iterable[str] = ()) -> Listing:
+        """A run as it is, and again whenever it has changed, until it has ended: at most a few milliseconds later.
+
+        Args:
+            run_id: the run.
+            skip: what isn't needed: `payload`, `output`, `metadata`.
+
+        A server or a network that is away for a while is waited for.
+
+        Raises:
+            NotFound: there is no such run.
+
+        Example:
+            >>> for run in client.subscribe("run_1"):  # doctest: +SKIP
+            ...     print(run["status"], run.get("metadata"))
+        """
+        return Subscription(_of_run(run_id, skip))
+
+    @listed
+    def subscribe_to_tag(
+        self, tags: str | Iterable[str], *, period: str | timedelta = "", skip: Iterable[str] = ()
+    ) -> Listing:
+        """The runs with this tag, or all of these, each again whenever it has changed. It never ends by itself.
+
+        Args:
+            tags: one or several.
+            period: how far back the first ones were made, a day at most, and unless it is given: `"1h"`.
+            skip: as `subscribe`.
+        """
+        return Subscription(_tagged(tags, period, skip))
+
+    @listed
+    def subscribe_to_batch(self, batch_id: str, *, skip: Iterable[str] = ()) -> Listing:
+        """The runs of a batch, each again whenever it has changed, until the batch is over. As `subscribe`."""
+        return Subscription(_of_batch(batch_id, skip))
+
+
+def _of_run(run_id: str, skip: Iterable[str]) -> Steps:
     """A run, until it has ended."""
-    feed = _Feed(f"runs/{calls.segment(run_id)}", {"skipColumns": skip})
+    feed = _Feed(f"runs/{segment(run_id)}", {"skipColumns": skip})
     while True:
         for told in (yield from feed.answer()):
             yield told
@@ -59,23 +123,23 @@ def run(run_id: str, skip: Iterable[str]) -> Subscription:
                 return
 
 
-def tagged(tags: str | Iterable[str], period: str | timedelta, skip: Iterable[str]) -> Subscription:
+def _tagged(tags: str | Iterable[str], period: str | timedelta, skip: Iterable[str]) -> Steps:
     """The runs that have all of these tags, for ever."""
     feed = _Feed("runs", {"tags": [tags] if isinstance(tags, str) else tags, "createdAt": period, "skipColumns": skip})
     while True:
         yield from (yield from feed.answer())
 
 
-def batch(batch_id: str, skip: Iterable[str]) -> Subscription:
+def _of_batch(batch_id: str, skip: Iterable[str]) -> Steps:
     """The runs of a batch, until all of it is over: its items have come, and their runs have ended."""
-    feed = _Feed(f"batches/{calls.segment(batch_id)}", {"skipColumns": skip})
+    feed = _Feed(f"batches/{segment(batch_id)}", {"skipColumns": skip})
     over: dict[str, bool] = {}
     while True:
         for told in (yield from feed.answer()):
             yield told
             over[told["id"]] = told["isCompleted"]
         if all(over.values()):
-            whole = (yield calls.get(f"/api/v2/batches/{calls.segment(batch_id)}")).body
+            whole = (yield get(f"/api/v2/batches/{segment(batch_id)}")).body
             # What the batch has been given since is still to come.
             if whole["status"] not in ("PENDING", "PROCESSING") and over.keys() >= {*whole["runs"]}:
                 return
@@ -91,10 +155,10 @@ class _Feed:
         self._place: Json = {"offset": "-1"}
         self._schema: Json = {}
 
-    def answer(self) -> Generator[Call, Told, list[Json]]:
+    def answer(self) -> Generator[Call[Any], Told, list[Json]]:
         """Ask once. None may have changed; then there are no runs."""
         is_live = "live" in self._place
-        told = yield calls.get(self._path, self._query | self._place, held_s=HELD_S if is_live else 0.0)
+        told = yield get(self._path, self._query | self._place, held_s=HELD_S if is_live else 0.0)
         self._schema = self._schema or json.loads(told.headers["electric-schema"])
         self._place = {"offset": told.headers["electric-offset"]}
         if "electric-up-to-date" in told.headers:
@@ -105,7 +169,7 @@ class _Feed:
                 row = {name: _value(text, self._schema[name]) for name, text in message["value"].items()}
                 run = _run(row)
                 if "application/store" in (row.get("payloadType"), row.get("outputType")):
-                    whole = (yield calls.run(run["id"])).body
+                    whole = (yield one_run(run["id"])).body
                     run |= {name: whole[name] for name in ("payload", "output") if name in run and name in whole}
                 runs.append(run)
         return runs

@@ -1,37 +1,17 @@
-"""What the clients' calls about streams, input, metadata and tags send, and how a stream is read.
+"""How a run's stream is read.
 
-As in calls.py, nothing here sends. A stream comes as server-sent events; `StreamReading` says what to ask, reads what comes,
-and knows where to go on when the connection broke.
+It comes as server-sent events; `StreamReading` says what to ask, reads what comes, and knows where to go on when the
+connection broke.
 """
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
 
-from torpor.sdk.calls import Call, Json, post, segment
+from torpor.sdk.calls.call import Call, segment
 
 QUIET_S = 600
 """How long the server holds a request for which nothing comes; then it is asked again."""
-
-
-def send_input(run_id: str, key: str, data: Any) -> Call:
-    return post(f"/realtime/v1/streams/{segment(run_id)}/input/{segment(key)}", {"data": data})
-
-
-def add_tags(run_id: str, tags: Sequence[str]) -> Call:
-    return post(f"/api/v1/runs/{segment(run_id)}/tags", {"tags": [*tags]})
-
-
-def update_metadata(
-    run_id: str, metadata: Json | None, own: Sequence[Json], parent: Sequence[Json], root: Sequence[Json]
-) -> Call:
-    body: Json = {} if metadata is None else {"metadata": metadata}
-    for name, operations in (("operations", own), ("parentOperations", parent), ("rootOperations", root)):
-        if operations:
-            body[name] = [*operations]
-    path = f"/api/v1/runs/{segment(run_id)}/metadata"
-    return Call("PUT", path, body=post(path, body).body)
 
 
 class StreamReading:
@@ -44,7 +24,7 @@ class StreamReading:
         self._rest = b""
 
     @property
-    def call(self) -> Call | None:
+    def call(self) -> Call[Any] | None:
         if self._is_over:
             return None
         self._rest = b""  # half an event of a connection that broke
