@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from torpor.wire.http import Op
 from torpor.wire.operations import MAX_DEPTH, MAX_NAMES, apply, check
+from torpor.wire.runner import Op
 
 NAMES = ["a", "b", "0", "1"]
 keys = some.sampled_from([*NAMES, "$.a", "$.a.b", "$.b.0", "$.a.b.1", "$.b.a.0.a", r"$.a\.b", r"$.a\\.0"])

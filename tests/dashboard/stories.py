@@ -12,7 +12,7 @@ from history import MARKUP, Site
 
 from torpor import ids
 from torpor.wire import http as wire
-from torpor.wire.runner import NewWait, QueueManifest, TaskError
+from torpor.wire.runner import NewWait, Op, QueueManifest, TaskError
 
 STANDS = [
     {
@@ -183,7 +183,7 @@ class Teller:
         given = await worker.take_and_start()
         await self.say(given, 300, ("info", "reading 48,210 orders"), ("info", "read in 2.1 s"))
         await self.save(given, "orders read")
-        ops = [wire.Op("set", "progress", 0.6), wire.Op("set", "stage", "chapters")]
+        ops = [Op("set", "progress", 0.6), Op("set", "stage", "chapters")]
         await worker.say(f"runs/{run_id}/metadata", wire.MetadataReport(given.lease, 1, ops), wire.MetadataReply)
         words = [msgspec.Raw(f'"{word}"'.encode()) for word in ("Orders", "rose", "by", "12", "%", "in", "week", "48")]
         await append(worker, given, "words", *words)

@@ -13,7 +13,7 @@ from playwright.async_api import Browser, BrowserContext, Page, expect
 from stories import STANDS, Teller
 
 from torpor.wire import http as wire
-from torpor.wire.runner import NewWait
+from torpor.wire.runner import NewWait, TaskError
 
 pytestmark = pytest.mark.anyio
 
@@ -187,7 +187,7 @@ async def test_markup_stays_text_wherever_users_write(teller: Teller, page: Page
 
 
 def wire_error() -> Any:
-    return wire.TaskError(MARKUP, MARKUP, f'  File "{MARKUP}", line 1, in {MARKUP}\n    {MARKUP}\n')
+    return TaskError(MARKUP, MARKUP, f'  File "{MARKUP}", line 1, in {MARKUP}\n    {MARKUP}\n')
 
 
 async def test_large_json_is_folded_and_files_are_whole(teller: Teller, page: Page) -> None:

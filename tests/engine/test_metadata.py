@@ -20,9 +20,9 @@ from torpor.engine import (
     Unknown,
 )
 from torpor.engine.metadata import BOUNDS, CHANGEABLE_S
-from torpor.wire.http import FinishReport, MetadataReport, Op, VersionReport
+from torpor.wire.http import FinishReport, MetadataReport, VersionReport
 from torpor.wire.operations import apply
-from torpor.wire.runner import TaskError
+from torpor.wire.runner import Op, TaskError
 
 from .conftest import World, manifest, time_wait
 from .test_locks import meanwhile

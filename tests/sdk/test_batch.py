@@ -14,7 +14,7 @@ from torpor import BatchItem, NotInRun, RunFailed, task
 from torpor import sync as blocking
 from torpor.sdk.batch import CHUNK_BYTES, Upload, item_of
 from torpor.wire import http as wire
-from torpor.wire.runner import Call, Result
+from torpor.wire.runner import Call, Result, TaskError
 
 
 @task
@@ -88,7 +88,7 @@ def completed(index: int, output: Any, task_id: str = "twice") -> wire.BatchResu
 
 
 def failed(index: int, status: str = "FAILED", run_id: str | None = "run") -> wire.BatchResult:
-    error = wire.TaskError("ValueError", "no")
+    error = TaskError("ValueError", "no")
     return wire.BatchResult(index, "twice", run_id and f"run_{index}", status if run_id else None, error=error)
 
 

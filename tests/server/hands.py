@@ -14,6 +14,7 @@ from fake_worker import FakeWorker, manifest
 
 from torpor import ids
 from torpor.wire import http as wire
+from torpor.wire.runner import Part
 
 TASKS = [manifest(name) for name in ("echo", "mail", "stream", "stay")]
 
@@ -58,5 +59,5 @@ async def _payload(worker: FakeWorker, given: wire.Assignment) -> msgspec.Raw:
 
 async def append(worker: FakeWorker, given: wire.Assignment, key: str, *parts: msgspec.Raw) -> None:
     """Append to a stream of this run."""
-    report = wire.StreamReport(given.lease, key, [wire.Part(ids.new("part"), part) for part in parts])
+    report = wire.StreamReport(given.lease, key, [Part(ids.new("part"), part) for part in parts])
     await worker.say(f"runs/{given.run_id}/streams", report, wire.StreamReply)

@@ -11,7 +11,8 @@ from fake_worker import KEY, FakeWorker, awake
 from torpor import ids
 from torpor.sdk.async_client import AsyncClient
 from torpor.wire import http as wire
-from torpor.wire.http import MetadataReply, MetadataReport, Op
+from torpor.wire.http import MetadataReply, MetadataReport
+from torpor.wire.runner import Op
 
 pytestmark = pytest.mark.anyio
 

@@ -12,6 +12,7 @@ from npm_packages import node
 
 from torpor.sdk.async_client import AsyncClient
 from torpor.wire import http as wire
+from torpor.wire.runner import Op
 
 pytestmark = pytest.mark.anyio
 
@@ -106,7 +107,7 @@ async def test_the_official_client_reads_a_stream_whole_however_often_it_is_cut_
         await told("go")
         for n in range(40):
             await append(worker, given, "numbers", msgspec.Raw(str(n).encode()))
-            report = wire.MetadataReport(given.lease, n + 1, [wire.Op("increment", "$.done.n", 1)], tags=["counts"])
+            report = wire.MetadataReport(given.lease, n + 1, [Op("increment", "$.done.n", 1)], tags=["counts"])
             await worker.say(f"{path}/metadata", report, wire.MetadataReply)
         await told("stop")
         await worker.finish(given, 40)

@@ -14,7 +14,7 @@ from playwright.async_api import Browser, Page, expect
 
 from torpor.sdk.async_client import AsyncClient
 from torpor.wire import http as wire
-from torpor.wire.runner import NewWait
+from torpor.wire.runner import NewWait, Op
 
 pytestmark = pytest.mark.anyio
 
@@ -75,7 +75,7 @@ async def test_a_page_orders_follows_and_approves(
     await shows(page, "statuses", "QUEUED → DEQUEUED → EXECUTING")
     await append(worker, run, "tokens", msgspec.Raw(b'"a"'), msgspec.Raw(b'{"b":1}'))
     await shows(page, "stream", '["a",{"b":1}]')
-    packed = wire.MetadataReport(run.lease, 1, [wire.Op("set", "packed", True)])
+    packed = wire.MetadataReport(run.lease, 1, [Op("set", "packed", True)])
     await worker.say(f"runs/{run.run_id}/metadata", packed, wire.MetadataReply)
     await shows(page, "metadata", '{"packed":true}')
     await page.get_by_role("button", name="Remark").click()

@@ -24,7 +24,8 @@ from torpor.server import streams, tails
 from torpor.server.serve import serve
 from torpor.store.database import Database
 from torpor.wire import http as wire
-from torpor.wire.http import InputRead, InputReply, Part, StreamReply, StreamReport
+from torpor.wire.http import InputRead, InputReply, StreamReply, StreamReport
+from torpor.wire.runner import Part
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")]
 

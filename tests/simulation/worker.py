@@ -132,7 +132,7 @@ class Worker:
         run.actor = self._start(f":{assignment.run_id[-4:]}", run.live())
 
     async def _hold_request(self, free: int) -> list[Assignment] | None:
-        """A request for work, held by the server as server/workers.py does. None: it, or its answer, was lost."""
+        """A request for work, held by the server as server/workers/worker.py does. None: it, or its answer, was lost."""
         world, rng, servers = self.world, self.world.rng, self.world.servers
         weather = world.net.weather
         await world.stage.sleep(rng.uniform(0.0005, 0.01))

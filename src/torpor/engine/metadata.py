@@ -21,7 +21,8 @@ from torpor.engine.outcomes import Lease, Stale, Unknown
 from torpor.engine.tags import MAX_TAGS, TooManyTags, with_tags
 from torpor.store.database import Transaction
 from torpor.wire import operations
-from torpor.wire.http import MetadataReport, Op
+from torpor.wire.http import MetadataReport
+from torpor.wire.runner import Op
 
 CHANGEABLE_S = 15 * 60.0
 """So long after its end a run may be told of by its children and through the API: last words come late."""

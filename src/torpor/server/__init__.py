@@ -6,7 +6,7 @@ auth.py        who may ask           errors.py   how a refusal looks       bodie
 runs.py        public: trigger (options.py, packets.py, repeats.py), look, list (paging.py), follow, cancel
 waitpoints.py  public: wait tokens   inventory.py  public: tasks, workers, health
 render.py      a row -> the API's JSON, one function each
-workers.py     what workers call
+workers/       what workers call
 loops.py       duties: timers (timers.py), rescue (reach.py), why a run is not taken
 wakeups.py     the database's notifications -> requests that are held open
 """

@@ -23,7 +23,7 @@ from torpor.server.options import read_tags
 from torpor.server.repeats import HEADER, id_for
 from torpor.wire import http as wire
 from torpor.wire import operations
-from torpor.wire.http import Op
+from torpor.wire.runner import Op
 
 router = APIRouter()
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from torpor.wire.http import Op
+from torpor.wire.runner import Op
 
 _NAME = re.compile(r"(?:[^.\\]|\\.)+")
 _OF_PROTOTYPES = frozenset({"__proto__", "constructor", "prototype"})

@@ -234,7 +234,7 @@ class Block(msgspec.Struct, tag="block"):
 class Call(msgspec.Struct, tag="call"):
     """A request to the server that the supervisor passes on: the runner holds no credentials.
 
-    kind "trigger" (body: TriggerCall of wire/http.py), "create_token" (TokenCall), "complete_token" (CompleteTokenCall),
+    kind "trigger" (body: TriggerCall of wire/http/), "create_token" (TokenCall), "complete_token" (CompleteTokenCall),
     "create_batch" (BatchCall), "batch_items" (BatchItemsCall), "batch_results" (BatchResultsCall), "inputs" (InputRead).
 
     kind "flush" (Flush) is for the supervisor itself. It is answered when all that was said before (`Change`, `Append`) is

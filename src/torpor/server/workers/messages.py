@@ -1,0 +1,46 @@
+"""How a worker's message is read, and an outcome told, for all of them."""
+
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import Request
+
+from torpor import engine, ids
+from torpor.server.bodies import WORKER_LIMIT, decode, read_body
+from torpor.server.errors import Refused
+from torpor.wire import http as wire
+
+MessageT = TypeVar("MessageT")
+
+
+async def read_message(request: Request, decoder: msgspec.json.Decoder[MessageT]) -> MessageT:
+    return decode(await read_body(request, WORKER_LIMIT), decoder)
+
+
+def lease_of(request: Request, message: Any) -> engine.Lease:
+    return engine.Lease(request.path_params["run_id"], message.lease)
+
+
+def made_id(name: str, given: str) -> str:
+    """An id that was made in a run's process. A worker will ask for `runs/<id>/finish`: with another run's name in it, and the
+    same lease number, it would be that run that ends.
+    """
+    if not ids.is_one(given):
+        raise Refused(422, f"{name} is no id: {given[:40]!r}")
+    return given
+
+
+def told(outcome: object) -> wire.LeaseReply | wire.BlockReply:
+    match outcome:
+        case engine.Blocked(answers=answers, open=still_open):
+            return wire.BlockReply("ok", answers, still_open)
+        case engine.Stale():
+            return wire.LeaseReply("stale")
+        case engine.Suspended():
+            return wire.LeaseReply("suspended")
+        case engine.Awake() | engine.ImageRejected():
+            return wire.LeaseReply("awake")
+        case engine.Gone(packs=packs):
+            return wire.LeaseReply("gone", packs)
+        case _:
+            return wire.LeaseReply("ok")
