@@ -11,8 +11,12 @@ from torpor.store.embedded import EmbeddedPostgres
 @pytest.fixture(scope="module")
 def patient(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Everything that is over at some time is held."""
-    settings = {"TORPOR_HOLD_S": "3600", "TORPOR_HOLD_CHILD_S": "3600"}
-    made = Stack(tmp_path_factory.mktemp("patient") / "stack", fresh_database(postgres, "patient"), **settings)
+    made = Stack(
+        tmp_path_factory.mktemp("patient") / "stack",
+        fresh_database(postgres, "patient"),
+        TORPOR_HOLD_S="3600",
+        TORPOR_HOLD_CHILD_S="3600",
+    )
     made.start()
     yield made
     made.stop()
@@ -44,8 +48,12 @@ def test_a_worker_that_is_stopped_freezes_what_waits_and_another_life_goes_on(pa
 @pytest.fixture(scope="module")
 def unfreezing(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Nothing is frozen, as without CRIU, and two runs may work at once."""
-    settings = {"TORPOR_FREEZE": "no", "TORPOR_WORKER_SLOTS": "2"}
-    made = Stack(tmp_path_factory.mktemp("unfreezing") / "stack", fresh_database(postgres, "unfreezing"), **settings)
+    made = Stack(
+        tmp_path_factory.mktemp("unfreezing") / "stack",
+        fresh_database(postgres, "unfreezing"),
+        TORPOR_FREEZE="no",
+        TORPOR_WORKER_SLOTS="2",
+    )
     made.start()
     yield made
     made.stop()
