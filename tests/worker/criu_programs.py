@@ -280,6 +280,8 @@ def no_space_is_said_and_the_process_goes_on(tool: criu.Criu) -> None:
 
 
 def warming_up_keeps_what_criu_learned(tool: criu.Criu) -> None:
+    """Also after one that was killed in the middle of it."""
+    Path("/run/criu.kdat.tmp").touch()
     asyncio.run(criu.warm_up(tool))
     assert Path("/run/criu.kdat").exists()
     assert_alone()

@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,8 @@ DUMP_LOG = "dump.log"
 RESTORE_LOG = "restore.log"
 
 _LOG_TAIL = 4000
+_LEARNED = Path("/run/criu.kdat")
+"""Where CRIU keeps what it has learned of the kernel, if /run is a tmpfs."""
 _GHOST_LIMIT = 1 << 30  # A deleted file that is still open travels in the image up to this size.
 _KILL_PATIENCE_S = 10.0
 _LAST_WORDS_S = 1.0
@@ -70,6 +72,7 @@ async def dump(
     # CRIU gives up by itself, which is the cleaner way, when a thread can't be stopped in half of our time.
     options.timeout = max(1, math.floor(timeout_s / 2))
     try:
+        await _learn_as_root(criu, real_uid)
         request = rpc.Request(type=rpc.DUMP, opts=options)
         await _ask(criu, request, images, enter=_place_of(pid), real_uid=real_uid, timeout_s=timeout_s)
     except CriuError as error:
@@ -117,6 +120,7 @@ async def restore(
     options.rst_sibling = True
     options.notify_scripts = True
     options.lazy_pages = memory is not None
+    await _learn_as_root(criu, real_uid)
     root: _Process | None = None
 
     async def remember_root(notify: rpc.Notify) -> None:
@@ -175,9 +179,20 @@ async def warm_up(criu: Criu, *, timeout_s: float = 30.0) -> None:
     Raises:
         CriuError: CRIU finds this kernel unfit.
     """
+    if not _LEARNED.exists():
+        with suppress(OSError):  # what one that was killed has left keeps all others from writing it
+            _LEARNED.with_suffix(".kdat.tmp").unlink()
     # Any question about features makes it look at all of them; CHECK skips that when it is given no options.
     question = rpc.Request(type=rpc.FEATURE_CHECK, features=rpc.Features(mem_track=True))
     await _ask(criu, question, None, timeout_s=timeout_s)
+
+
+async def _learn_as_root(criu: Criu, real_uid: tuple[int, int] | None) -> None:
+    """CRIU can't look at the kernel when it is really somebody else: each dump and restore would fail, for as long as nobody
+    else has. Whoever was to do so may have failed, or somebody has tidied /run since.
+    """
+    if real_uid is not None and not _LEARNED.exists():
+        await warm_up(criu)
 
 
 def let_run(pid: int) -> None:

@@ -141,7 +141,6 @@ def _round_trip(command: tuple[str, ...], *, in_room: bool) -> Proof:
     arguments: tuple[str, ...] = ()
     user: tuple[int, int] | None = None
     if in_room:
-        asyncio.run(criu.warm_up(tool))  # it can't look at the kernel when it is really somebody else
         os.chown(work, _NOBODY, _NOBODY)
         Path(_ROOM).mkdir()
         namespaces.bind("/", _ROOM)
