@@ -5,7 +5,7 @@
 
 Spans are waits in memory and the work between them, so 5,000 waits make 10,000 bars. The page is open in
 Chromium, 1280 × 900, without a GPU; a frame is the time between two calls of requestAnimationFrame, each of which zooms or
-pans. Server and browser share the machine.
+pans. Server and browser share the machine, so beside a frame's time stands what the page's thread has computed for it (CPU time).
 """
 
 import argparse
@@ -23,7 +23,7 @@ sys.path[:0] = [str(ROOT / "tests" / "dashboard"), str(ROOT / "tests" / "server"
 
 from browser import chromium  # noqa: E402
 from history import another, on_site  # noqa: E402
-from playwright.async_api import BrowserContext, Page  # noqa: E402
+from playwright.async_api import BrowserContext, CDPSession, Page  # noqa: E402
 from stories import Teller  # noqa: E402
 
 from torpor.store.embedded import EmbeddedPostgres  # noqa: E402
@@ -107,13 +107,31 @@ async def measure(context: BrowserContext, teller: Teller, what: str, *, lines: 
     print(f"  {len(told) / 1024:.1f} KiB")
     row("… the part above it, answered", (await answers(page, f"/runs/{run_id}", "top"))[0])
     row("… the part below it, answered", (await answers(page, f"/runs/{run_id}", "facts"))[0])
+    session = await context.new_cdp_session(page)
+    await session.send("Performance.enable", {"timeDomain": "threadTicks"})
     for zooms, name in ((True, "zooming"), (False, "panning")):
+        before = await computed(session)
         taken, elements, held = await page.evaluate(FRAMES, [zooms, 120])
+        after = await computed(session)
         row(f"… a frame while {name}", taken)
+        told = ", ".join(f"{what} {(after[what] - before[what]) / 120:.1f}" for what in before)
+        print(f"  computed for one, in ms: {told}")
         slow = sum(each > 33.4 for each in taken)
         print(f"  longer than two of 60 Hz: {slow} of {len(taken)}; {elements} elements; {held / 1e6:.0f} MB of heap")
     await page.close()
     await teller.site.client.cancel(run_id)
+
+
+async def computed(session: CDPSession) -> dict[str, float]:
+    """Milliseconds of CPU time that the page's thread has taken so far, all in all and for what."""
+    told = {each["name"]: each["value"] * 1000 for each in (await session.send("Performance.getMetrics"))["metrics"]}
+    names = {
+        "all": "TaskDuration",
+        "script": "ScriptDuration",
+        "style": "RecalcStyleDuration",
+        "layout": "LayoutDuration",
+    }
+    return {what: told[name] for what, name in names.items()}
 
 
 async def fill(database: asyncpg.Connection, run_id: str, lines: int, waits: int) -> None:
