@@ -132,16 +132,6 @@ async def test_what_cannot_be_made_is_told_and_kept_in_the_form(page: Page) -> N
     await expect(page.get_by_role("row", name="misfit")).to_have_count(0)
 
 
-async def test_another_data_key_is_made_and_the_one_before_stays_for_reading(page: Page, site: Site) -> None:
-    [before] = await site.client.data_keys()
-    await page.goto("/keys")
-    await page.get_by_role("button", name="Make a new one").click()
-    await page.get_by_role("dialog").get_by_role("button", name="Make a new one").click()
-    keys = page.locator("#data-keys li")
-    await expect(keys).to_have_count(2)
-    await expect(keys.filter(has_text=before["id"])).to_contain_text("for reading since")
-
-
 async def test_nobody_makes_a_key_from_another_site(site: Site) -> None:
     async with httpx2.AsyncClient() as http:
         response = await http.post(f"{site.url}/keys", data={"name": "x", "kind": "secret"})

@@ -226,19 +226,6 @@ async def test_a_run_is_replayed_with_an_edited_payload(teller: Teller, page: Pa
     await teller.worker.finish(again)
 
 
-async def test_a_run_is_canceled_only_by_who_is_sure(teller: Teller, page: Page) -> None:
-    given = await teller.begin("echo")
-    await teller.freeze(given, NewWait("w", "time", duration_s=3600))
-    await open_run(page, given.run_id)
-    await page.get_by_role("button", name="Cancel").click()
-    await page.get_by_role("dialog").get_by_role("button", name="No").click()
-    await expect(badge(page)).to_have_text("Frozen")
-    await page.get_by_role("button", name="Cancel").click()
-    await page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
-    await expect(badge(page)).to_have_text("Canceled")
-    await expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
-
-
 async def test_a_run_is_forked_from_a_checkpoint_with_another_answer(teller: Teller, page: Page) -> None:
     given = await teller.begin("echo")
     token = (await teller.site.client.create_token(title="Yes or no?"))["id"]

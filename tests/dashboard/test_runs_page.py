@@ -116,31 +116,6 @@ async def test_what_users_name_stays_text(site: Site, page: Page) -> None:
     await site.worker.come_up([manifest(name) for name in TASKS])
 
 
-async def test_keys_are_enough(site: Site, page: Page) -> None:
-    await page.goto("/")
-    await page.keyboard.press("j")
-    await page.keyboard.press("j")
-    second = await rows(page).nth(1).get_attribute("id")
-    focused = "document.activeElement.closest('tr').id"
-    assert await page.evaluate(focused) == second
-    await page.keyboard.press("k")
-    await page.keyboard.press("x")
-    await expect(rows(page).first.get_by_role("checkbox")).to_be_checked()
-    await page.keyboard.press("/")
-    await page.keyboard.type("agents/ jk")
-    await expect(page.get_by_placeholder("Run id, task or tag")).to_have_value("agents/ jk")
-    await page.keyboard.press("Escape")
-    await page.keyboard.press("?")
-    await expect(page.get_by_role("dialog")).to_contain_text("Keyboard shortcuts")
-    await page.keyboard.press("Escape")
-    await page.keyboard.press("g")
-    await page.keyboard.press("w")
-    await expect(page).to_have_title("Waiting · Torpor")
-    await page.keyboard.press("Tab")
-    await page.keyboard.press("Enter")
-    assert await page.evaluate("document.activeElement.id") == "content", "the first stop leads past the menu"
-
-
 async def test_the_theme_is_chosen_and_kept(page: Page) -> None:
     ink = "getComputedStyle(document.body).color"
     await page.goto("/")

@@ -4,8 +4,6 @@ import pytest
 from history import MARKUP, Site
 from playwright.async_api import Locator, Page, expect
 
-from torpor.errors import NotFound
-
 pytestmark = pytest.mark.anyio
 
 
@@ -48,27 +46,6 @@ async def test_a_schedule_is_made_and_changed_in_a_form_that_says_what_is_wrong(
     await page.get_by_role("button", name="Change").click()
     await expect(row).to_contain_text("0 * * * *")
     await expect(row).to_contain_text("Asia/Tokyo")
-
-
-async def test_a_schedule_rests_wakes_and_is_removed_when_one_is_sure(site: Site, page: Page) -> None:
-    schedule_id = await made(site, "rests")
-    row = row_of(page, schedule_id)
-    await page.goto("/schedules")
-    await row.get_by_role("button", name="Deactivate").click()
-    await expect(row).to_contain_text("Rests")
-    assert (await site.client.schedule(schedule_id))["active"] is False
-    await row.get_by_role("button", name="Activate").click()
-    await expect(row.get_by_role("button", name="Deactivate")).to_be_visible()
-    await row.get_by_role("button", name="Delete").click()
-    sure = page.get_by_role("dialog")
-    await expect(sure).to_contain_text("Delete the schedule of reports/weekly? Its runs stay.")
-    await sure.get_by_role("button", name="No").click()
-    assert await site.client.schedule(schedule_id)
-    await row.get_by_role("button", name="Delete").click()
-    await sure.get_by_role("button", name="Delete").click()
-    await expect(row).to_have_count(0)
-    with pytest.raises(NotFound):
-        await site.client.schedule(schedule_id)
 
 
 async def test_what_a_schedule_is_called_stays_text(site: Site, page: Page) -> None:

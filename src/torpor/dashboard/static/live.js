@@ -126,6 +126,7 @@
       await listen();
       if (!source) refresh();
     }, 3_000);
+    document.addEventListener("kin", () => ask(document.getElementById("facts"))); // runs below this one have gone on (model.js)
     window.addEventListener("focus", () => refresh()); // somebody comes back from the editor, or the terminal
     // An announcement can be lost, and waits that nobody is tied to announce nothing.
     setInterval(() => {
