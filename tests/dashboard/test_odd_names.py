@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 ODD = "<img src=x onerror=alert(1)>\"'`{{7*7777}}</script><b>\u202e\n😀\\ javascript:alert(1) ?a=1&b=2#c %2e"
 LONG = ODD + "w" * 30_000
-TASK = "a/b c?d=e&f#g%20<b>\"'{{7*7777}}\u202e😀" + "n" * 80
+TASK = "a/../b c?d=e&f#g%20<b>\"'{{7*7777}}\u202e😀" + "n" * 80
 QUEUE = 'odd/<b>?&#"' + "q" * 60
 VERSION = 'v<b>1?&#"' + "v" * 60
 

@@ -16,12 +16,15 @@ async def shop(site: Site) -> Site:
 
 
 async def test_each_task_is_told_in_a_line(shop: Site, page: Page) -> None:
+    await shop.client.pause_queue("agents/research")
     await page.goto("/tasks")
     lines = page.locator("tr[data-row]")
     await expect(lines).to_have_count(len(TASKS) + 4)
     line = lines.filter(has_text="agents/research")
     await expect(line.locator(".name")).to_contain_text("tasks.py:1")
     await expect(line.locator(".now")).to_contain_text("3 frozen")
+    await expect(line.locator(".now")).to_contain_text("Queue paused")
+    await shop.client.resume_queue("agents/research")
     await expect(line.locator(".how")).to_contain_text("3 attempts")
     ended = await shop.database.fetch(
         """select state, count(*) as count from runs where task_id = 'agents/research'
@@ -65,3 +68,13 @@ async def test_a_task_that_is_not_there_is_told_with_its_like(shop: Site, page: 
     assert response
     assert response.status == 404
     await expect(page.get_by_role("alert")).to_contain_text("Did you mean orders/fulfil")
+
+
+async def test_a_browser_that_is_nowhere_is_shown_the_way_back(page: Page) -> None:
+    for path, status in (("/nowhere/at/all", 404), ("/variables/import", 405)):
+        response = await page.goto(path)
+        assert response
+        assert response.status == status
+        assert (await page.request.get(path)).headers["content-type"] == "application/json"  # who asks for no page
+    await page.get_by_role("link", name="To the runs").click()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("Runs")

@@ -29,9 +29,9 @@ from torpor.dashboard import (
     waiting,
     workers,
 )
-from torpor.dashboard.page import told
+from torpor.dashboard.page import nowhere, told
 
-__all__ = ["routes", "told"]
+__all__ = ["nowhere", "routes", "told"]
 
 routes = [
     Route("/static/{name}", static.static, methods=["GET"]),

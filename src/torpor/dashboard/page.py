@@ -10,7 +10,7 @@ import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -51,6 +51,15 @@ def _pretty(value: Any) -> str:
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
 
 
+def _in_path(name: str) -> str:
+    """A name as part of an address. A browser takes `..` out of a path, unless its slashes are no slashes.
+
+    >>> _in_path("orders/process"), _in_path("a/../b")
+    ('orders/process', 'a%2F..%2Fb')
+    """
+    return quote(name, safe="" if {"", ".", ".."} & {*name.split("/")} else "/")
+
+
 def _query(request: Request, **changes: str | None) -> str:
     """This page's address with some parameters changed, others gone (None)."""
     kept = [(name, value) for name, value in request.query_params.multi_items() if name not in changes]
@@ -73,7 +82,9 @@ _jinja = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_jinja.filters.update(span=figures.span, stamp=figures.stamp, size=figures.size, pretty=_pretty, mentions=_mentions)
+_jinja.filters.update(
+    span=figures.span, stamp=figures.stamp, size=figures.size, pretty=_pretty, mentions=_mentions, in_path=_in_path
+)
 _jinja.globals.update(static=static.url, menu=MENU, look=states.look, tones=states.TONES)
 
 
@@ -155,6 +166,24 @@ def go(request: Request, url: str) -> Response:
     return RedirectResponse(url, 303)
 
 
+def _refusal(request: Request, status: int, message: str) -> Response:
+    heading = "Nothing is here" if status == 404 else "That can't be done"
+    return render(request, "refused.html", status=status, heading=heading, message=message)
+
+
+def nowhere(request: Request, status: int) -> Response:
+    """For a browser that asks for what is no page (404), or for what only a form leads to (405)."""
+    told = {404: "This server has no page at this address.", 405: "A form leads here, and not a link."}
+    return _with_headers(_refusal(request, status, told[status]))
+
+
+def _with_headers(response: Response) -> Response:
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    response.headers.setdefault("cache-control", "no-store")
+    return response
+
+
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -175,10 +204,7 @@ def told(route: Route) -> Route:
             if refusal is None:
                 log.exception("the page %s failed", route.path)
                 refusal = Refused(500, "The server has failed at this. Its log says how.")
-            response = render(request, "refused.html", status=refusal.status, message=refusal.message)
-        for name, value in HEADERS.items():
-            response.headers.setdefault(name, value)
-        response.headers.setdefault("cache-control", "no-store")
-        return response
+            response = _refusal(request, refusal.status, refusal.message)
+        return _with_headers(response)
 
     return Route(route.path, answered, methods=[*(route.methods or ())], include_in_schema=False)

@@ -70,6 +70,8 @@ async def _values(here: Hub, request: Request, *, with_facts: bool) -> dict[str,
         values |= {"is_over": RunState(run.state) in ENDS, "waits": _open(run, waits), "image": image}
         values |= {"places": image.waiting_at if image else [], "held_up": await in_line.held_up(tx, run, now)}
         values |= {"ways_back": _ways_back(saved), "replayable": run.hook is None}
+        task = await read.task(tx, environment_id, run.task_id)
+        values |= {"takes_one": task is not None and task.parameters == "one"}
         values |= {"newer": _newer(run, await read.current_deployment(tx, environment_id))}
         if with_facts:
             story = await run_story.page(tx, run, request.query_params.get("before"))

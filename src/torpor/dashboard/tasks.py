@@ -40,6 +40,7 @@ class Row:
     crons: list[str]
     doings: Doings
     line: Line
+    is_paused: bool = False
 
     @property
     def summary(self) -> str | None:
@@ -117,10 +118,20 @@ async def _rows(here: Hub, environment_id: str, only: Task | None = None) -> lis
         async with here.database.transaction() as tx:
             tasks = [only] if only else await read.tasks(tx, environment_id)
             crons = await read_tasks.crons(tx, environment_id)
+            paused = await read_tasks.paused_queues(tx, environment_id)
             found = await read_tasks.doings(
                 tx, environment_id, [task.id for task in tasks], since=since, bucket=BUCKET, buckets=BUCKETS
             )
-        return [Row(task, crons.get(task.id, []), found[task.id], _line(found[task.id])) for task in tasks]
+        return [
+            Row(
+                task,
+                crons.get(task.id, []),
+                found[task.id],
+                _line(found[task.id]),
+                is_paused=(task.queue or f"task/{task.id}") in paused,
+            )
+            for task in tasks
+        ]
 
     return await shared(here, ("tasks", environment_id, only.id if only else None), make, may_age=True)
 

@@ -100,3 +100,9 @@ async def preset_names(tx: Transaction, environment_id: str) -> list[str]:
         environment_id,
     )
     return [row["name"] for row in rows]
+
+
+async def paused_queues(tx: Transaction, environment_id: str) -> set[str]:
+    """Names of the queues that nothing is handed out of."""
+    rows = await tx.fetch("select name from queues where environment_id = $1 and is_paused", environment_id)
+    return {row["name"] for row in rows}

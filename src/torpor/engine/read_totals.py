@@ -8,7 +8,7 @@ from torpor.store.database import Transaction
 from torpor.store.records import Run
 
 LOOKED_AT = 1000
-MOST_FROZEN = 5000
+MOST_FROZEN = 2000
 
 
 @dataclass(frozen=True, slots=True)

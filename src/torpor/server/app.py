@@ -45,7 +45,7 @@ def create_app(settings: Settings, database: Database, clock: Clock | None = Non
     """The HTTP application over this database. Its `state.hub.wakeups` is to be fed with the database's notifications."""
     app = FastAPI(title="Torpor", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.hub = Hub(settings, database, clock or SystemClock())
-    errors.install(app)
+    errors.install(app, dashboard.nowhere)
     app.add_middleware(RateHeaders)
     app.add_middleware(Cors)
     # Hot: plain routes. A task's id may hold slashes, and the path is decoded before it is routed.

@@ -1,10 +1,11 @@
-"""Every refusal is JSON: `{"error": "<text>"}`, with the status that the management API gives it.
+"""Every refusal is JSON: `{"error": "<text>"}`, with the status that the management API gives it; people get pages instead.
 
 Clients retry 409 and 5xx, so a caller's mistake is never answered with either. A database that can't be reached is 503:
 workers and clients keep what they have and ask again.
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import asyncpg
@@ -41,8 +42,9 @@ def stale() -> Refused:
     return Refused(410, "stale: the lease on this run is over", code="stale")
 
 
-def install(app: FastAPI) -> None:
-    """Answer every failure of this app in the one shape."""
+def install(app: FastAPI, nowhere: Callable[[Request, int], Response]) -> None:
+    """Answer every failure of this app in the one shape. `nowhere` makes the page for a browser that has gone astray."""
+    app.state.nowhere = nowhere
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -73,6 +75,8 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code in (404, 405) and _is_for_people(request):
+        return request.app.state.nowhere(request, error.status_code)
     if error.status_code == 405:
         allowed = ", ".join(_methods(request))
         response = _answer(405, f"{request.method} is not done here, but {allowed}")
@@ -81,6 +85,12 @@ async def _http(request: Request, error: Exception) -> Response:
     response = _answer(error.status_code, "Not found" if error.status_code == 404 else str(error.detail))
     response.headers.update(error.headers or {})
     return response
+
+
+def _is_for_people(request: Request) -> bool:
+    """A browser that goes to an address, and not one of the API's."""
+    wants_page = "text/html" in request.headers.get("accept", "")
+    return request.method == "GET" and wants_page and not request.url.path.startswith("/api/")
 
 
 def _methods(request: Request) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
 from torpor import engine
-from torpor.engine import Place, Pruned
+from torpor.engine import Place, Pruned, events
 from torpor.server import offload
 from torpor.server.hub import Hub
 from torpor.store.database import Transaction
@@ -51,6 +51,8 @@ async def prune(here: Hub, *, pause_s: float = PAUSE_S) -> int:
         deleted += await _until_nothing_is_left(here, versions, pause_s)
     async with here.database.transaction() as tx:
         deleted += (await engine.prune_workers(tx, now=now)).rows
+        if deleted:
+            await events.announce(tx, "pruned")
     if here.swept_at is None or now - here.swept_at >= SWEEP_INTERVAL:
         await offload.sweep(here)
         here.swept_at = now

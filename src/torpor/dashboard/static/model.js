@@ -84,9 +84,10 @@
       this.name = told.name;
       this.seen = told.seen;
       this.attempts = told.attempts;
+      if (told.kinCut !== undefined) this.kinCut = told.kinCut;
+      if (this.story && told.kin.length) document.dispatchEvent(new Event("kin")); // the page's lists of them are older now
       if (told.story) this.takeStory(told.story);
       if (told.lines) this.takeLines(told.lines);
-      if (told.kinCut !== undefined) this.kinCut = told.kinCut;
       for (const one of told.kin) this.kin.set(one.id, one);
       this.isKinOpen = [...this.kin.values()].some((one) => one.bars.at(-1)?.[2] === null);
       this.changed();
