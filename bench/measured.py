@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "lifecycle"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "lifecycle")]
 
 from stack import Stack, fresh_database  # noqa: E402
 

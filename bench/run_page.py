@@ -19,13 +19,14 @@ from typing import Any
 import asyncpg
 from measured import ROOT, row
 
-sys.path[:0] = [str(ROOT / "tests" / "dashboard"), str(ROOT / "tests" / "server")]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "dashboard"), str(ROOT / "tests" / "server")]
 
 from browser import chromium  # noqa: E402
-from history import another, on_site  # noqa: E402
+from history import on_site  # noqa: E402
 from playwright.async_api import BrowserContext, CDPSession, Page  # noqa: E402
 from stories import Teller  # noqa: E402
 
+from scratch_postgres import create_database  # noqa: E402
 from torpor.store.embedded import EmbeddedPostgres  # noqa: E402
 
 TIMES = 9
@@ -72,7 +73,7 @@ async def main(lines: int, waits: int) -> None:
     with tempfile.TemporaryDirectory(prefix="torpor-bench-") as directory:
         postgres = EmbeddedPostgres(Path(directory, "postgres"))
         try:
-            url = await another(await postgres.start(), "run_page")
+            url = await create_database(await postgres.start(), "run_page")
             async with on_site(url, Path(directory, "data")) as site, chromium() as browser:
                 teller = Teller(site)
                 await teller.come_up()

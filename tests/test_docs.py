@@ -19,13 +19,13 @@ import typer.main
 from stack import Stack, eventually, fresh_database
 
 import torpor
+from scratch_postgres import ScratchPostgres
 from torpor.cli.main import app as command_line
 from torpor.config import Settings
 from torpor.engine.states import ENDS
 from torpor.server.access import ROUTES
 from torpor.server.described import markdown
 from torpor.server.inventory import limits_of
-from torpor.store.embedded import EmbeddedPostgres
 from torpor.wire.presets import BUILT_IN, GB
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -264,7 +264,7 @@ def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     (project / "tasks.py").write_text(tasks, encoding="utf-8")
     (project / "sync_tasks.py").write_text(sync_tasks, encoding="utf-8")
     (project / "claims.py").write_text(CLAIMS, encoding="utf-8")
-    postgres = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
+    postgres = ScratchPostgres(tmp_path_factory.mktemp("postgres"))
     asyncio.run(postgres.start())
     made = Stack(tmp_path_factory.mktemp("docs") / "stack", fresh_database(postgres, "docs"), project)
     try:

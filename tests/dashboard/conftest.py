@@ -5,17 +5,17 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from browser import chromium
-from history import History, Site, another, lived_in, on_site
+from history import History, Site, lived_in, on_site
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
-from torpor.store.embedded import EmbeddedPostgres
+from scratch_postgres import ScratchPostgres, create_database
 
 expect.set_options(timeout=20_000)
 
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
+    server = ScratchPostgres(tmp_path_factory.mktemp("postgres"))
     yield asyncio.run(server.start())
     asyncio.run(server.destroy())
 
@@ -23,7 +23,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 async def history(postgres: str, anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> History:
     """Some days' work, made once: each file of tests has a copy of it."""
-    made = History(postgres, await another(postgres, "history"), tmp_path_factory.mktemp("data"))
+    made = History(postgres, await create_database(postgres, "history"), tmp_path_factory.mktemp("data"))
     async with on_site(made.url, made.data_dir) as site:
         await lived_in(site)
         made.worker = site.worker.worker_id, site.worker.instance_id

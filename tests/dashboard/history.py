@@ -16,6 +16,7 @@ from playwright.async_api import BrowserContext
 from said import say
 from served import serving
 
+from scratch_postgres import create_database
 from torpor.sdk.async_client import AsyncClient
 from torpor.wire.runner import NewWait
 
@@ -45,14 +46,6 @@ class Site:
         await page.close()
 
 
-async def another(postgres: str, name: str, like: str = "template1") -> str:
-    """The URL of one more database; nobody may be connected to the one that it is a copy of."""
-    connection = await asyncpg.connect(postgres)
-    await connection.execute(f"create database {name} template {like}")
-    await connection.close()
-    return urlsplit(postgres)._replace(path=f"/{name}").geturl()
-
-
 @asynccontextmanager
 async def on_site(database_url: str, data_dir: Path) -> AsyncIterator[Site]:
     """A server over this database, with a client and a worker of its own."""
@@ -78,7 +71,7 @@ class History:
     async def copied(self) -> str:
         """The URL of another copy."""
         self.copies += 1
-        return await another(self.postgres, f"history{self.copies}", like=urlsplit(self.url).path[1:])
+        return await create_database(self.postgres, f"history{self.copies}", like=urlsplit(self.url).path[1:])
 
 
 async def lived_in(site: Site) -> None:

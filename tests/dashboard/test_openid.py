@@ -14,11 +14,11 @@ import asyncpg
 import httpx2
 import pytest
 from fake_worker import KEY
-from history import another
 from playwright.async_api import Browser, Page, expect
 from provider import CLIENT, SECRET, Liar, asked, real_provider
 from served import serving
 
+from scratch_postgres import create_database
 from torpor.cli.dev import free_port
 from torpor.clock import SystemClock
 from torpor.config import Settings
@@ -51,7 +51,7 @@ async def test_whom_the_rule_names_comes_in_by_a_real_provider_and_nobody_else(
     url = f"http://127.0.0.1:{port}"
     async with (
         real_provider(tmp_path, PEOPLE, f"{url}/openid/callback") as issuer,
-        serving(await another(postgres, "openid"), tmp_path / "data", port=port, **openid(issuer)),
+        serving(await create_database(postgres, "openid"), tmp_path / "data", port=port, **openid(issuer)),
         AsyncClient(url, KEY) as client,
     ):
         await client.create_account("Taken@example.com", "correct horse battery")
@@ -115,7 +115,7 @@ def liar() -> Any:
 
 @pytest.fixture(scope="module")
 async def database_url(postgres: str) -> str:
-    return await another(postgres, "liar")
+    return await create_database(postgres, "liar")
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +252,7 @@ async def test_a_session_by_it_lasts_a_day_at_most_and_the_name_follows_the_pers
 
 
 async def test_passwords_can_be_turned_off(postgres: str, liar: Liar, tmp_path: Path) -> None:
-    fresh = await another(postgres, "openid_only")
+    fresh = await create_database(postgres, "openid_only")
     async with serving(fresh, tmp_path, **openid(liar.issuer, oidc_only=True)) as url, AsyncClient(url, KEY) as client:
         await client.create_account("Ada", "correct horse battery")
         async with httpx2.AsyncClient(base_url=url) as http:

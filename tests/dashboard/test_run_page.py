@@ -7,11 +7,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from history import MARKUP, another, on_site
+from history import MARKUP, on_site
 from looks import shuts_nobody_out
 from playwright.async_api import Browser, BrowserContext, Page, expect
 from stories import STANDS, Teller
 
+from scratch_postgres import create_database
 from torpor.wire import http as wire
 from torpor.wire.runner import NewWait, TaskError
 
@@ -23,7 +24,7 @@ LINES = 10_000
 @pytest.fixture(scope="module")
 async def teller(postgres: str, anyio_backend: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Teller]:
     """A server of its own, since its worker takes whatever run comes next."""
-    async with on_site(await another(postgres, "run_page"), tmp_path_factory.mktemp("data")) as site:
+    async with on_site(await create_database(postgres, "run_page"), tmp_path_factory.mktemp("data")) as site:
         teller = Teller(site)
         await teller.come_up()
         yield teller

@@ -11,10 +11,11 @@ import httpx2
 import pytest
 from argon2 import PasswordHasher
 from fake_worker import KEY
-from history import Site, another
+from history import Site
 from playwright.async_api import Browser, Page, expect
 from served import serving
 
+from scratch_postgres import create_database
 from torpor.server import passwords
 
 pytestmark = pytest.mark.anyio
@@ -105,7 +106,7 @@ async def test_a_cookie_is_out_of_reach_of_scripts_and_other_sites(site: Site) -
 
 
 async def test_with_tls_outside_it_is_for_tls_and_this_host_alone(postgres: str, tmp_path: Path) -> None:
-    secure = await another(postgres, "secure")
+    secure = await create_database(postgres, "secure")
     async with serving(secure, tmp_path, public_url="https://torpor.example") as url, httpx2.AsyncClient() as http:
         made = await http.post(f"{url}/api/v1/sign-in-links", headers={"authorization": f"Bearer {KEY}"})
         link = made.json()["url"]
@@ -323,7 +324,7 @@ async def test_the_first_account_is_made_behind_the_link_that_the_server_prints(
     postgres: str, browser: Browser, tmp_path: Path
 ) -> None:
     links: list[str] = []
-    fresh = await another(postgres, "newborn")
+    fresh = await create_database(postgres, "newborn")
     async with serving(fresh, tmp_path, newcomer=links.append) as url:
         context = await browser.new_context(base_url=url)
         page: Page = await context.new_page()

@@ -13,10 +13,10 @@ import anyio
 import msgspec
 import pytest
 
+from scratch_postgres import ScratchPostgres
 from torpor import engine, ids
 from torpor.engine import Lease, RunState
 from torpor.store.database import Database, Transaction
-from torpor.store.embedded import EmbeddedPostgres
 from torpor.store.migrate import upgrade
 from torpor.store.records import Checkpoint, Event, Run
 from torpor.wire.http import (
@@ -52,7 +52,7 @@ def database_url() -> Iterator[str]:
     # Not pytest's tmp_path: it is private to root, and the server's user must get there.
     directory = Path(tempfile.mkdtemp(prefix="torpor-test-"))
     directory.chmod(0o755)
-    postgres = EmbeddedPostgres(directory / "postgres")
+    postgres = ScratchPostgres(directory / "postgres")
     url = anyio.run(postgres.start)
     anyio.run(upgrade, url)
     anyio.run(_hurry, url)

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from scratch_postgres import create_database
 from torpor.sdk.client import Client
 from torpor.store.embedded import EmbeddedPostgres
 
@@ -443,14 +444,6 @@ def fresh_database(postgres: EmbeddedPostgres, name: str) -> str:
     """A database of its own inside the session's Postgres."""
 
     async def create() -> str:
-        import asyncpg
+        return await create_database(await postgres.ensure(), name)
 
-        url = await postgres.ensure()
-        connection = await asyncpg.connect(url)
-        await connection.execute(f'create database "{name}"')
-        await connection.close()
-        return url
-
-    url = asyncio.run(create())
-    base, _, query = url.partition("?")
-    return base.rsplit("/", 1)[0] + "/" + name + (f"?{query}" if query else "")
+    return asyncio.run(create())

@@ -21,9 +21,9 @@ import pytest
 from fake_supervisor import Supervisor
 
 import torpor.sync
+from scratch_postgres import ScratchPostgres
 from torpor import app, checkpoint, task, wait
 from torpor.sdk import fresh
-from torpor.store.embedded import EmbeddedPostgres
 from torpor.wire.runner import Answer, StayingAwake, Suspend
 
 pytest.importorskip("psycopg_pool", reason="the extra `programs` has the libraries")
@@ -111,7 +111,7 @@ class _Redis(socketserver.StreamRequestHandler):
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Its URL, by unix socket."""
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
+    server = ScratchPostgres(tmp_path_factory.mktemp("postgres"))
     yield asyncio.run(server.start())
     asyncio.run(server.destroy())
 

@@ -6,16 +6,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import asyncpg
 import pytest
 from as_described import AsDescribed
 from fake_worker import KEY, TOKEN, FakeWorker, Start
 from fastapi import FastAPI
 from npm_packages import installed
 
-from scratch_postgres import ScratchPostgres
+from scratch_postgres import ScratchPostgres, create_database, drop_database
 from torpor.config import Settings
 from torpor.sdk.async_client import AsyncClient
 from torpor.server import serve as serving
@@ -43,24 +41,31 @@ async def own_postgres(tmp_path: Path) -> AsyncIterator[EmbeddedPostgres]:
 
 
 @pytest.fixture
-async def database_url(postgres: str) -> str:
+async def database_url(postgres: str, used: list[str]) -> str:
     """A database of its own, migrated."""
-    return await made(postgres)
+    used.append(await create_database(postgres, f"server{next(_numbers)}"))
+    return used[-1]
 
 
 @pytest.fixture
-async def bare_url(postgres: str) -> str:
+async def bare_url(postgres: str, used: list[str]) -> str:
     """A database without a table."""
-    return await made(postgres, like="template0")
+    used.append(await create_database(postgres, f"server{next(_numbers)}", like="template0"))
+    return used[-1]
 
 
-async def made(postgres: str, like: str = "template1") -> str:
-    """The URL of one more database."""
-    name = f"server{next(_numbers)}"
-    connection = await asyncpg.connect(postgres)
-    await connection.execute(f"create database {name} template {like}")
-    await connection.close()
-    return urlsplit(postgres)._replace(path=f"/{name}").geturl()
+@pytest.fixture(scope="session")
+def _all_used() -> list[str]:
+    return []
+
+
+@pytest.fixture
+async def used(_all_used: list[str]) -> list[str]:
+    """The databases of this test. Those of the ones before are dropped: their servers have ended by now."""
+    for each in _all_used:
+        await drop_database(each)
+    _all_used.clear()
+    return _all_used
 
 
 @contextmanager
@@ -117,7 +122,8 @@ async def lasting_url(postgres: str, tmp_path_factory: pytest.TempPathFactory) -
     url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     stop = asyncio.Event()
     with watched():
-        task = asyncio.create_task(serve(settings, await made(postgres), stop=stop, ready=url.set_result))
+        database_url = await create_database(postgres, f"server{next(_numbers)}")
+        task = asyncio.create_task(serve(settings, database_url, stop=stop, ready=url.set_result))
         await asyncio.wait({task, url}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             task.result()
