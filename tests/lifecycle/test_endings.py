@@ -113,6 +113,9 @@ def test_T10_a_connection_is_closed_before_a_freeze_and_opened_after(stack: Stac
         run_id = stack.trigger("has_a_connection", server.getsockname()[1])
         first, _ = server.accept()
         assert first.recv(1) == b"", "closed before the freeze"
+        stack.await_event(run_id, "run.suspended")
+        [token] = [each for each in stack.client.tokens(status="WAITING") if run_id in each["runIds"]]
+        stack.client.complete_token(token["id"], None)
         second, _ = server.accept()
         second.sendall(b"hello again")
         second.close()

@@ -3,11 +3,12 @@
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stack import Stack, eventually, fresh_database
+from stack import ENDS, Stack, eventually, fresh_database
 
 from torpor.store.embedded import EmbeddedPostgres
 from torpor.wire.presets import BUILT_IN, DEFAULT_PRESET
@@ -81,7 +82,11 @@ def frozen(stack: Stack, after: int) -> tuple[str, str]:
 
 
 def test_a_child_that_is_killed_for_its_memory_is_a_warning_in_the_story(stack: Stack) -> None:
-    run_id = stack.trigger("has_a_child_that_takes_memory", 2 * USUAL.memory_bytes // MB)
+    until = stack.directory / "until"
+    payload = {"megabytes": 2 * USUAL.memory_bytes // MB, "until": str(until)}
+    run_id = stack.trigger("has_a_child_that_takes_memory", payload)
+    stack.await_event(run_id, "run.child_out_of_memory")
+    until.touch()
     assert stack.output(run_id) == -9
     [told] = stack.events(run_id, "run.child_out_of_memory")
     assert told == {"count": 1, "limit_bytes": USUAL.memory_bytes, "machine": USUAL.name}
@@ -107,12 +112,12 @@ def test_too_many_open_files_are_an_error(stack: Stack) -> None:
 
 def test_output_without_end_fills_neither_disk_nor_database(stack: Stack) -> None:
     run_id = stack.trigger("writes_without_end", 2000)
-    eventually(lambda: stack.process_of(run_id), what="it runs")
     most = 0
-    while stack.process_of(run_id):
+    while stack.status(run_id) not in ENDS:
         files = (stack.directory / "data" / "worker" / "runs").glob("*/output.log")
         with contextlib.suppress(FileNotFoundError):
             most = max([most, *(file.stat().st_blocks * 512 for file in files)])
+        time.sleep(0.02)
     assert stack.output(run_id) == "Bad file descriptor"  # the C library does it by hand, and may not read there
     assert most < 1000 * MB
     told = list(stack.client.logs(run_id))

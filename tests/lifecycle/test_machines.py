@@ -33,10 +33,14 @@ def stack(three_gigabytes: Stack, tmp_path: Path) -> Stack:
 
 
 def test_a_worker_takes_what_it_has_room_for_and_the_next_when_it_has_room_again(stack: Stack) -> None:
-    runs = [stack.trigger("works_on_a_machine", 2.0, machine=name) for name in ("medium-1x", "small-2x", "small-2x")]
+    until = stack.directory / "until"
+    runs = [
+        stack.trigger("works_on_a_machine", str(until), machine=name) for name in ("medium-1x", "small-2x", "small-2x")
+    ]
     for run_id in runs[:2]:
         stack.await_event(run_id, "run.started")
     assert stack.status(runs[2]) == "QUEUED"
+    until.touch()
     assert [stack.output(run_id) for run_id in runs] == [
         "medium-1x: 1.0 CPUs, 2048 MB",
         "small-2x: 1.0 CPUs, 1024 MB",

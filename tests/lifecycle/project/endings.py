@@ -6,7 +6,7 @@ import time
 
 from tasks import note
 
-from torpor import Retry, RunCanceled, RunFailed, current, task, wait
+from torpor import Retry, RunCanceled, RunFailed, create_token, current, task, wait
 from torpor import sync as blocking
 
 
@@ -83,7 +83,7 @@ async def tell_failure(payload: str, error: RunFailed) -> None:
 @task(retry=Retry(max_attempts=1), max_duration="1s")
 async def works_too_long(journal: str) -> None:
     note(journal, "begins")
-    await wait.for_(seconds=3)  # doesn't count
+    await wait.for_(seconds=1.5)  # doesn't count
     note(journal, "waited")
     time.sleep(3600)  # noqa: ASYNC251
 
@@ -111,7 +111,7 @@ _open: dict[str, socket.socket] = {}
 async def has_a_connection(port: int) -> str:
     """Holds a connection that an image can't hold, but for its hooks."""
     _open["it"] = socket.create_connection(("127.0.0.1", port))
-    await wait.for_(seconds=1)
+    await wait.for_token(await create_token())
     return _open["it"].recv(100).decode()
 
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from torpor import Retry, task, wait
 
@@ -30,10 +31,11 @@ async def takes_memory_after_a_wait(token: str, before: int, after: int) -> int:
 
 
 @task
-async def has_a_child_that_takes_memory(megabytes: int) -> int:
+async def has_a_child_that_takes_memory(megabytes: int, until: str) -> int:
     code = f"kept = [bytearray(b'x') * {MB} for _ in range({megabytes})]"
     status = subprocess.run([sys.executable, "-c", code], check=False).returncode
-    await asyncio.sleep(5)  # lives on
+    while not Path(until).exists():  # lives on
+        await asyncio.sleep(0.02)
     return status
 
 

@@ -1,6 +1,7 @@
 """Tasks about the size of machine that they run on."""
 
 import asyncio
+from pathlib import Path
 
 from torpor import Retry, checkpoint, current, task
 
@@ -8,8 +9,9 @@ MB = 1 << 20
 
 
 @task(machine="small-2x")
-async def works_on_a_machine(seconds: float) -> str:
-    await asyncio.sleep(seconds)
+async def works_on_a_machine(until: str) -> str:
+    while not Path(until).exists():
+        await asyncio.sleep(0.02)
     machine = current.machine
     assert machine is not None
     return f"{machine.name}: {machine.cpu} CPUs, {machine.memory_bytes // MB} MB"

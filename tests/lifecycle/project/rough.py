@@ -306,8 +306,8 @@ async def endless() -> str:
 
 
 @task(retry=AGAIN)
-async def many_waits(journal: str, count: int) -> list[int]:
-    """A line per wait that is over, and `begun` at each start from the top."""
+async def many_waits(journal: str, count: int, last: str) -> list[int]:
+    """A line per wait that is over, and `begun` at each start from the top. Then it waits for a token."""
     note(journal, "begun")
     over: list[int] = []
     for number in range(count):
@@ -320,4 +320,5 @@ async def many_waits(journal: str, count: int) -> list[int]:
             await wait.for_(seconds=0.3 + number % 4 / 3)
         over.append(number)
         note(journal, f"over {number}")
+    await wait.for_token(last)
     return over
