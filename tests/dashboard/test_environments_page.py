@@ -225,3 +225,27 @@ async def test_a_form_acts_where_its_page_was_whatever_another_tab_looks_at(
     await other.reload()
     await expect(other.get_by_role("heading", name="No variable yet")).to_be_visible()
     assert (await prod.variables(), [each["name"] for each in await site.client.variables()]) == ([], ["OF_DEV"])
+
+
+async def test_an_environment_is_renamed_and_deleted_on_its_page(page: Page, site: Site) -> None:
+    made = await site.client.create_environment("trial", project="lab", new_project=True)
+    await page.goto("/environments?environment=lab/trial")
+    await page.get_by_label("Rename the project lab").click()
+    await page.get_by_label("New name").locator("visible=true").fill("field")
+    await page.get_by_role("button", name="Rename").locator("visible=true").click()
+    await expect(page).to_have_url(f"{site.url}/environments?environment=field/trial")
+    await page.get_by_label("Rename field/trial").click()
+    await page.get_by_label("New name").locator("visible=true").fill("check")
+    await page.get_by_role("button", name="Rename").locator("visible=true").click()
+    await expect(page).to_have_url(f"{site.url}/environments?environment=field/check")
+    async with AsyncClient(site.url, made["key"]) as client:
+        await client.environment(accepts_unknown_tasks=True)
+        run = await client.trigger("unknown")
+        await page.get_by_role("button", name="Delete field/check").click()
+        await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        await expect(page.get_by_text("field/check has 1 run that has not ended")).to_be_visible()
+        await client.cancel(run["id"])
+    await page.get_by_role("button", name="Delete field/check").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    await expect(page).to_have_url(re.compile(r"/environments(\?environment=dev)?$"))
+    await expect(page.get_by_role("button", name="Delete field/check")).to_have_count(0)

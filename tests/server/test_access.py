@@ -34,6 +34,7 @@ PATH = {
     "bulk_id": "bulk_x",
     "span_id": "0123456789abcdef",
     "project_ref": "proj_x",
+    "project": "shop",
     "given_hash": "0" * 64,
     "environment_id": "env_x",
     "filename": "trigger/packet_x/payload.json",

@@ -18,6 +18,7 @@ from torpor.cli import (
     dev,
     doctor,
     env,
+    environments,
     init,
     keys,
     login,
@@ -57,6 +58,8 @@ app.add_typer(tokens.app, name="tokens", rich_help_panel=USE)
 app.add_typer(schedules.app, name="schedules", rich_help_panel=USE)
 app.add_typer(queues.app, name="queues", rich_help_panel=USE)
 app.command(rich_help_panel=KEEP)(queues.environment)
+app.add_typer(environments.app, name="environments", rich_help_panel=KEEP)
+app.add_typer(environments.projects, name="projects", rich_help_panel=KEEP)
 app.add_typer(env.app, name="env", rich_help_panel=KEEP)
 app.add_typer(workers.app, name="workers", rich_help_panel=KEEP)
 app.command(rich_help_panel=KEEP)(doctor.doctor)

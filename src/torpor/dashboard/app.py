@@ -96,6 +96,9 @@ routes = [
     Route("/data-keys/rotate", keys.rotate_data_key, methods=["POST"]),
     Route("/environments", environments.show, methods=["GET"]),
     Route("/environments", environments.create, methods=["POST"]),
+    Route("/environments/{environment_id}/rename", environments.rename, methods=["POST"]),
+    Route("/environments/{environment_id}/delete", environments.delete, methods=["POST"]),
+    Route("/projects/{project}/rename", environments.rename_project, methods=["POST"]),
     Route("/limits", limits.show, methods=["GET"]),
     Route("/checkpoints", checkpoints.show, methods=["GET"]),
 ]

@@ -1,13 +1,13 @@
-"""Environments, by project: which there are and what is in them, and another one, with its first key."""
+"""Environments, by project: which there are and what is in them; made, with their first keys, renamed and deleted."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, replace
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from torpor import engine
-from torpor.dashboard.page import is_production, render
+from torpor.dashboard.page import go, is_production, render
 from torpor.engine import read
 from torpor.server import auth, environments, projects, sessions
 from torpor.server.errors import Refused
@@ -21,6 +21,7 @@ class Listed:
 
     is_: Environment
     place: str
+    is_own: bool
     is_shown: bool  # by the other pages of this browser
     workers: int
     runs: int
@@ -28,7 +29,7 @@ class Listed:
     @property
     def notes(self) -> list[str]:
         said = {
-            "the server's own": engine.is_own(self.is_),
+            "the server's own": self.is_own,
             "production": is_production(self.is_),
             "you look at it": self.is_shown,
         }
@@ -53,7 +54,7 @@ async def _page(
         "environments.html",
         status=refusal.status if refusal else 200,
         problem=refusal.message if refusal else None,
-        fields=await sessions.form(request) if refusal else {},
+        fields=await sessions.form(request) if refusal and request.url.path == "/environments" else {},
         made=made,
         made_at=environments.address(made) if made else "",
         text=text,
@@ -70,8 +71,37 @@ def _by_project(
     found: dict[str, list[Listed]] = {}
     for place, each in known.items():
         if each.id in counts:  # else it has gone just now
-            found.setdefault(each.project, []).append(Listed(each, place, each.id == shown.id, *counts[each.id]))
+            found.setdefault(each.project, []).append(
+                Listed(each, place, engine.is_own(each), each.id == shown.id, *counts[each.id])
+            )
     return found
+
+
+async def rename(request: Request) -> Response:
+    name = (await sessions.form(request)).get("name", "").strip()
+    return await _changed(request, projects.rename(hub(request), request.path_params["environment_id"], name))
+
+
+async def rename_project(request: Request) -> Response:
+    name = (await sessions.form(request)).get("name", "").strip()
+    return await _changed(request, projects.rename_project(hub(request), request.path_params["project"], name))
+
+
+async def delete(request: Request) -> Response:
+    return await _changed(request, projects.delete(hub(request), request.path_params["environment_id"]))
+
+
+async def _changed(request: Request, change: Awaitable[object]) -> Response:
+    """The page as it is then, of the environment that it was of, under the name that this has now. Of the server's own, if it
+    was deleted."""
+    try:
+        await change
+    except Refused as refusal:
+        return await _page(request, refusal)
+    caller, known = auth.caller(request), await environments.all_of(hub(request))
+    shown = next((each for each in known.values() if each.id == caller.environment.id), next(iter(known.values())))
+    request.scope["environments"], request.scope["caller"] = [*known.values()], replace(caller, environment=shown)
+    return go(request, "/environments")
 
 
 async def create(request: Request) -> Response:

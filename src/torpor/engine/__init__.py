@@ -2,8 +2,9 @@
 
      1. states.py       the states, the drawing, who may move a run along which edge, the public names
      2. deploy.py       register_worker, register_version: who may come, what they bring
-        environments.py ensure_environment, create_environment, look_at: which there are, of which projects (is_own,
-                        address), and who looks at which
+        environments.py ensure_environment, create_environment, rename_environment, delete_environment, rename_project,
+                        delete_project, look_at: which there are, and who looks at which (remove.py: remove_deleted,
+                        forget_environment, what was in those that were deleted)
         api_keys.py     configure_key, create_key, rotate_key, revoke_key: with which keys the API is asked
         accounts.py     create_account, enter, change_password, remove_account, sign_in, sign_out, end_session, make_link,
                         use_link: who looks at the dashboard
@@ -178,11 +179,18 @@ from torpor.engine.environments import (
     ENVIRONMENT,
     PROJECT,
     EnvironmentCreated,
+    InUse,
+    IsOwn,
+    StillCalledFor,
     address,
     create_environment,
+    delete_environment,
+    delete_project,
     ensure_environment,
     is_own,
     look_at,
+    rename_environment,
+    rename_project,
 )
 from torpor.engine.events import record, tell
 from torpor.engine.expire import expire
@@ -233,6 +241,7 @@ from torpor.engine.prune import (
 from torpor.engine.read import TokenFilter, TokenView
 from torpor.engine.read_runs import RunFilter
 from torpor.engine.refuse import refuse
+from torpor.engine.remove import forget_environment, remove_deleted
 from torpor.engine.repair import Fault, FaultKind, find_faults, repair
 from torpor.engine.replay import replay
 from torpor.engine.reschedule import NotDelayed, Rescheduled, reschedule
@@ -314,6 +323,8 @@ __all__ = [
     "Forked",
     "Gone",
     "ImageRejected",
+    "InUse",
+    "IsOwn",
     "ItemsAdded",
     "KeyIsOver",
     "KeyMade",
@@ -351,6 +362,7 @@ __all__ = [
     "Scheduled",
     "SignedIn",
     "Stale",
+    "StillCalledFor",
     "StreamFull",
     "Suspended",
     "Tagged",
@@ -410,6 +422,8 @@ __all__ = [
     "data_keys",
     "deactivate_schedule",
     "declare_schedules",
+    "delete_environment",
+    "delete_project",
     "delete_schedule",
     "dequeue",
     "drop_keys",
@@ -427,6 +441,7 @@ __all__ = [
     "fire_due",
     "fire_schedules",
     "forget_deleted",
+    "forget_environment",
     "forget_keys",
     "forget_sessions",
     "forget_tokens",
@@ -473,6 +488,9 @@ __all__ = [
     "register_version",
     "register_worker",
     "remove_account",
+    "remove_deleted",
+    "rename_environment",
+    "rename_project",
     "repair",
     "replay",
     "report_metadata",

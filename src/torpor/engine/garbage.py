@@ -20,6 +20,9 @@
    longer than a lease can live unheard. A worker that refers to a pack from its own memory says so (`is_new` false), and
    an unknown one of those is `gone` as well.
 
+8. Of a deleted environment no row is left (remove.py), and nobody refers to what was its: these are strays to whoever else
+   reads the store.
+
 Nothing is condemned before it was without references for a grace period. That isn't needed for the above: it spares
 workers from publishing again, and lets those that are reading an image when its run is canceled come to their end.
 

@@ -97,11 +97,11 @@ async def prune_runs(
     return Pruned(deleted + len(ids), len(ids), sorted(objects), Place(last["finished_at"], last["id"]))
 
 
-_THEIRS = [
+OF_RUNS = [
     f"delete from {table} where ctid = any(array(select ctid from {table} where run_id = any($1::text[]) limit $2))"
     for table in ("logs", "events", "checkpoints", "attempts", "waits", "idempotency_keys")
 ]
-_THEIRS += [
+OF_RUNS += [
     """delete from stream_chunks where ctid = any(array(
            select stream_chunks.ctid from stream_chunks join streams on streams.id = stream_id
            where run_id = any($1::text[]) limit $2))""",
@@ -120,19 +120,19 @@ _THEIR_WAITPOINTS = """
 async def _delete_what_is_theirs(tx: Transaction, ids: list[str], rows: int, now: datetime) -> int:
     """Everything that refers to these runs, up to so many rows; fewer mean that nothing is left."""
     deleted = 0
-    for statement in _THEIRS:
+    for statement in OF_RUNS:
         if deleted < rows:
-            deleted += _count(await tx.execute(statement, ids, rows - deleted))
+            deleted += count(await tx.execute(statement, ids, rows - deleted))
     if deleted < rows:
         found = await tx.fetch(_THEIR_WAITPOINTS, ids, now, rows - deleted)
-        deleted += await _delete_waitpoints(tx, [row["id"] for row in found])
+        deleted += await delete_waitpoints(tx, [row["id"] for row in found])
     return deleted
 
 
-async def _delete_waitpoints(tx: Transaction, ids: list[str]) -> int:
+async def delete_waitpoints(tx: Transaction, ids: list[str]) -> int:
     """With the ties of other runs that have ended."""
-    ties = _count(await tx.execute("delete from waits where waitpoint_id = any($1::text[])", ids))
-    return ties + _count(await tx.execute("delete from waitpoints where id = any($1::text[])", ids))
+    ties = count(await tx.execute("delete from waits where waitpoint_id = any($1::text[])", ids))
+    return ties + count(await tx.execute("delete from waitpoints where id = any($1::text[])", ids))
 
 
 async def prune_logs(
@@ -210,7 +210,7 @@ async def prune_batches(
         now,
     )
     ids = [row["id"] for row in doomed]
-    deleted = _count(
+    deleted = count(
         await tx.execute(
             """delete from batch_items where ctid = any(array(
                    select ctid from batch_items where batch_id = any($1::text[]) limit $2))""",
@@ -221,7 +221,7 @@ async def prune_batches(
     if deleted >= rows:
         return Pruned(deleted, place=start)
     await tx.execute("delete from batches where id = any($1::text[])", ids)
-    deleted += len(ids) + await _delete_waitpoints(tx, [row["waitpoint_id"] for row in doomed])
+    deleted += len(ids) + await delete_waitpoints(tx, [row["waitpoint_id"] for row in doomed])
     return Pruned(deleted, len(ids), place=Place(found[-1]["completed_at"], found[-1]["id"]))
 
 
@@ -255,7 +255,7 @@ async def prune_tokens(
         rows,
     )
     ids = [row["id"] for row in doomed]
-    deleted = await _delete_waitpoints(tx, ids)
+    deleted = await delete_waitpoints(tx, ids)
     objects = [row["output_object"] for row in doomed if row["output_object"]]
     return Pruned(deleted, len(ids), objects, Place(found[-1]["completed_at"], found[-1]["id"]))
 
@@ -269,7 +269,7 @@ async def prune_keys(tx: Transaction, *, rows: int = ROWS, now: datetime) -> Pru
         now,
         rows,
     )
-    return Pruned(_count(deleted))
+    return Pruned(count(deleted))
 
 
 async def prune_versions(tx: Transaction, *, before: datetime, rows: int = ROWS, now: datetime) -> Pruned:
@@ -306,7 +306,7 @@ async def prune_versions(tx: Transaction, *, before: datetime, rows: int = ROWS,
         before,
         rows,
     )
-    return Pruned(_count(deployments) + _count(deleted))
+    return Pruned(count(deployments) + count(deleted))
 
 
 async def prune_workers(tx: Transaction, *, now: datetime) -> Pruned:
@@ -320,7 +320,7 @@ async def prune_workers(tx: Transaction, *, now: datetime) -> Pruned:
                for update skip locked)""",
         now - timedelta(seconds=WORKER_FORGOTTEN_S),
     )
-    return Pruned(_count(deleted))
+    return Pruned(count(deleted))
 
 
 async def unused_objects(tx: Transaction, names: list[str], *, now: datetime) -> list[str]:
@@ -339,6 +339,6 @@ async def unused_objects(tx: Transaction, names: list[str], *, now: datetime) ->
     return [row["name"] for row in rows]
 
 
-def _count(status: str) -> int:
+def count(status: str) -> int:
     """How many rows a statement has deleted, from its `DELETE 5`."""
     return int(status.rpartition(" ")[2])

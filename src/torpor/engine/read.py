@@ -43,6 +43,7 @@ __all__ = [
     "environment_or_none",
     "environments",
     "environments_in_line",
+    "is_instance",
     "logs",
     "next_due",
     "queue",
@@ -113,13 +114,14 @@ class QueueView:
 
 async def environment_or_none(tx: Transaction, environment_id: str) -> Environment | None:
     """The environment with this id, which somebody has named."""
-    row = await tx.fetchrow("select * from environments where id = $1", environment_id)
+    row = await tx.fetchrow("select * from environments where id = $1 and deleted_at is null", environment_id)
     return Environment.of(row) if row else None
 
 
 async def environments(tx: Transaction) -> list[Environment]:
     """All there are."""
-    return [Environment.of(row) for row in await tx.fetch("select * from environments order by created_at, id")]
+    rows = await tx.fetch("select * from environments where deleted_at is null order by created_at, id")
+    return [Environment.of(row) for row in rows]
 
 
 async def environment_counts(tx: Transaction, *, now: datetime) -> dict[str, tuple[int, int]]:
@@ -128,10 +130,22 @@ async def environment_counts(tx: Transaction, *, now: datetime) -> dict[str, tup
         """select id, (select count(*) from workers where environment_id = environments.id and expires_at > $1) as workers,
              (select count(*) from runs where environment_id = environments.id
                 and state in ('queued', 'dequeued', 'executing')) as runs
-           from environments""",
+           from environments where deleted_at is null""",
         now,
     )
     return {row["id"]: (row["workers"], row["runs"]) for row in rows}
+
+
+async def is_instance(tx: Transaction, environment_id: str, worker_id: str, instance_id: str) -> bool:
+    """Whether this instance of a worker has said hello, there, and no other one after it."""
+    return bool(
+        await tx.fetchval(
+            "select true from workers where id = $1 and instance_id = $2 and environment_id = $3",
+            worker_id,
+            instance_id,
+            environment_id,
+        )
+    )
 
 
 async def environment_of_run(tx: Transaction, run_id: str) -> str | None:

@@ -190,6 +190,13 @@ ROUTES: dict[str, Access] = {
     "POST /api/v1/accounts": secret(),
     "DELETE /api/v1/accounts/{account_id}": secret(),
     "POST /api/v1/sign-in-links": secret(),
+    # projects and environments
+    "GET /api/v1/environments": secret(),
+    "POST /api/v1/environments": secret(),
+    "PUT /api/v1/environments/{environment_id}": secret(),
+    "DELETE /api/v1/environments/{environment_id}": secret(),
+    "PUT /api/v1/projects/{project}": secret(),
+    "DELETE /api/v1/projects/{project}": secret(),
     # environment variables
     "GET /api/v1/projects/{project_ref}/envvars/{slug}": keyed("read:envvars"),
     "POST /api/v1/projects/{project_ref}/envvars/{slug}": keyed("write:envvars"),
@@ -260,6 +267,9 @@ ROUTES: dict[str, Access] = {
     "POST /data-keys/rotate": PAGE,
     "GET /environments": PAGE,
     "POST /environments": PAGE,
+    "POST /environments/{environment_id}/rename": PAGE,
+    "POST /environments/{environment_id}/delete": PAGE,
+    "POST /projects/{project}/rename": PAGE,
     "GET /limits": PAGE,
     "GET /checkpoints": PAGE,
     # what workers call

@@ -21,6 +21,7 @@ from torpor.server import (
     inventory,
     keys,
     metadata,
+    projects,
     query,
     queues,
     realtime,
@@ -86,6 +87,7 @@ def create_app(settings: Settings, database: Database, clock: Clock | None = Non
         inventory,
         env_vars,
         keys,
+        projects,
         accounts,
         signing,
     ):

@@ -53,6 +53,7 @@ class Caller:
     scopes: tuple[str, ...] | None = None  # None: everything
     token: PublicToken | None = None
     person: str | None = None  # whose personal token it is: who does what is done
+    former_name: str | None = None  # by which a worker comes, if its environment is called otherwise by now
 
     @property
     def repeats(self) -> tuple[str, ...]:
@@ -128,11 +129,12 @@ async def identified_worker(request: Request) -> Caller:
         raise Refused(401, "the worker token is not this server's")
     project = request.headers.get(OF_PROJECT, engine.PROJECT)
     slug = request.headers.get(OF_ENVIRONMENT, engine.ENVIRONMENT)
-    found = await environments.named(here, project, slug)
+    place = engine.address(project, slug)
+    found = None if "/" in slug else await environments.at(here, place) or await environments.formerly(here, place)
     if found is None:
         of = "" if project == engine.PROJECT else f" in a project {project[:40]!r}"
         raise Refused(401, f"this server has no environment {slug[:40]!r}{of} for workers")
-    return Caller(found, Kind.WORKER)
+    return Caller(found, Kind.WORKER, former_name=None if environments.address(found) == place else place)
 
 
 async def identified_browser(request: Request) -> Caller:

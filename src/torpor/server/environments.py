@@ -57,10 +57,9 @@ async def at(here: Hub, place: str) -> Environment | None:
     return found
 
 
-async def named(here: Hub, project: str, slug: str) -> Environment | None:
-    """The same, for a worker."""
-    found = await at(here, engine.address(project, slug))
-    return found if found and (found.project, found.slug) == (project, slug) else None
+async def formerly(here: Hub, place: str) -> Environment | None:
+    """The environment that had this address before it was renamed."""
+    return next((each for each in (await all_of(here)).values() if place in each.former), None)
 
 
 # -- of a browser -----------------------------------------------------------------------------------------------------
@@ -70,7 +69,7 @@ async def looked_at(request: Request, session: Session) -> Environment:
     """The environment that this request of a page is about.
 
     Raises:
-        Elsewhere: the address of a page doesn't say it, and there are several.
+        Elsewhere: the address of a page doesn't say it, and there are several; or it says a former name.
         Refused: it says one that there is not.
     """
     here = hub(request)
@@ -83,6 +82,8 @@ async def looked_at(request: Request, session: Session) -> Environment:
     asked = request.query_params.get(PARAMETER)
     if asked is not None:
         found = await _one(here, asked)
+        if _is_page(request) and address(found) != asked:
+            raise Elsewhere(said(request, found))
         if _is_page(request) and found.id != session.last_id:
             async with here.database.transaction() as tx:
                 await engine.look_at(tx, session.cookie_hash, found.id)
@@ -105,7 +106,7 @@ def said(request: Request, environment: Environment) -> str:
 
 
 async def _one(here: Hub, place: str) -> Environment:
-    found = await at(here, place)
+    found = await at(here, place) or await formerly(here, place)
     if found is None:
         raise Refused(404, f"this server has no environment {place[:80]}")
     return found

@@ -94,11 +94,12 @@ class Hub:
         return None
 
     def hear(self, kind: str, data: dict[str, Any]) -> None:
-        """The database's callback: what is remembered of keys is forgotten when one has changed."""
+        """The database's callback: what is remembered of keys and environments is forgotten when one has changed."""
         if kind in ("keys", "reconnected"):
             self.keys_changed += 1
             self.keys.clear()
             self.rings.clear()
+            self.environments = None
 
     @property
     def public_url(self) -> str:

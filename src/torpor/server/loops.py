@@ -1,6 +1,6 @@
 """The server's duties that nobody asks for: fire what is due, take back runs whose worker fell silent, cancel the children
 of canceled runs, say why a run is not taken, let it go on without a checkpoint that nobody can use, put right what must not
-be, delete what is old.
+be, delete what is old and what is in deleted environments.
 
 Every server of a fleet does them all; the verbs claim rows with SKIP LOCKED, so there is no leader to lose. A duty is a
 plain `step`, which tests call directly.
@@ -21,6 +21,7 @@ from torpor.server.garbage import collect_garbage, notice_unreferenced
 from torpor.server.hub import Hub
 from torpor.server.pruning import prune
 from torpor.server.reach import Reach
+from torpor.server.removal import remove_deleted
 from torpor.server.timers import Timers
 from torpor.server.wakeups import Ear
 from torpor.store.database import DatabaseDown
@@ -36,6 +37,7 @@ STRANDED_INTERVAL_S = 30.0
 ABORT_INTERVAL_S = 60.0
 REPAIR_INTERVAL_S = 600.0
 PRUNE_INTERVAL_S = 600.0
+REMOVE_INTERVAL_S = 30.0
 GARBAGE_INTERVAL_S = 60.0
 GIVE_UP_INTERVAL_S = 5.0
 PAUSE_S = 1.0
@@ -62,6 +64,7 @@ async def run_all(here: Hub) -> None:
         duties.create_task(every(turn, GARBAGE_INTERVAL_S, lambda: collect_garbage(here)), name="collect garbage")
         duties.create_task(every(turn, REPAIR_INTERVAL_S, lambda: notice_unreferenced(here)), name="notice garbage")
         duties.create_task(every(turn, PRUNE_INTERVAL_S, lambda: prune(here)), name="prune")
+        duties.create_task(every(turn, REMOVE_INTERVAL_S, lambda: remove_deleted(here)), name="remove deleted")
 
 
 def watch(here: Hub) -> Reach:

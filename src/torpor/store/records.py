@@ -33,6 +33,9 @@ class Environment(Row):
     checkpoint_retention_s: float
     variables_revision: int
     project: str
+    former: list[str]
+    renamed_at: datetime | None
+    deleted_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

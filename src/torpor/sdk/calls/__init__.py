@@ -13,6 +13,7 @@ By what they are about:
 `queues.py`       where they line up              `queries.py`       questions in words like SQL's
 `inventory.py`    tasks, versions, workers, the environment
 `variables.py`    what runs have in `os.environ`  `keys.py`          who may ask
+`environments.py` which there are, of which projects
 
 `every_call.py`  all of these, which `Client` and `AsyncClient` have.
 """

@@ -3,6 +3,7 @@
 from torpor.sdk.calls.batches import Batches
 from torpor.sdk.calls.bulk import BulkActions
 from torpor.sdk.calls.checkpoints import Checkpoints
+from torpor.sdk.calls.environments import Environments
 from torpor.sdk.calls.inventory import Inventory
 from torpor.sdk.calls.keys import Keys
 from torpor.sdk.calls.queries import Queries
@@ -30,6 +31,7 @@ class EveryCall(
     Queries,
     Inventory,
     Variables,
+    Environments,
     Keys,
 ):
     """Each is written once, as what it asks; a client's door makes it block or be awaited (doors.py)."""

@@ -19,6 +19,7 @@ from torpor.server.described import (
     inventory,
     keys,
     metadata,
+    projects,
     queries,
     queues,
     realtime,
@@ -50,6 +51,7 @@ RESOURCES: tuple[Resource, ...] = (
     queries.RESOURCE,
     inventory.RESOURCE,
     keys.RESOURCE,
+    projects.RESOURCE,
     accounts.RESOURCE,
 )
 """In the order of the documentation."""

@@ -10,6 +10,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from torpor import engine
+from torpor.engine import read
 from torpor.server import auth
 from torpor.server.bodies import reply
 from torpor.server.errors import Refused
@@ -17,6 +18,7 @@ from torpor.server.hub import Hub, hub
 from torpor.server.master_keys import ensure_key
 from torpor.server.runs import SWEEP_S, no_such_machine
 from torpor.server.workers.messages import read_message
+from torpor.store.records import Environment
 from torpor.wire import http as wire
 from torpor.wire.runner import WordLimits
 
@@ -36,11 +38,22 @@ async def hello(request: Request) -> Response:
     here, intro = hub(request), await read_message(request, _introduction)
     settings, now = here.settings, here.clock.now()
     async with here.database.transaction() as tx:
+        # One that is at work goes on by the old name: its runs shall not pay for another one.
+        former = auth.caller(request).former_name
+        if former and not await read.is_instance(tx, environment.id, intro.worker_id, intro.instance_id):
+            raise Refused(401, _renamed(former, environment))
         rescued = await engine.register_worker(
             tx, environment.id, intro, lease_s=settings.lease_s, max_rescues=settings.max_rescues, now=now
         )
     limits = WordLimits(settings.max_metadata_bytes, settings.max_tags)
     return reply(wire.Welcome(environment.slug, settings.lease_s, settings.heartbeat_interval_s, rescued, limits))
+
+
+def _renamed(former: str, environment: Environment) -> str:
+    said = f"TORPOR_ENVIRONMENT={environment.slug}"
+    if environment.project != engine.PROJECT:
+        said = f"TORPOR_PROJECT={environment.project} {said}"
+    return f"the environment {former} has another name by now: start this worker with {said}"
 
 
 async def versions(request: Request) -> Response:
