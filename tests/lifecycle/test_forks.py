@@ -1,21 +1,28 @@
 """Forks, with real processes: the same memory, another run, another answer."""
 
+from collections.abc import Iterator
+
 import pytest
-from stack import Stack, StackMaker, eventually
+from stack import Stack, eventually, fresh_database
+
+from torpor.store.embedded import EmbeddedPostgres
 
 pytestmark = pytest.mark.criu
 
 
-def keeping(make_stack: StackMaker) -> Stack:
+@pytest.fixture(scope="module")
+def keeping(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack that keeps checkpoints of runs that are over."""
-    stack = make_stack(TORPOR_CHECKPOINT_RETENTION_S="3600")
-    stack.start()
-    return stack
+    directory = tmp_path_factory.mktemp("keeping") / "stack"
+    made = Stack(directory, fresh_database(postgres, "keeping"), TORPOR_CHECKPOINT_RETENTION_S="3600")
+    made.start()
+    yield made
+    made.stop()
 
 
-def test_a_frozen_run_goes_on_twice_with_two_answers(make_stack: StackMaker) -> None:
+def test_a_frozen_run_goes_on_twice_with_two_answers(keeping: Stack) -> None:
     """BB17: from one image, after the original is over as well."""
-    stack = keeping(make_stack)
+    stack = keeping
     token = stack.client.create_token()["id"]
     origin = stack.trigger("waits_for_token", {"journal": str(stack.journal()), "token_id": token})
     stack.await_event(origin, "run.suspended")
@@ -45,12 +52,12 @@ def test_a_checkpoint_says_where_its_process_stands(stack: Stack) -> None:
     assert stack.output(run_id) == 1
 
 
-def test_a_run_is_forked_at_its_save_point(make_stack: StackMaker) -> None:
-    stack = keeping(make_stack)
-    run_id = stack.trigger("saved_twice", str(stack.journal()))
+def test_a_run_is_forked_at_its_save_point(keeping: Stack) -> None:
+    stack = keeping
+    run_id = stack.trigger("saved_twice", str(stack.journal("saved")))
     stack.output(run_id)
     first = next(one for one in stack.client.checkpoints(run_id) if one.get("name") == "first")
     twin = stack.client.fork(run_id, first["id"])["id"]
     stack.await_end(twin)
     eventually(lambda: stack.run(twin)["status"] == "COMPLETED", what="it went on from there")
-    assert stack.lines().count("second") == 2
+    assert stack.lines("saved").count("second") == 2

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from stack import Stack, StackMaker, eventually
+from stack import Stack, eventually
 
 from torpor.store.embedded import EmbeddedPostgres
 
@@ -132,10 +132,8 @@ def test_a_kill_between_a_dump_and_the_death_of_its_process(stack: Stack, kill: 
         ("worker", "accepted"),
     ],
 )
-def test_a_kill_while_a_working_run_is_moved(make_stack: StackMaker, victim: str, fault: str) -> None:
+def test_a_kill_while_a_working_run_is_moved(stack: Stack, victim: str, fault: str) -> None:
     """It leaves once at most, whatever dies. Before the engine has the image, there is nothing but the beginning."""
-    stack = make_stack()
-    stack.start()
     run_id = stack.trigger("busy", str(stack.journal()))
     eventually(lambda: stack.lines() == ["busy 1"], what="user code runs")
     stack.pause_at(fault)

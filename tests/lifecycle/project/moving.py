@@ -5,6 +5,7 @@ import hashlib
 import os
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +23,26 @@ def note(journal: str, line: str) -> None:
         file.write(line + "\n")
 
 
-def matrices(seed: int, rounds: int, size: int = 400) -> str:
-    """A long computation in C whose every bit counts."""
+def matrices(seed: int, until: Callable[[int], bool], size: int = 400) -> list[Any]:
+    """A long computation in C whose every bit counts: how many rounds it went, until it was to end, and what came out."""
     import numpy as np
 
     generator = np.random.default_rng(seed)
     values = generator.standard_normal((size, size))
     factor = generator.standard_normal((size, size)) / size
-    for _ in range(rounds):
+    rounds = 0
+    while not until(rounds):
         values = np.tanh(values @ factor + values)
-    return hashlib.sha256(values.tobytes()).hexdigest()
+        rounds += 1
+    return [rounds, hashlib.sha256(values.tobytes()).hexdigest()]
 
 
 @task(retry=ONCE)
-def computes(journal: str, rounds: int) -> str:
-    """All in one call, without a look at anything of ours in between."""
+def computes(journal: str, rounds: int | None = None) -> list[Any]:
+    """Until the journal's `.go` file appears, or so many rounds; without a look at anything of ours in between."""
     note(journal, "begins")
     Path("kept").write_text("its own file")
-    answer = matrices(7, rounds)
+    answer = matrices(7, lambda done: Path(journal + ".go").exists() if rounds is None else done == rounds)
     note(journal, f"ends with {Path('kept').read_text()}")
     return answer
 
