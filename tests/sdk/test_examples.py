@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-MODULES = ["context", "idle", "logger", "outcome", "retry", "runs", "schedule", "sync_wait", "task", "wait", "waits"]
+MODULES = (
+    *("context", "idle", "logger", "outcome", "retry", "runs", "schedule", "sync_wait", "task", "triggering", "wait"),
+    "waits",
+)
 
 
 @pytest.mark.parametrize("name", [*(f"torpor.sdk.{name}" for name in MODULES), "torpor.sync"])

@@ -1,6 +1,7 @@
 """What task authors use, from the outside in.
 
-`task.py`     @task: plain calls, trigger, trigger_and_wait      `runs.py`       the handle of a run
+`task.py`     @task, and what it knows of its function          `runs.py`       the handle of a run
+`triggering.py`  trigger, trigger_and_wait, batch_trigger, `sync`
 `retry.py`    Retry                                             `options.py`    what a trigger may say besides
 `idempotency.py`, `debounce.py`  Idempotency, Debounce
 `wait.py`     wait.for_ and its kin, awaited                    `sync_wait.py`  the same, blocking
