@@ -10,7 +10,7 @@ import pytest
 
 from torpor import engine
 from torpor.cron import Pattern
-from torpor.engine.schedule import MOST_CAUGHT_UP, STEP, plan_ticks, run_of_tick
+from torpor.engine.ticks import MOST_CAUGHT_UP, STEP, plan_ticks, run_of_tick
 from torpor.store.records import Run, Schedule
 from torpor.wire.http import VersionReport
 from torpor.wire.runner import ScheduleManifest, TaskManifest

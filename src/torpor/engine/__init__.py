@@ -48,7 +48,8 @@
         repair.py       find_faults, repair: what must not be is put right
         prune.py        prune_runs and others: what has been over for long is deleted, in small steps
         schedule.py     create_schedule, update_schedule, delete_schedule, activate_schedule, deactivate_schedule,
-                        declare_schedules; fire_schedules (due_schedules, next_tick): the clock triggers a task
+                        declare_schedules: when the clock triggers what
+        fire_schedules.py  fire_schedules, due_schedules, next_tick: it does (ticks.py: which ticks, and what the task gets)
     14. events.py       record, tell: the story.  logs.py: append
         metadata.py     change_metadata, report_metadata: what a run tells of itself.  tags.py: add_tags
         streams.py      append_parts, report_parts: what it makes, and what is sent to it (family.py: its parent and root)
@@ -196,6 +197,7 @@ from torpor.engine.events import record, tell
 from torpor.engine.expire import expire
 from torpor.engine.fall_back import give_up
 from torpor.engine.finish import Finished, finish, retry_delay_s
+from torpor.engine.fire_schedules import due_schedules, fire_schedules, next_tick
 from torpor.engine.fork import LATEST, Forked, ForkRequest, NoCheckpoint, WhichWait, fork
 from torpor.engine.garbage import (
     Condemned,
@@ -261,9 +263,6 @@ from torpor.engine.schedule import (
     deactivate_schedule,
     declare_schedules,
     delete_schedule,
-    due_schedules,
-    fire_schedules,
-    next_tick,
     update_schedule,
 )
 from torpor.engine.states import EDGES, ENDS, LEASED, STATUS, RunState

@@ -1,43 +1,21 @@
-"""Schedules: when the clock triggers a task, and that each tick does so once.
+"""Schedules: made and changed, by the API and by what code declares. Their ticks are fired by fire_schedules.py."""
 
-A schedule has one next tick. Whichever server comes first when it is due locks the row, triggers, and writes the tick
-after that, in one transaction. The run's id is made from the schedule's id and the tick: no crash, no clock that is set
-back and no second server can make a second run of one tick.
-"""
-
-import hashlib
-from collections.abc import Collection
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from itertools import islice
-from typing import Any, Literal
-
-import msgspec
+from datetime import datetime
 
 from torpor import ids
 from torpor.cron import Pattern, Window
 from torpor.engine import read
-from torpor.engine.complete import FIRE_LIMIT, FiredTimers
-from torpor.engine.draft import TriggerRequest, UnknownTask
+from torpor.engine.draft import UnknownTask
 from torpor.engine.events import announce
 from torpor.engine.instants import to_iso
 from torpor.engine.near import near
 from torpor.engine.outcomes import Unknown
-from torpor.engine.payload import PayloadMisfit, fit
-from torpor.engine.room import QueueFull
-from torpor.engine.trigger import Triggered, trigger
+from torpor.engine.payload import PayloadMisfit
+from torpor.engine.ticks import NEVER_AGAIN, fire_at, fitting, pattern_of, tick_payload
 from torpor.store.database import Transaction
-from torpor.store.records import Schedule, Task
+from torpor.store.records import Schedule
 from torpor.wire.http import VersionReport
-
-SECOND = timedelta(seconds=1)
-GRACE = timedelta(seconds=10)
-"""A tick that is not later than this is on time, whatever is done about late ones. Servers look every five seconds."""
-STEP = 20
-"""So many ticks of one schedule are fired in one transaction."""
-MOST_CAUGHT_UP = 1000
-"""With catch_up "all" no more ticks than this are made up for: the newest."""
-NEVER_AGAIN = "this pattern never comes true again"
 
 CATCH_UP = ("none", "last", "all")
 
@@ -83,9 +61,6 @@ class DeclaredInCode:
     """This schedule is declared above its task: only a new version changes or removes it (422)."""
 
     task_id: str
-
-
-# -- make and change --------------------------------------------------------------------------------------------------
 
 
 async def create_schedule(
@@ -176,7 +151,7 @@ async def activate_schedule(
     found = await _locked(tx, environment_id, schedule_id)
     if not isinstance(found, Schedule) or found.is_active:
         return Scheduled(found) if isinstance(found, Schedule) else found
-    return Scheduled(await _put(tx, replace(found, is_active=True), now=now))
+    return Scheduled(await put(tx, replace(found, is_active=True), now=now))
 
 
 async def deactivate_schedule(
@@ -186,7 +161,7 @@ async def deactivate_schedule(
     found = await _locked(tx, environment_id, schedule_id)
     if not isinstance(found, Schedule) or not found.is_active:
         return Scheduled(found) if isinstance(found, Schedule) else found
-    return Scheduled(await _put(tx, replace(found, is_active=False, next_tick_at=None), now=now))
+    return Scheduled(await put(tx, replace(found, is_active=False, next_tick_at=None), now=now))
 
 
 async def declare_schedules(tx: Transaction, environment_id: str, report: VersionReport, *, now: datetime) -> None:
@@ -223,7 +198,7 @@ async def declare_schedules(tx: Transaction, environment_id: str, report: Versio
         checked = _readable(request)
         if isinstance(checked, ScheduleMisfit):  # the decorator refuses these: another version of it was at work
             spoiled = replace(schedule, cron=wanted.cron, timezone=wanted.timezone, next_tick_at=None)
-            await _put(tx, replace(spoiled, problem=checked.message, problem_at=now), now=now)
+            await put(tx, replace(spoiled, problem=checked.message, problem_at=now), now=now)
         else:
             await _write(tx, schedule, request, checked, now=now)
 
@@ -250,7 +225,7 @@ async def _checked(
         tasks = await read.tasks(tx, environment_id)
         return UnknownTask(near(request.task_id, [each.id for each in tasks]))
     example = tick_payload("sched_1234", "IMPERATIVE", pattern, now, external_id=request.external_id)
-    if isinstance(_payload(task, example), PayloadMisfit):
+    if isinstance(fitting(task, example), PayloadMisfit):
         return ScheduleMisfit(
             "task",
             f'task "{request.task_id}" can\'t be scheduled: it should take a ScheduleTick, or be callable with nothing',
@@ -290,15 +265,15 @@ async def _write(
     )
     if wanted == found and found.next_tick_at is not None:
         return found
-    return await _put(tx, replace(wanted, problem=None, problem_at=None), now=now)
+    return await put(tx, replace(wanted, problem=None, problem_at=None), now=now)
 
 
-async def _put(tx: Transaction, schedule: Schedule, *, now: datetime) -> Schedule:
+async def put(tx: Transaction, schedule: Schedule, *, now: datetime) -> Schedule:
     """Write all that can be changed of a schedule, with a next tick if it is active and hasn't one; tell the timers."""
     tick = fire = None
-    if schedule.is_active and (pattern := _pattern(schedule)):
+    if schedule.is_active and (pattern := pattern_of(schedule)):
         tick = schedule.next_tick_at or pattern.next(now)
-        fire = tick and _fire_at(schedule, pattern, tick)
+        fire = tick and fire_at(schedule, pattern, tick)
         if tick is None:
             schedule = replace(schedule, problem=NEVER_AGAIN, problem_at=now)
     schedule = replace(schedule, next_tick_at=tick, next_fire_at=fire, updated_at=now)
@@ -325,253 +300,3 @@ async def _put(tx: Transaction, schedule: Schedule, *, now: datetime) -> Schedul
         await tx.notify("timer", due_at=to_iso(fire))
     await announce(tx, "schedules")
     return schedule
-
-
-def _pattern(schedule: Schedule) -> Pattern | None:
-    """None: this machine doesn't know the zone (any more), or the pattern never was right."""
-    try:
-        return Pattern.read(schedule.cron, schedule.timezone)
-    except ValueError:
-        return None
-
-
-# -- fire -------------------------------------------------------------------------------------------------------------
-
-
-async def fire_schedules(
-    tx: Transaction,
-    *,
-    limit: int = FIRE_LIMIT,
-    only: Collection[str] | None = None,
-    skip: Collection[str] = (),
-    now: datetime,
-) -> FiredTimers:
-    """Trigger the tasks of all schedules whose next tick has come. For the server's loop, in as many servers as there are.
-
-    `only` these ids of schedules, and without those to `skip`: for one that fails whenever it is fired. Call again at
-    once while `count` is not 0: a schedule that makes up for many ticks does so in steps.
-    """
-    await _pull_back(tx, now=now)
-    rows = await tx.fetch(
-        """select * from schedules
-           where is_active and next_fire_at <= $1 and ($3::text[] is null or id = any($3)) and not id = any($4::text[])
-           order by next_fire_at, id limit $2 for no key update skip locked""",
-        now,
-        limit,
-        only,
-        skip,
-    )
-    for row in rows:
-        await _fire(tx, Schedule.of(row), now=now)
-    return FiredTimers(len(rows), await next_tick(tx, skip))
-
-
-async def due_schedules(
-    tx: Transaction, *, limit: int = FIRE_LIMIT, skip: Collection[str] = (), now: datetime
-) -> list[str]:
-    """The ids of what `fire_schedules` would fire: to fire each by itself. Changes nothing."""
-    rows = await tx.fetch(
-        """select id from schedules where is_active and next_fire_at <= $1 and not id = any($3::text[])
-           order by next_fire_at, id limit $2""",
-        now,
-        limit,
-        skip,
-    )
-    return [row["id"] for row in rows]
-
-
-async def next_tick(tx: Transaction, skip: Collection[str] = ()) -> datetime | None:
-    """When the next schedule is to be fired; it may be past, while somebody else is firing it."""
-    return await tx.fetchval(
-        "select min(next_fire_at) from schedules where is_active and next_fire_at is not null and not id = any($1::text[])",
-        skip,
-    )
-
-
-async def _pull_back(tx: Transaction, *, now: datetime) -> None:
-    """A clock that ran ahead has fired ticks which are yet to come, and set the next one far off: count from now again.
-
-    What was fired ahead is not fired again when its time comes: the run is there.
-    """
-    rows = await tx.fetch(
-        """select * from schedules where is_active and last_tick_at > $1
-           order by last_tick_at limit 100 for no key update skip locked""",
-        now + GRACE,
-    )
-    for schedule in map(Schedule.of, rows):
-        await tx.execute("update schedules set last_tick_at = null where id = $1", schedule.id)
-        await _put(tx, replace(schedule, next_tick_at=None), now=now)
-
-
-async def _fire(tx: Transaction, schedule: Schedule, *, now: datetime) -> None:
-    pattern = _pattern(schedule)
-    if pattern is None:
-        problem = f"{schedule.cron!r} in {schedule.timezone} can't be read any more"
-        await _put(tx, replace(schedule, next_tick_at=None, problem=problem, problem_at=now), now=now)
-        return
-    plan = plan_ticks(schedule, pattern, now)
-    task = await read.task(tx, schedule.environment_id, schedule.task_id)
-    last_at, last_run, problem = schedule.last_tick_at, schedule.last_run_id, plan.problem
-    for index, tick in enumerate(plan.ticks):
-        # Runs line up by when they were made: a microsecond keeps these in order.
-        at = now + timedelta(microseconds=index)
-        made = await _trigger(tx, schedule, pattern, task, tick, last_at, now=at)
-        if isinstance(made, Triggered):
-            last_at, last_run = tick, made.run_id
-        else:
-            problem = f"the tick of {to_iso(tick)} made no run: {made}"
-    if plan.next_tick is None:
-        problem = NEVER_AGAIN
-    await tx.execute(
-        """update schedules set next_tick_at = $2, next_fire_at = $3, last_tick_at = $4, last_run_id = $5,
-               problem = coalesce($6, problem), problem_at = case when $6::text is null then problem_at else $7 end
-           where id = $1""",
-        schedule.id,
-        plan.next_tick,
-        plan.next_tick and _fire_at(schedule, pattern, plan.next_tick),
-        last_at,
-        last_run,
-        problem,
-        now,
-    )
-
-
-async def _trigger(
-    tx: Transaction,
-    schedule: Schedule,
-    pattern: Pattern,
-    task: Task | None,
-    tick: datetime,
-    last_tick_at: datetime | None,
-    *,
-    now: datetime,
-) -> Triggered | str:
-    """The run of a tick, or in words why there is none."""
-    kind = "DECLARATIVE" if schedule.kind == "declared" else "IMPERATIVE"
-    payload = tick_payload(
-        schedule.id, kind, pattern, tick, last_tick_at=last_tick_at, external_id=schedule.external_id
-    )
-    fitting = _payload(task, payload)
-    if isinstance(fitting, PayloadMisfit):
-        return f"task {schedule.task_id!r} takes neither a ScheduleTick nor nothing"
-    request = TriggerRequest(
-        task_id=schedule.task_id, payload=fitting, run_id=run_of_tick(schedule.id, tick), schedule_id=schedule.id
-    )
-    match await trigger(tx, schedule.environment_id, request, now=now):
-        case Triggered() as made:
-            return made
-        case UnknownTask():
-            return f"the current version has no task {schedule.task_id!r}"
-        case QueueFull(queue=queue, limit=limit):
-            return f"queue {queue!r} is full ({limit} runs)"
-        case other:
-            return f"it was refused ({other})"
-
-
-def run_of_tick(schedule_id: str, tick: datetime) -> str:
-    """The id of the one run that this tick can have."""
-    digest = hashlib.sha256(f"{schedule_id}\0{to_iso(tick)}".encode()).digest()
-    return ids.made_of("run", digest)
-
-
-# -- which ticks ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class TickPlan:
-    """What is due: the ticks to fire now, in order; the next one; what to say of those that are passed over."""
-
-    ticks: list[datetime]
-    next_tick: datetime | None
-    problem: str | None = None
-
-
-def plan_ticks(schedule: Schedule, pattern: Pattern, now: datetime) -> TickPlan:
-    """Which ticks of a schedule whose next one is due become runs, and which is next then."""
-    tick = schedule.next_tick_at
-    assert tick is not None
-    problem = None
-    if now - _fire_at(schedule, pattern, tick) > GRACE:  # nobody was there
-        first, tick = tick, _first_made_up_for(schedule, pattern, tick, now)
-        if tick != first:
-            problem = f"ticks from {to_iso(first)} on came while no server was there (catch-up: {schedule.catch_up})"
-        if schedule.catch_up == "none" and now - _fire_at(schedule, pattern, tick) > GRACE:
-            problem = f"the tick of {to_iso(tick)} came while no server was there (catch-up: none)"
-            return TickPlan([], pattern.next(tick), problem)
-    ticks: list[datetime] = []
-    following: datetime | None = tick
-    while following and len(ticks) < STEP and _fire_at(schedule, pattern, following) <= now:
-        ticks.append(following)
-        following = pattern.next(following)
-    return TickPlan(ticks, following, problem)
-
-
-def _first_made_up_for(schedule: Schedule, pattern: Pattern, first: datetime, now: datetime) -> datetime:
-    """Of the ticks that are due, the first that may still become a run."""
-    if schedule.catch_up == "all":
-        return _newest_thousand(pattern, first, now)
-    return _newest_due(schedule, pattern, first, now)
-
-
-def _newest_due(schedule: Schedule, pattern: Pattern, first: datetime, now: datetime) -> datetime:
-    """The newest tick whose time to fire has come; `first`, which is due, if there is no newer one."""
-    window = Window.read(schedule.window_text)
-    until = now - window.shift(schedule.id, now, None)
-    newest = pattern.newest(first, until) or first
-    if newest > first and _fire_at(schedule, pattern, newest) > now:  # moved by a part of the time until the next
-        newest = pattern.newest(first, newest - SECOND) or first
-    return newest
-
-
-def _newest_thousand(pattern: Pattern, first: datetime, now: datetime) -> datetime:
-    """The tick from which on at most MOST_CAUGHT_UP are left; `first` if there are no more than that."""
-
-    def too_many(since: datetime) -> bool:
-        ticks = list(islice(pattern.ticks(since), MOST_CAUGHT_UP + 1))
-        return len(ticks) > MOST_CAUGHT_UP and ticks[-1] <= now
-
-    low, high = first - SECOND, now
-    if not too_many(low):
-        return first
-    while high - low > SECOND:
-        middle = low + (high - low) / 2
-        low, high = (middle, high) if too_many(middle) else (low, middle)
-    return pattern.next(high) or first
-
-
-def _fire_at(schedule: Schedule, pattern: Pattern, tick: datetime) -> datetime:
-    window = Window.read(schedule.window_text)
-    return tick + window.shift(schedule.id, tick, pattern.next(tick) if window.percent else None)
-
-
-# -- what the task gets -----------------------------------------------------------------------------------------------
-
-
-def tick_payload(
-    schedule_id: str,
-    kind: Literal["DECLARATIVE", "IMPERATIVE"],
-    pattern: Pattern,
-    tick: datetime,
-    *,
-    last_tick_at: datetime | None = None,
-    external_id: str | None = None,
-) -> str:
-    """A tick as the task gets it, as JSON."""
-    fields: dict[str, Any] = {
-        "type": kind,
-        "timestamp": to_iso(tick),
-        "lastTimestamp": last_tick_at and to_iso(last_tick_at),
-        "timezone": pattern.timezone,
-        "scheduleId": schedule_id,
-        "externalId": external_id,
-        "upcoming": [to_iso(each) for each in pattern.upcoming(tick)],
-    }
-    return msgspec.json.encode({name: value for name, value in fields.items() if value is not None}).decode()
-
-
-def _payload(task: Task | None, tick: str) -> str | PayloadMisfit | None:
-    """The tick, if the task takes it; nothing, if it can do without."""
-    if task is None or task.parameters == "named":
-        return tick if task is None else fit(task, None)
-    fitting = fit(task, tick)
-    return fit(task, None) if isinstance(fitting, PayloadMisfit) else fitting
