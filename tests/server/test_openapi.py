@@ -12,7 +12,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from torpor.engine.states import STATUS
 from torpor.server.access import ROUTES
 from torpor.server.auth import Kind
-from torpor.server.described import document, runs
+from torpor.server.described import document, run_types
 from torpor.server.described.operation import JSON
 
 OPERATIONS = dict(document.operations())
@@ -71,7 +71,7 @@ def test_who_may_call_is_that_of_the_table() -> None:
 
 
 def test_all_statuses_of_runs_are_told() -> None:
-    assert set(get_args(runs.Status)) == set(STATUS.values())
+    assert set(get_args(run_types.Status)) == set(STATUS.values())
 
 
 @pytest.mark.anyio

@@ -19,7 +19,7 @@ from torpor import ids
 from torpor.clock import SystemClock
 from torpor.config import Settings
 from torpor.sdk.async_client import AsyncClient
-from torpor.server import batches, offload, presigned
+from torpor.server import batch_items, batches, offload, presigned
 from torpor.server.hub import Hub
 from torpor.server.presigned import GOOD_FOR_S, PURPOSE, Grant
 from torpor.store.database import Database
@@ -120,14 +120,14 @@ async def test_the_items_of_a_batch_that_comes_whole_are_stored_some_at_a_time(
 ) -> None:
     """A body of some kilobytes may name one large upload five hundred times: a gigabyte, were all in memory at once."""
     sizes: list[int] = []
-    add = batches._add
+    add = batch_items.add
 
     async def noted(here: Any, environment_id: str, batch_id: str, chunk: Any, **more: Any) -> Any:
         sizes.append(sum(len(item.request.payload) for item in chunk))
         return await add(here, environment_id, batch_id, chunk, **more)
 
-    monkeypatch.setattr(batches, "_add", noted)
-    monkeypatch.setattr(batches, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(batches, "add", noted)
+    monkeypatch.setattr(batch_items, "CHUNK_BYTES", 1000)
     path = await upload(http, '"' + "x" * 600 + '"')
     item = {"task": "echo", "payload": path, "options": {"payloadType": "application/store"}}
     made = await http.post("/api/v2/tasks/batch", json={"items": [item] * 5}, headers=BEARER)

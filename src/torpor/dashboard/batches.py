@@ -16,7 +16,7 @@ from torpor.engine.states import RunState
 from torpor.server import auth
 from torpor.server.errors import Refused, not_found
 from torpor.server.hub import hub
-from torpor.server.render import batch_status
+from torpor.server.render_runs import batch_status
 from torpor.store.records import Batch
 
 PAGE_SIZE = 50

@@ -31,7 +31,7 @@ BATCH_STATUS = {
     "PARTIAL_FAILED": "not is_aborted and completed_at is not null and failed_items between 1 and run_count - 1",
     "ABORTED": "(is_aborted or completed_at is not null and failed_items > 0 and failed_items = run_count)",
 }
-"""Public names, as render.batch_status gives them."""
+"""Public names, as render_runs.batch_status gives them."""
 
 
 @dataclass(frozen=True, slots=True)

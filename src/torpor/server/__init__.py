@@ -5,7 +5,7 @@ app.py         routes and what they share (hub.py)
 auth.py        who may ask           errors.py   how a refusal looks       bodies.py  reading and writing JSON
 runs.py        public: trigger (options.py, packets.py, repeats.py), look, list (paging.py), follow, cancel
 waitpoints.py  public: wait tokens   inventory.py  public: tasks, workers, health
-render.py      a row -> the API's JSON, one function each
+render.py      a row -> the API's JSON, one function each (render_runs.py: of runs and batches)
 workers/       what workers call
 loops.py       duties: timers (timers.py), rescue (reach.py), why a run is not taken
 wakeups.py     the database's notifications -> requests that are held open

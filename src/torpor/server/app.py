@@ -12,6 +12,7 @@ from torpor.server import (
     access,
     accounts,
     approvals,
+    batch_items,
     batches,
     bulk,
     checkpoints,
@@ -53,7 +54,7 @@ def create_app(settings: Settings, database: Database, clock: Clock | None = Non
     trigger = Route("/api/v1/tasks/{task_id:path}/trigger", runs.trigger, methods=["POST"])
     plain = (
         trigger,
-        *batches.routes,
+        *batch_items.routes,
         *realtime.routes,
         *streams.routes,
         *metadata.routes,

@@ -8,7 +8,7 @@ import logging
 import asyncpg
 
 from torpor import engine
-from torpor.server.batches import why
+from torpor.server.batch_items import why
 from torpor.server.hub import Hub
 
 log = logging.getLogger("torpor.server")

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from torpor import engine
 from torpor.engine import read
 from torpor.engine.states import ENDS, STATUS, RunState
-from torpor.server import auth, offload, paging, render, run_filter, signing, uploads
+from torpor.server import auth, offload, paging, render_runs, run_filter, signing, uploads
 from torpor.server.auth import Keyed
 from torpor.server.bodies import decode, read_body, reply
 from torpor.server.errors import Refused, not_found, stale
@@ -148,7 +148,7 @@ async def retrieve(request: Request, run_id: str, environment: Keyed) -> Respons
     urls = {} if is_inline else uploads.urls(request, run)
     run = await offload.whole(here, run) if is_inline else run
     related = {"root": root, "parent": parent, "children": children, "schedule": schedule}
-    return reply(render.run_whole(run, **related, now=here.clock.now()) | urls)
+    return reply(render_runs.run_whole(run, **related, now=here.clock.now()) | urls)
 
 
 @router.get("/api/v1/runs/{run_id}/result")
@@ -159,7 +159,7 @@ async def result(request: Request, run_id: str, environment: Keyed) -> Response:
         run = await _known(tx, environment, run_id)
     if RunState(run.state) not in ENDS:
         raise Refused(404, "Run either doesn't exist or is not finished")
-    return reply(render.run_result(await offload.with_output(here, run)))
+    return reply(render_runs.run_result(await offload.with_output(here, run)))
 
 
 async def _known(tx: Transaction, environment: Environment, run_id: str) -> Run:
@@ -191,7 +191,7 @@ async def _page(request: Request, environment: Environment, more_filters: frozen
         return reply(paging.page_reply([], engine.Listing([], None, None)))
     async with here.database.transaction() as tx:
         found = await read.runs(tx, environment.id, wanted, page)
-    return reply(paging.page_reply([render.run_in_list(run, environment, now) for run in found.items], found))
+    return reply(paging.page_reply([render_runs.run_in_list(run, environment, now) for run in found.items], found))
 
 
 def _check_listing(caller: auth.Caller, task_ids: list[str] | None) -> None:
@@ -326,13 +326,13 @@ async def reset_key(request: Request, key: str, environment: Keyed) -> Response:
 @router.get("/api/v1/runs/{run_id}/story")
 async def story(request: Request, run_id: str, environment: Keyed) -> Response:
     """The events after `after`; held up to `wait_s` for the first one."""
-    return await _follow(request, run_id, environment, read.story, render.event)
+    return await _follow(request, run_id, environment, read.story, render_runs.event)
 
 
 @router.get("/api/v1/runs/{run_id}/logs")
 async def logs(request: Request, run_id: str, environment: Keyed) -> Response:
     """The log lines after `after`; held up to `wait_s` for the first one."""
-    return await _follow(request, run_id, environment, read.logs, render.log_line)
+    return await _follow(request, run_id, environment, read.logs, render_runs.log_line)
 
 
 async def _follow(

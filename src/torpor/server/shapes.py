@@ -21,7 +21,7 @@ from torpor.durations import write_duration
 from torpor.engine.read_feeds import Seen
 from torpor.engine.states import RunState
 from torpor.server import offload
-from torpor.server.render import task_run_error
+from torpor.server.render_runs import task_run_error
 from torpor.store.records import Run
 
 S = RunState

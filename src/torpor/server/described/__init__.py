@@ -1,7 +1,7 @@
 """What the HTTP API is, said once: the OpenAPI document, docs/api.md and the tests are made from it.
 
     operation   how a route is described, and the types that many share
-    runs, …     one module per resource: its types, and its routes
+    runs, …     one module per resource: its types (of runs: run_types), and its routes
     document    the OpenAPI document, served at /api/openapi.json
     markdown    the reference in docs/api.md
 

@@ -22,7 +22,7 @@ from torpor.server.described.operation import (
     Resource,
     Shape,
 )
-from torpor.server.described.runs import KeyOptions, ResultError, Status
+from torpor.server.described.run_types import KeyOptions, ResultError, Status
 
 
 class OpenBatch(Given):

@@ -16,7 +16,8 @@ from torpor.server.described.operation import (
     Resource,
     Shape,
 )
-from torpor.server.described.runs import NO_RUN, Status
+from torpor.server.described.run_types import Status
+from torpor.server.described.runs import NO_RUN
 
 
 class Checkpoint(Shape, kw_only=True):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from torpor.server.described.operation import REPEATABLE, Answer, Body, Given, Operation, Resource, Shape
-from torpor.server.described.runs import Tags
+from torpor.server.described.run_types import Tags
 
 
 class MetadataOperation(Given):

@@ -17,7 +17,7 @@ from torpor.server.described.operation import (
     Resource,
     Shape,
 )
-from torpor.server.described.runs import Cron
+from torpor.server.described.run_types import Cron
 
 
 class ChangedSchedule(Given):

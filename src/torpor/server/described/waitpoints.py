@@ -22,7 +22,7 @@ from torpor.server.described.operation import (
     Shape,
     When,
 )
-from torpor.server.described.runs import Tags
+from torpor.server.described.run_types import Tags
 
 TokenStatus = Literal["WAITING", "COMPLETED", "TIMED_OUT"]
 

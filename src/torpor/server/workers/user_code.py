@@ -10,7 +10,7 @@ from starlette.routing import Route
 from torpor import engine
 from torpor.durations import parse_instant
 from torpor.engine import read
-from torpor.server import auth, batches, offload, render, signing
+from torpor.server import auth, batch_items, batches, offload, render, signing
 from torpor.server.bodies import decode, reply
 from torpor.server.errors import Refused, not_found, stale
 from torpor.server.hub import hub
@@ -68,7 +68,7 @@ async def create_batch(request: Request) -> Response:
     return reply(wire.BatchReply(made.batch_id, made.is_cached, made.is_sealed))
 
 
-async def batch_items(request: Request) -> Response:
+async def add_batch_items(request: Request) -> Response:
     environment = await auth.worker_environment(request)
     here, call = hub(request), await read_message(request, _batch_items_call)
     if len(call.items) > wire.MAX_CHUNK_ITEMS:
@@ -76,15 +76,15 @@ async def batch_items(request: Request) -> Response:
     lease, now = lease_of(request, call), here.clock.now()
     function = "batchTriggerAndWait" if call.waits else "batchTrigger"
     asked = [
-        await batches.new_item(here, environment.id, item, parent_lease=lease, trigger_function=function, now=now)
+        await batch_items.new_item(here, environment.id, item, parent_lease=lease, trigger_function=function, now=now)
         for item in call.items
     ]
     items = await offload.stow_items(here, environment.id, asked)
     async with here.database.transaction() as tx:
         outcome = await engine.add_items(
-            tx, environment.id, call.batch_id, items, seal=call.seal, lease=lease, why=batches.why, now=now
+            tx, environment.id, call.batch_id, items, seal=call.seal, lease=lease, why=batch_items.why, now=now
         )
-    added = batches.added(outcome)
+    added = batch_items.added(outcome)
     replies = [wire.BatchItemReply(item.index, item.run_id, item.is_cached, item.error) for item in added.items]
     return reply(wire.BatchItemsReply(replies, added.is_sealed, added.run_count))
 
@@ -151,7 +151,7 @@ async def complete_token(request: Request) -> Response:
 routes = [
     Route("/worker/v1/runs/{run_id}/trigger", trigger, methods=["POST"]),
     Route("/worker/v1/runs/{run_id}/batches", create_batch, methods=["POST"]),
-    Route("/worker/v1/runs/{run_id}/batches/items", batch_items, methods=["POST"]),
+    Route("/worker/v1/runs/{run_id}/batches/items", add_batch_items, methods=["POST"]),
     Route("/worker/v1/runs/{run_id}/batches/results", batch_results, methods=["POST"]),
     Route("/worker/v1/runs/{run_id}/tokens", tokens, methods=["POST"]),
     Route("/worker/v1/runs/{run_id}/tokens/complete", complete_token, methods=["POST"]),
