@@ -20,12 +20,13 @@ pytestmark = pytest.mark.criu
 TASKS = """
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from torpor import task, wait
 
 
 def reached(host, port):
     try:
-        with socket.create_connection((host, port), timeout=1) as stream:
+        with socket.create_connection((host, port), timeout=2) as stream:
             return stream.recv(100).decode() or "open"
     except TimeoutError:
         return "refused: timed out" if port != int(os.environ.get("SILENT_PORT", "0")) else "open"
@@ -35,7 +36,7 @@ def reached(host, port):
 
 def asked(host, port):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
-        datagrams.settimeout(1)
+        datagrams.settimeout(2)
         try:
             datagrams.sendto(b"a question", (host, port))
             return datagrams.recv(100).decode()
@@ -60,10 +61,14 @@ def abstract(name):
 
 
 def look(places, name, path):
+    with ThreadPoolExecutor(len(places) + 3) as pool:  # what is dropped on the way is waited for
+        tcp = {host: pool.submit(reached, host, port) for host, port in places}
+        udp = {host: pool.submit(asked, host, port) for host, port in places[:2]}
+        found = pool.submit(named, name)
     return {
-        "tcp": {host: reached(host, port) for host, port in places},
-        "udp": {host: asked(host, port) for host, port in places[:2]},
-        "name": named(name),
+        "tcp": {host: each.result() for host, each in tcp.items()},
+        "udp": {host: each.result() for host, each in udp.items()},
+        "name": found.result(),
         "abstract": abstract(path),
         "devices": sorted(device for _, device in socket.if_nameindex()),
     }
@@ -262,7 +267,7 @@ def test_a_run_keeps_its_network_on_another_machine(
 ) -> None:
     settings = {"TORPOR_OBJECT_STORE": f"file://{tmp_path}/objects", "TORPOR_ISOLATION": "auto"}
     one = make_stack(project(tmp_path / "project"), **settings, TORPOR_NETWORK="private")
-    one.start()
+    asks_the_world_for_names(one, world).start()
     token = one.client.create_token()["id"]
     payload = {"places": places(one, world), "name": "torpor.test", "path": abstract, "token_id": token}
     run_id = one.trigger("looks_as_it_may", payload)
@@ -285,7 +290,7 @@ def test_the_strictest_of_worker_project_and_task_wins(make_stack: StackMaker, w
     root = project(tmp_path / "project")
     (root / "pyproject.toml").write_text('[tool.torpor]\nnetwork = "private"\n')
     stack = make_stack(root, TORPOR_ISOLATION="auto", TORPOR_NETWORK="host")
-    stack.start()
+    asks_the_world_for_names(stack, world).start()
     for task, kind, devices in (("looks_as_it_may", "private", ["eth0", "lo"]), ("looks_alone", "none", ["lo"])):
         before, after, run_id = seen(stack, world, task, "nobody")
         assert before["devices"] == after["devices"] == devices
@@ -299,7 +304,7 @@ def test_foreign_code_never_has_the_worker_s_own_network(
     stack = make_stack(
         project(tmp_path / "project"), TORPOR_TRUST="foreign", TORPOR_ISOLATION="auto", TORPOR_NETWORK="host"
     )
-    stack.start()
+    asks_the_world_for_names(stack, world).start()
     before, after, run_id = seen(stack, world, "looks_as_it_may", "nobody")
     for looked in (before, after):
         assert looked["devices"] == ["eth0", "lo"]

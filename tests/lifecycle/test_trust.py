@@ -1,13 +1,15 @@
 """Code of others: what it may do while it is imported, how its runs start, and what it can't spoil."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from stack import Stack, StackMaker, eventually
+from stack import Stack, StackMaker, eventually, fresh_database
 
 from torpor.config import Settings
+from torpor.store.embedded import EmbeddedPostgres
 from torpor.worker import isolation
 
 pytestmark = pytest.mark.criu
@@ -116,8 +118,11 @@ HOSTILE = {
 }
 """What an import does, and what the worker's log must say of it."""
 
+FOREIGN = {"TORPOR_TRUST": "foreign", "TORPOR_ISOLATION": "full"}
+VARIABLES = {"AWS_SECRET_ACCESS_KEY": "secret", "SHOP_NAME": "kiosk", "TORPOR_RUN_ENV": "SHOP_*"}
 
-@pytest.fixture(autouse=True)
+
+@pytest.fixture(autouse=True, scope="module")
 def full_isolation() -> None:
     found = isolation.possible(Settings())
     if found.level != "full":
@@ -136,7 +141,7 @@ def seen(extra: str = "") -> str:
 
 
 def foreign(make_stack: StackMaker, root: Path, **settings: str) -> Stack:
-    return make_stack(root, TORPOR_TRUST="foreign", TORPOR_ISOLATION="full", **settings)
+    return make_stack(root, **FOREIGN, **settings)
 
 
 def wait_and_return(stack: Stack) -> tuple[str, dict[str, Any]]:
@@ -148,11 +153,20 @@ def wait_and_return(stack: Stack) -> tuple[str, dict[str, Any]]:
     return run_id, stack.output(run_id)
 
 
-def test_imports_of_foreign_code_have_no_privilege(make_stack: StackMaker, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def plain(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A worker for foreign code that starts no threads."""
+    place = tmp_path_factory.mktemp("plain")
+    settings = FOREIGN | VARIABLES | {"TORPOR_IMPORT_TIMEOUT_S": "8"}
+    made = Stack(place / "stack", fresh_database(postgres, "plain"), project(place, seen()), **settings)
+    made.start()
+    yield made
+    made.stop()
+
+
+def test_imports_of_foreign_code_have_no_privilege(plain: Stack) -> None:
     """Told by the import itself, not by a run: it has happened before there was one."""
-    stack = foreign(make_stack, project(tmp_path, seen()))
-    stack.start()
-    told = stack.output(stack.trigger("seen"))
+    told = plain.output(plain.trigger("seen"))
     assert min(told["users"]) >= 200_000
     assert {int(each, 16) for each in told["capabilities"]} == {0}
     assert told["filter"] == ["1", "2"]
@@ -162,23 +176,24 @@ def test_imports_of_foreign_code_have_no_privilege(make_stack: StackMaker, tmp_p
     assert (told["pid"], told["signal"]) == (1, "ProcessLookupError")
 
 
-@pytest.mark.parametrize("extra", ["", THREAD], ids=["plain", "threads"])
-def test_runs_of_foreign_code_are_thawed_from_one_import(make_stack: StackMaker, tmp_path: Path, extra: str) -> None:
-    stack = foreign(
-        make_stack,
-        project(tmp_path, seen(extra)),
-        AWS_SECRET_ACCESS_KEY="secret",
-        SHOP_NAME="kiosk",
-        TORPOR_RUN_ENV="SHOP_*",
-    )
+def test_runs_of_foreign_code_are_thawed_from_one_import(plain: Stack) -> None:
+    thawed_from_one_import(plain, threads=1)
+
+
+def test_so_are_runs_of_code_whose_import_starts_a_thread(make_stack: StackMaker, tmp_path: Path) -> None:
+    stack = foreign(make_stack, project(tmp_path, seen(THREAD)), **VARIABLES)
     stack.start()
+    thawed_from_one_import(stack, threads=2)
+
+
+def thawed_from_one_import(stack: Stack, threads: int) -> None:
     run_id, first = wait_and_return(stack)
     assert first["is_same"]
     assert first["secret"] is None
     assert first["settings"] == []
     assert first["named"] == first["name"] == "kiosk"
     assert first["place"] == ["/tmp", "/tmp", "run"]
-    assert first["threads"] == (2 if extra else 1)
+    assert first["threads"] == threads
     others = [stack.output(stack.trigger("seen")) for _ in range(2)]
     assert {each["import"] for each in others} == {first["import"]}
     assert stack.events(run_id, "run.started")[0]["trust"] == "foreign"
@@ -193,12 +208,8 @@ def test_without_freezing_each_run_imports_for_itself(make_stack: StackMaker, tm
     assert {each["secret"] for each in runs} == {None}
 
 
-def test_hostile_imports_end_in_a_line_of_the_log_and_the_version_before_goes_on(
-    make_stack: StackMaker, tmp_path: Path
-) -> None:
-    root = project(tmp_path, seen())
-    stack = foreign(make_stack, root, TORPOR_IMPORT_TIMEOUT_S="8")
-    stack.start()
+def test_hostile_imports_end_in_a_line_of_the_log_and_the_version_before_goes_on(plain: Stack) -> None:
+    stack, root = plain, plain.project
     before = stack.output(stack.trigger("seen"))
     for what, (source, told) in HOSTILE.items():
         read = len(stack.worker_log())
