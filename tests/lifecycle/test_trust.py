@@ -219,7 +219,7 @@ def test_hostile_imports_end_in_a_line_of_the_log_and_the_version_before_goes_on
             lambda told=told, read=read: re.search(told, stack.worker_log()[read:]),
             what=f"it is told that the import {what}",
         )
-        for fault in ("attendant failed", "Task exception", "Fatal error", "supervisor.py"):
+        for fault in ("attendant failed", "Task exception", "Fatal error", "supervisor.py", "versions.py"):
             assert fault not in stack.worker_log()[read:], what
         if what == "raises":
             assert '  File "' + str(root / "tasks.py") + '", line 3, in deep' in stack.worker_log()[read:]

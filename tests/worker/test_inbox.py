@@ -13,8 +13,9 @@ import pytest
 
 from torpor.wire import runner
 from torpor.wire.framing import MAX_MESSAGE_BYTES, frame
+from torpor.worker.control_socket import MAX_UNREAD_BYTES
 from torpor.worker.inbox import EACH, ENOUGH, Inbox
-from torpor.worker.process import MAX_UNREAD_BYTES, RunProcess
+from torpor.worker.process import RunProcess
 
 pytestmark = pytest.mark.anyio
 
@@ -83,7 +84,7 @@ def connected(process: RunProcess) -> Iterator[socket.socket]:
 async def listening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunProcess:
     monkeypatch.chdir(tmp_path)  # a short path: unix sockets allow no other
     process = RunProcess(Path("run"))
-    process.furnish()
+    process.belongings.furnish()
     await process.listen()
     return process
 

@@ -82,7 +82,7 @@ def in_mounts_of_its_own(tmp_path: Path, what: str) -> dict[str, object]:
     import json, os
     from pathlib import Path
     from torpor.config import Settings
-    from torpor.worker import namespaces, process, room
+    from torpor.worker import belongings, namespaces, room
     namespaces.unshare(namespaces.CLONE_NEWNS)
     namespaces.mount(None, "/", None, namespaces.MS_REC | namespaces.MS_PRIVATE)
     run_root, project = Path({str(tmp_path / "runs")!r}), Path({str(tmp_path / "project")!r})
@@ -121,7 +121,7 @@ def test_a_room_shows_the_project_covers_the_data_and_goes_at_once(tmp_path: Pat
             (made.own / "work" / "much").write_bytes(bytes(2 << 20))
         except OSError as error:
             said["full"] = error.strerror
-        process.remove(directory)
+        belongings.remove(directory)
         said["left"] = mounts(), directory.exists()
         """,
     )
@@ -143,11 +143,11 @@ def test_a_room_that_can_not_be_made_gives_its_user_back(tmp_path: Path) -> None
             try:
                 rooms.make(directory, project)
             except TypeError:
-                process.remove(directory)
+                belongings.remove(directory)
                 directory.mkdir()
         room._furnish = furnish
         said["made"] = [rooms.make(directory, project).uid] != []
-        process.remove(directory)
+        belongings.remove(directory)
         said["left"] = mounts()
         """,
     )

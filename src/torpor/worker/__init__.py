@@ -5,6 +5,7 @@
 `supervisor.py`  asks the server for leases, places them, renews them, shuts down
 `discovery.py`   which modules of a project hold tasks, and what the version is called
 `trust.py`       how far the project's code is trusted, and what that means for the processes that are made for it
+`versions.py`    the versions that a worker has, kept up with the project and its variables
 `version.py`     one version of the user's code: how its runners are made
 `forking.py`     its zygote, seen from the supervisor
 `zygote.py`      the process that forks runners; as a rule it has imported the version
@@ -14,7 +15,7 @@
 `warming.py`     the warm image that a version has at hand, and the making of a new one
 `warm.py`        the image of a version's warmed process: what runs share pages with, and a way to start without an import
 `network.py`     what a run reaches: its network namespace; `router.py`: the way out of those that are private
-`house.py`       what all runs of a worker share
+`house.py`       what all runs of a worker share, and what there is to share on this machine
 `isolation.py`   how far runs can be kept apart on this machine; `probes.py` tries each thing once
 `cgroups.py`     limits of runs, by control groups: `cgroups_v2.py`, `cgroups_v1.py`, and what both are (`cgroup_site.py`)
 `usage.py`       what a run has used; `met.py`: which of its limits it has met
@@ -22,7 +23,9 @@
 `room.py`        what a run sees and who it is: a root of its own, a user of its own
 `template.py`    what all runs of a project see alike, read-only
 `privileges.py`  giving up what makes a process more than its user
-`process.py`     a run's process: its directory, its control socket, its end
+`process.py`     a run's process: what it says, how it stands, its end
+`belongings.py`  what it has on the machine besides: its directory, its room, its limits, its network
+`control_socket.py` our end of the socket over which it speaks
 `inbox.py`       what happens to it, in order, and how much it may say ahead
 `hold.py`        held or frozen: how long a waiting run stays in memory
 `live_run.py`    one run in memory, seen from the supervisor: its inbox, its birth, its ends

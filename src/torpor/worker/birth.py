@@ -63,7 +63,7 @@ async def begin(house: House, assignment: http.Assignment) -> Born:
         process = await version.runner(version.network_of(assignment.task_id))
     except NoNetwork as error:
         raise NotHere(str(error)) from None
-    process.fit(assignment.preset)
+    process.belongings.fit(assignment.preset)
     environment, at_server = house.environment, house.set_at_server  # its zygote's may be older
     process.say(
         runner.Begin(_context(house, assignment), payload, env=at_server, env_all=environment, hook=assignment.hook)
@@ -74,7 +74,7 @@ async def begin(house: House, assignment: http.Assignment) -> Born:
         pid=process.pid,
         start_ms=_ms_since(began),
         trust=process.trust.value,
-        network=process.network_kind,
+        network=process.belongings.network_kind,
         isolation=house.isolation.level,
         missing=_missing(house),
     )
@@ -119,12 +119,12 @@ async def thaw(house: House, assignment: http.Assignment) -> Born:
     ) as prepared:
         process = restore.process_of(prepared, stored.base)
         try:
-            process.limit(house.cgroups, assignment.preset, holds_bytes=prepared.inherited_bytes)
+            process.belongings.limit(house.cgroups, assignment.preset, holds_bytes=prepared.inherited_bytes)
             await _join_network(house, assignment, process, prepared.network)
             await process.listen()
             if prepared.later:
                 process.wait_for_memory(prepared.later)
-            with process.room_for_criu():
+            with process.belongings.room_for_criu():
                 pid, restore_ms = await restore.revive(house.criu, prepared, process)
             process.watch(pid)
         except BaseException:
@@ -157,7 +157,7 @@ async def thaw(house: House, assignment: http.Assignment) -> Born:
         restore_ms=restore_ms,
         since_due_ms=_ms_since_instant(assignment.due_at),
         trust=process.trust.value,
-        network=process.network_kind,
+        network=process.belongings.network_kind,
         isolation=house.isolation.level,
         missing=_missing(house),
     )
@@ -174,7 +174,7 @@ async def _join_network(house: House, assignment: http.Assignment, process: RunP
     version = house.version(assignment.version)
     asked = version.network_of(assignment.task_id) if version is not None else None
     try:
-        await process.join_network(house.networks, strictest(house.network, had, asked))
+        await process.belongings.join_network(house.networks, strictest(house.network, had, asked))
     except NoNetwork as error:
         raise restore.Unfit(str(error)) from None
 

@@ -83,8 +83,10 @@ async def take(
         await reach(Fault.BEFORE_DUMP)
         images.follow(draft, base=process.base)
         began = time.perf_counter()
-        with process.room_for_criu():
-            dumping = asyncio.ensure_future(criu.dump(tool, pid=pid, images=draft.criu, real_uid=process.real_uid))
+        with process.belongings.room_for_criu():
+            dumping = asyncio.ensure_future(
+                criu.dump(tool, pid=pid, images=draft.criu, real_uid=process.belongings.real_uid)
+            )
             await reach(Fault.DURING_DUMP)
             await dumping
         dump_ms = (time.perf_counter() - began) * 1000
@@ -170,23 +172,23 @@ async def settle(
 def _pack(process: RunProcess, archive: Path, since: float) -> int:
     """As `pack`, of a tree that may go on: names that the dump has made in there for its own use are removed."""
     shared = _shared(process)
-    size = files.pack(process.place, archive, shared=shared)
-    files.drop_link_remaps(process.place, shared, since=since)
-    if process.room is None and _has_our_mounts(process.pid or 0):
+    size = files.pack(process.belongings.place, archive, shared=shared)
+    files.drop_link_remaps(process.belongings.place, shared, since=since)
+    if process.belongings.room is None and _has_our_mounts(process.pid or 0):
         process.shared = shared
     return size
 
 
 def pack(process: RunProcess, archive: Path) -> int:
     """Write the files of a stopped tree and its shared memory to `archive`; return its size."""
-    return files.pack(process.place, archive, shared=_shared(process))
+    return files.pack(process.belongings.place, archive, shared=_shared(process))
 
 
 def _shared(process: RunProcess) -> list[Path]:
     """Its shared memory: all of it where that is its own, in a room or after a restore."""
     assert process.pid is not None
-    if process.room is not None:
-        return files.shared_memory([], place=process.room.own / files.SHM, is_private=True)
+    if process.belongings.room is not None:
+        return files.shared_memory([], place=process.belongings.room.own / files.SHM, is_private=True)
     if _has_our_mounts(process.pid):
         return files.shared_memory(tree(process.pid))
     place = Path(f"/proc/{process.pid}/root") / files.SHARED.relative_to("/")
@@ -204,7 +206,7 @@ def _has_our_mounts(pid: int) -> bool:
 def mapped_files(process: RunProcess) -> dict[str, list[Any]]:
     """What must be there again where the image is restored."""
     assert process.pid is not None
-    room = process.room
+    room = process.belongings.room
     return fitness.mapped_files(
         tree(process.pid),
         without=process.known_as,

@@ -54,7 +54,7 @@ async def expect(process: RunProcess, kind: type[Event], version: str, *, within
                 told = process.end_told()
                 if process.was_killed:
                     raise _ended("ImportTampered", told)
-                if process.cgroup is not None and process.cgroup.oom_kills():
+                if process.belongings.cgroup is not None and process.belongings.cgroup.oom_kills():
                     told += ", as it had used up its memory"
                 said = tamed(output(process).strip())
                 raise ZygoteDied(f"version {version} can't be imported: {told}{': ' + said if said else ''}")

@@ -158,10 +158,10 @@ class Life:
                     **self.house.facts,
                     "trust": process.trust.value,  # how it was imported, whatever holds here by now
                     "run_id": self.lease.run_id,
-                    **process.facts(),
+                    **process.belongings.facts(),
                     "output_position": output.end(),
                     "output_told_bytes": output.told_bytes,
-                    "inherited_bytes": process.inherited_bytes,
+                    "inherited_bytes": process.belongings.inherited_bytes,
                 },
                 entered=entered,
             )

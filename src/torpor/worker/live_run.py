@@ -216,7 +216,7 @@ class LiveRun:
     async def _announce(self, born: birth.Born) -> bool:
         """Tell the engine that user code is on its way; false: this run is no longer ours."""
         self._process, self._life.output, self._life.is_at_work = born.process, born.output, born.is_at_work
-        self._limits = Limits(born.process.cgroup) if born.process.cgroup is not None else None
+        self._limits = Limits(born.process.belongings.cgroup) if born.process.belongings.cgroup is not None else None
         self._life.follower = Follower(born.output, self._life.tell_output)
         reply = await self._life.send("start", born.report, http.LeaseReply)
         await reach(Fault.STARTED)

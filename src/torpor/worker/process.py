@@ -5,15 +5,12 @@ says and that happens to it arrives in one inbox, in order.
 """
 
 import asyncio
-import fcntl
 import logging
 import os
 import signal
-import sys
-import termios
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,16 +20,12 @@ import msgspec
 from torpor.images import Later
 from torpor.sdk.canceling import INTERRUPT
 from torpor.wire import http, runner
-from torpor.wire.framing import MAX_MESSAGE_BYTES, FramingError, Unframer, frame
-from torpor.wire.networks import HOST
-from torpor.wire.presets import Preset
-from torpor.worker import criu, files, namespaces, usage
-from torpor.worker.cgroups import Cgroup, Cgroups
+from torpor.wire.framing import MAX_MESSAGE_BYTES, FramingError, frame
+from torpor.worker import criu, files, usage
+from torpor.worker.belongings import Belongings
+from torpor.worker.control_socket import Connection
 from torpor.worker.inbox import Inbox
 from torpor.worker.lazy import LazyMemory
-from torpor.worker.network import Network, Networks, resolv_conf
-from torpor.worker.room import Room, Rooms
-from torpor.worker.router import NoNetwork
 from torpor.worker.runner import LOST_SUPERVISOR
 from torpor.worker.trust import Trust
 
@@ -40,8 +33,6 @@ log = logging.getLogger(__name__)
 
 FIRST_WORDS_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 2.0
-MAX_UNREAD_BYTES = 256 << 20
-"""So much may wait for a process to read it: several answers of the largest size. One that asks and never listens is ended."""
 _STILL = {"T", "t", "X", "Z"}
 _PF_EXITING = 0x4
 
@@ -79,54 +70,6 @@ class Origin:
     image_id: str | None = None
 
 
-class _Connection(asyncio.Protocol):
-    """Our end of a process's control socket."""
-
-    def __init__(self, process: "RunProcess") -> None:
-        self.unframer = Unframer()
-        self._process = process
-        self._transport: Any = None
-        self.is_paused = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-        if not self._process._connected(self):
-            self._transport.close()
-
-    def data_received(self, data: bytes) -> None:
-        self._process._heard(self, data)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._process._disconnected(self)
-
-    def write(self, data: bytes) -> None:
-        self._transport.write(data)
-        if self._transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
-            self._process._kill_for("the run's process asks and does not listen to the answers, and was killed")
-
-    def pause(self) -> None:
-        """Read no more for now."""
-        if not self.is_paused and not self._transport.is_closing():
-            self.is_paused = True
-            self._transport.pause_reading()
-
-    def go_on(self) -> None:
-        if self.is_paused:
-            self.is_paused = False
-            self._transport.resume_reading()
-
-    def unread(self) -> int:
-        """How many bytes wait to be read here. What was read is in the inbox at once."""
-        number = fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.FIONREAD, bytes(4))
-        return int.from_bytes(number, sys.byteorder)
-
-    def has_sent_all(self) -> bool:
-        return self._transport.get_write_buffer_size() == 0
-
-    def close(self) -> None:
-        self._transport.abort()
-
-
 class RunProcess:
     """A process in its directory.
 
@@ -144,13 +87,7 @@ class RunProcess:
         shared: its files in the machine's `/dev/shm`, as they were at its last dump.
         inbox: what it says, and `Closed` and `Exited`. Its keeper may put in messages of its own.
         exited: done, with the wait status, when it has ended.
-        room: what it sees, and who it is; None: what the worker sees, and root.
-        cgroup: its limits, if it has any.
-        inherited_bytes: how much of its memory is as its version's import has left it.
-        network: its network namespace, if it is not the worker's.
-        on_root: called in a thread with the pid of a process that is being restored, when it stands alone in its new
-            namespaces: what they do holds for all that follows. Not of one that is forked.
-        on_buried: called in a thread, the last one first, when the process is gone: they give back what it had.
+        belongings: what it has on this machine: its room, its limits, its network.
     """
 
     def __init__(
@@ -167,19 +104,13 @@ class RunProcess:
         self.largest_message = MAX_MESSAGE_BYTES
         self.trust = Trust.OWN
         self.shared: list[Path] = []
-        self.room: Room | None = None
-        self.cgroup: Cgroup | None = None
-        self.inherited_bytes = 0
-        self.network: Network | None = None
-        self.on_root: list[Callable[[int], object]] = []
-        self.on_buried: list[Callable[[], object]] = []
-        self._home = home or directory
+        self.belongings = Belongings(directory, home or directory)
         self._began_at = time.time()
         self.pid: int | None = None
         self.inbox = Inbox(self._listen_on)
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._listener: asyncio.Server | None = None
-        self._connection: _Connection | None = None
+        self._connection: Connection | None = None
         self._pidfd: int | None = None
         self._killed_for: str | None = None
         self._used = http.Usage()
@@ -201,49 +132,6 @@ class RunProcess:
         return self.pid is not None and not self.exited.done()
 
     @property
-    def network_kind(self) -> str:
-        """What it reaches: `host`, `private` or `none`."""
-        return HOST if self.network is None else self.network.kind
-
-    async def join_network(self, networks: Networks, kind: str) -> None:
-        """Get the network that it is to live in, when it has its room. It gives it back when it is buried.
-
-        Raises:
-            NoNetwork: there is none of this kind for it here, so it can't be.
-        """
-        if kind != HOST and self.room is None:
-            raise NoNetwork(
-                f"its network is to be {kind!r}, which takes a room of its own, and this worker gives it none (TORPOR_ISOLATION)"
-            )
-        self.network = await networks.take(kind)
-        if self.network is not None:
-            self.on_buried.append(self.network.release)
-        if self.room is not None:
-            (self.room.own / "etc" / "resolv.conf").write_text(resolv_conf(kind))
-
-    @property
-    def real_uid(self) -> tuple[int, int] | None:
-        """User and group, if it isn't root."""
-        return None if self.room is None else (self.room.uid, self.room.gid)
-
-    def stands_in_its_namespaces(self, pid: int) -> None:
-        """While it is being restored: give it what its namespaces are to have."""
-        if self.room is not None:
-            self.room.enter_proc(pid)
-        for each in self.on_root:
-            each(pid)
-
-    def facts(self) -> dict[str, Any]:
-        """For its image: where it is to be restored, and as whom."""
-        told: dict[str, Any] = {"directory": self.directory.name, "network": self.network_kind}
-        return told if self.room is None else told | {"room": self.room.facts()}
-
-    @property
-    def place(self) -> Path:
-        """Where its files and its control socket are, as we see it: `work/`, `tmp/`, `ctl.sock`."""
-        return self.directory if self.room is None else self.room.own
-
-    @property
     def is_dying(self) -> bool:
         """It was killed, and is not gone yet: to give much memory back takes a while where there are other things to do."""
         try:
@@ -254,76 +142,12 @@ class RunProcess:
         pending = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd:", "ShdPnd:"))]
         return bool(flags & _PF_EXITING) or any(each & 1 << (signal.SIGKILL - 1) for each in pending)
 
-    def furnish(self, rooms: Rooms | None = None, project: Path | None = None) -> None:
-        """A directory for a process that is to be forked, with a room in it if there are `rooms`; its name was never used before.
-
-        Raises:
-            OSError: what was made until then is removed when it is buried.
-        """
-        self.directory.mkdir(parents=True, mode=0o700)
-        if rooms is not None:
-            assert project is not None
-            self.room = room = rooms.make(self.directory, project)
-            self.on_buried.append(lambda: rooms.give_back(room))
-            return
-        for name in files.PRIVATE:
-            (self.directory / name).mkdir(mode=0o700)
-
-    def limit(self, cgroups: Cgroups | None, preset: Preset | None = None, *, holds_bytes: int = 0) -> None:
-        """Make its control group, if there are any, which goes when it does.
-
-        Args:
-            preset: what it may use; None: the usual, until it has a run.
-            holds_bytes: how much of what it has inherited it doesn't share with others.
-
-        Raises:
-            OSError: there is none to be had.
-        """
-        if cgroups is not None:
-            self.cgroup = cgroups.create(self._home.name, preset, inherited_bytes=holds_bytes)
-            self.on_root.append(self.cgroup.enter)
-            self.on_buried.append(self.cgroup.remove)
-
-    def fit(self, preset: Preset) -> None:
-        """It has a run now: let it use what that may.
-
-        Raises:
-            OSError: it can't be set.
-        """
-        if self.cgroup is not None:
-            self.cgroup.resize(preset)
-        if self.room is not None:
-            self.room.resize(preset.disk_bytes)
-
-    def order(self) -> runner.RoomOrder | None:
-        """For the runner that is forked to be this process: what it is to enter."""
-        if self.room is None:
-            return None
-        return msgspec.structs.replace(
-            self.room.order(),
-            cgroups=self.cgroup.files if self.cgroup is not None else [],
-            network=self.network.path if self.network is not None else None,
-        )
-
-    @contextmanager
-    def room_for_criu(self) -> Iterator[None]:
-        """CRIU works inside of the process, which must not cost it its life."""
-        if self.cgroup is None:
-            yield
-            return
-        self.cgroup.loosen()
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                self.cgroup.tighten()
-
     async def listen(self) -> None:
         """Before it is forked or restored, so that it can connect at once."""
-        path = self.place / "ctl.sock"
+        path = self.belongings.place / "ctl.sock"
         path.unlink(missing_ok=True)
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_unix_server(lambda: _Connection(self), str(path))
+        self._listener = await loop.create_unix_server(lambda: Connection(self), str(path))
         path.chmod(0o666)  # user code may have changed its user; who may come near is decided by the directories above
 
     def watch(self, pid: int) -> None:
@@ -474,15 +298,15 @@ class RunProcess:
 
     def usage(self) -> http.Usage:
         """What it and its children have used so far, or until its end."""
-        if self.cgroup is not None:
-            self._used = usage.most(self._used, self.cgroup.usage())
+        if self.belongings.cgroup is not None:
+            self._used = usage.most(self._used, self.belongings.cgroup.usage())
         elif self.is_alive and self.pid is not None:
             self._used = usage.most(self._used, usage.of_process(self.pid))
         return self._used
 
     def _accounted(self, whole: http.Usage) -> http.Usage:
         """A group knows better how much memory was its own."""
-        return whole if self.cgroup is None else http.Usage(whole.cpu_ms)
+        return whole if self.belongings.cgroup is None else http.Usage(whole.cpu_ms)
 
     async def bury(self) -> None:
         """Leave nothing: no process, no socket, no directory."""
@@ -498,16 +322,7 @@ class RunProcess:
             self._connection.close()
         if self.lives_on and self.shared:
             await asyncio.to_thread(files.release_shared, self.shared, since=self._began_at)
-        await asyncio.to_thread(self._give_back)
-
-    def _give_back(self) -> None:
-        """What it had: one thing that can't be given back does not keep the others. The directory last, for all are in there."""
-        while self.on_buried:
-            try:
-                self.on_buried.pop()()
-            except OSError as error:
-                log.warning("%s: what it had can't be given back: %s", self.directory.name, error)
-        remove(self._home)
+        await asyncio.to_thread(self.belongings.give_back)
 
     def _kill_for(self, reason: str) -> None:
         log.warning("%s: %s", self.directory.name, reason)
@@ -527,21 +342,21 @@ class RunProcess:
 
     # -- its connection -----------------------------------------------------------------------------------------------
 
-    def _connected(self, connection: "_Connection") -> bool:
+    def connected(self, connection: Connection) -> bool:
         if self._connection is not None:
             return False  # one process, one connection: a second one is somebody else in its tree
         self._connection = connection
         self._stop_watching_for_waking()
         return True
 
-    def _disconnected(self, connection: "_Connection") -> None:
+    def disconnected(self, connection: Connection) -> None:
         if self._connection is connection:
             self._connection = None
             self.inbox.put_nowait(Closed())
             if not hasattr(os, "pidfd_open"):
                 self._ended(0)
 
-    def _heard(self, connection: "_Connection", data: bytes) -> None:
+    def heard(self, connection: Connection, data: bytes) -> None:
         if self._connection is not connection:
             return
         connection.unframer.largest = self.largest_message
@@ -554,6 +369,9 @@ class RunProcess:
             )
         if self.inbox.is_heavy:
             connection.pause()
+
+    def is_not_heard(self) -> None:
+        self._kill_for("the run's process asks and does not listen to the answers, and was killed")
 
     def _listen_on(self) -> None:
         if self._connection is not None:
@@ -580,17 +398,3 @@ class RunProcess:
         if not self.exited.done():
             self.exited.set_result(status)
             self.inbox.put_nowait(Exited(status))
-
-
-def remove(directory: Path) -> None:
-    """A run's directory with all that is in it. A room is mounted there, and something else may be: CRIU
-    mounts a /proc for a moment in the middle of a dump, and user code that is root may do what root may; a process that is killed
-    then leaves its mount to us.
-    """
-    if namespaces.may_unshare():
-        for part in [*directory.glob("room"), *directory.glob("own"), *directory.glob("*/own")]:
-            with suppress(OSError):  # nothing is mounted there
-                namespaces.unmount(str(part))  # with all that is below it, which one by one takes longer
-        with suppress(OSError):  # then removing fails below, and the supervisor's end cleans up
-            namespaces.unmount_below(str(directory))
-    files.remove(directory)

@@ -29,7 +29,7 @@ from torpor import ids
 from torpor.errors import CriuError, TorporError
 from torpor.images import Draft, Images, Laid, Later
 from torpor.wire.http import StoredCheckpoint
-from torpor.worker import criu, files, fitness, namespaces, process
+from torpor.worker import belongings, criu, files, fitness, namespaces
 from torpor.worker.faults import Fault, reach
 from torpor.worker.network import Network
 from torpor.worker.process import Origin, RunProcess
@@ -129,7 +129,7 @@ def lay(
             raise Unfit("it was made in a room of its own, and there are none here")
         (directory / "output.log").touch(0o600)
     except BaseException:
-        process.remove(home)
+        belongings.remove(home)
         raise
     later = image.later if isinstance(image, Laid) else ()
     return Prepared(
@@ -152,9 +152,9 @@ def process_of(prepared: Prepared, base: str | None) -> RunProcess:
     """The process that it is to become: listen to it, and then `revive` it."""
     known_as = prepared.run_root / prepared.directory.name
     made = RunProcess(prepared.directory, prepared.home, Origin(base), known_as)
-    made.room = prepared.room
+    made.belongings.room = prepared.room
     made.trust = prepared.trust
-    made.inherited_bytes = prepared.inherited_bytes
+    made.belongings.inherited_bytes = prepared.inherited_bytes
     return made
 
 
@@ -175,10 +175,10 @@ async def revive(tool: criu.Criu, prepared: Prepared, revived: RunProcess) -> tu
         tool,
         images=prepared.criu_images,
         scratch=prepared.directory,
-        enter=lambda: go_apart(prepared, revived.network),
+        enter=lambda: go_apart(prepared, revived.belongings.network),
         memory=memory,
-        real_uid=revived.real_uid,
-        on_root=revived.stands_in_its_namespaces,
+        real_uid=revived.belongings.real_uid,
+        on_root=revived.belongings.stands_in_its_namespaces,
     )
     restoring = asyncio.ensure_future(making)
     if memory is not None:
@@ -193,8 +193,8 @@ async def revive(tool: criu.Criu, prepared: Prepared, revived: RunProcess) -> tu
             raise memory.failure from None
         raise
     except CriuError as error:
-        if revived.cgroup is not None and revived.cgroup.oom_kills():
-            preset = revived.cgroup.preset
+        if revived.belongings.cgroup is not None and revived.belongings.cgroup.oom_kills():
+            preset = revived.belongings.cgroup.preset
             told = f"its image needs more memory than {preset.name} allows ({preset.memory_bytes >> 20} MB)"
             raise CriuError(told, error.log) from None
         raise

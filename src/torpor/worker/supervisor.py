@@ -14,7 +14,6 @@ import shutil
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,18 +22,15 @@ import msgspec
 
 from torpor import ids
 from torpor.config import Settings
-from torpor.errors import ApiError, ConfigError, CriuError
+from torpor.errors import ApiError
 from torpor.images import Images, Keyring, Workspace
 from torpor.images.workspace import MEMORY
 from torpor.objects import ObjectsDown, identity, open_objects
 from torpor.wire import http
-from torpor.wire.networks import HOST, KINDS, PRIVATE, strictest
-from torpor.worker import capacity, criu, discovery, fitness, namespaces, router
+from torpor.worker import capacity
 from torpor.worker.cgroups import Cgroups
-from torpor.worker.criu_setup import NoCriu, find
 from torpor.worker.drain import Drain
 from torpor.worker.faults import watched_objects
-from torpor.worker.forking import ImportFailed, ZygoteDied
 from torpor.worker.garbage import Garbage
 from torpor.worker.house import House
 from torpor.worker.isolation import Isolation
@@ -46,19 +42,14 @@ from torpor.worker.pressure import INTERVAL_S as PRESSURE_INTERVAL_S
 from torpor.worker.pressure import Pressure
 from torpor.worker.process import watched
 from torpor.worker.room import Rooms
-from torpor.worker.router import NoNetwork
 from torpor.worker.serve import DRAINED, worker_id
-from torpor.worker.trust import Trust, stricter, why_refused
 from torpor.worker.variables import Variables
 from torpor.worker.version import Version
-from torpor.worker.warm import Place as WarmPlace
-from torpor.worker.warm import Warm
+from torpor.worker.versions import Versions
 
 log = logging.getLogger(__name__)
 
 ORDERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
-IMPORT_RETRY_S, LONGEST_IMPORT_RETRY_S = 5.0, 300.0
-SHOWN_TASKS = 50
 LAST_WORDS_S = 2.0
 
 
@@ -95,13 +86,8 @@ class Supervisor:
         self._data = settings.data_dir.resolve() / "worker"
         self._worker_id = worker_id(settings)
         self._instance_id = ids.new("instance")
-        self._versions: dict[str, Version] = {}
         self._runs: dict[str, LiveRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._one_import = asyncio.Lock()
-        self._import_retry_s = IMPORT_RETRY_S
-        self._keeping_up: asyncio.Task[None] | None = None
-        self._kept_up = 0
         self._stopping = asyncio.Event()
         self._draining = asyncio.Event()
         self._in_a_hurry = asyncio.Event()
@@ -111,18 +97,28 @@ class Supervisor:
         self._requests = 0
         self._lease_s = settings.lease_s
         self._heartbeat_interval_s = settings.heartbeat_interval_s
+        loaded: dict[str, Version] = {}
         self._house = House(
             settings,
             Link(settings.api_url, settings.worker_token, settings.project, settings.environment),
             self._open_images(),
             run_root,
-            self._versions.get,
+            loaded.get,
             Networks(reached(settings.network_reaches)),
             Variables(self._ask_for_variables),
-            self._keep_up,
+            lambda revision: self._versions.keep_up(revision),
             isolation=isolation,
             rooms=Rooms(run_root, settings) if isolated else None,
             cgroups=cgroups,
+        )
+        self._versions = Versions(
+            self._house,
+            path,
+            loaded,
+            self._worker_id,
+            isolated=isolated,
+            introduce=self._introduce,
+            spawn=self._spawn,
         )
         self._garbage = Garbage(
             self._house.images,
@@ -138,15 +134,15 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(signal.SIGHUP, self._versions.reload)
         loop.add_signal_handler(signal.SIGUSR2, self._draining.set)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ORDERS)
         self._house.images.workspace.sweep()
-        await self._look_for_criu()
+        await self._house.look_around(self._path, self._unfreezable)
         await self._find_store()
         await self._introduce()
         await self._house.variables.at_least(0)  # an import may look at them
-        self._spawn(self._load_version())  # meanwhile runs can be restored: an image needs no import
+        self._versions.reload()  # meanwhile runs can be restored: an image needs no import
         duties = [self._take_work, self._hear_news, self._renew_leases, self._tidy]
         if sys.platform == "linux":
             duties += [self._reap, self._mind_memory, self._mind_limits, self._mind_networks]
@@ -161,66 +157,6 @@ class Supervisor:
         self._stopping.set()
 
     # -- coming up ----------------------------------------------------------------------------------------------------
-
-    async def _look_for_criu(self) -> None:
-        reason = self._unfreezable
-        if not self._settings.freeze:
-            reason = "freezing is switched off (TORPOR_FREEZE)"
-        if reason is None:
-            match await find(self._settings, in_room=self._house.isolation.level != "off", project=self._path):
-                case NoCriu() as missing:
-                    reason = f"this machine can't freeze: {missing.reason}"
-                case found:
-                    self._house.criu = found
-        if self._house.criu is not None:
-            try:
-                await criu.warm_up(self._house.criu)
-            except CriuError as error:
-                log.warning("CRIU could not be warmed up: %s", error)
-        self._house.no_freeze_reason = reason or ""
-        version = self._house.criu.version if self._house.criu else None
-        self._house.machine = await asyncio.to_thread(
-            fitness.look,
-            version,
-            self._settings.cpu_baseline,
-            makes_rooms=self._house.rooms is not None,
-            wants_rooms=self._house.isolation.level != "off",
-        )
-        self._hold_for(discovery.asked_of(self._path))
-        if reason:
-            log.warning("runs that wait are held in memory: %s", reason)
-        else:
-            assert self._house.criu is not None
-            log.info("freezing with CRIU %s (%s)", self._house.criu.version, self._house.criu.source)
-        log.log(
-            logging.WARNING if self._house.isolation.level == "partial" else logging.INFO,
-            "%s",
-            self._house.isolation.told(),
-        )
-
-    def _hold_for(self, asked: discovery.Asked | discovery.Project) -> bool:
-        """Trust the project's code as far as it and the settings allow; true if that is another trust than before. The network
-        of its runs goes by that, too: foreign code never gets the worker's.
-        """
-        house, former = self._house, self._house.trust
-        assert house.machine is not None
-        house.trust = stricter(Trust(self._settings.trust), asked.trust)
-        least = PRIVATE if house.trust is Trust.FOREIGN else HOST
-        house.network = strictest(self._settings.network, asked.network, least)
-        house.machine = replace(house.machine, trust=house.trust)
-        house.facts = {**house.machine.facts(), "kernel": platform.release(), "host": platform.node()}
-        house.refusal = why_refused(house.trust, house.isolation, self._path)
-        return house.trust is not former
-
-    def _kinds_of_networks(self) -> list[str]:
-        """Those that its runs can have, the one that reaches most first."""
-        lacks = {each.what for each in self._house.isolation.missing}
-        kinds = KINDS[KINDS.index(self._house.network) :]
-        if not namespaces.may_unshare() or "a network of its own" in lacks:
-            kinds = tuple(kind for kind in kinds if kind == HOST)
-        if router.missing_tools():
-            kinds = tuple(kind for kind in kinds if kind != PRIVATE)
-        return list(kinds)
 
     def _open_images(self) -> Images:
         settings = self._settings
@@ -259,7 +195,7 @@ class Supervisor:
                 "no_freeze_reason": self._house.no_freeze_reason or None,
                 "isolation": self._house.isolation.facts(),
                 "trust": str(self._house.trust),
-                "networks": self._kinds_of_networks(),
+                "networks": self._house.kinds_of_networks(),
                 "start_patience_s": self._settings.start_patience_s,  # the engine's boot time-out begins after it
             },
             store_id=self._house.store_id,
@@ -274,153 +210,6 @@ class Supervisor:
         self._house.limits = welcome.limits
         if welcome.rescued:
             log.info("took back %d runs that this worker held when it ended", welcome.rescued)
-
-    async def _load_version(self) -> None:
-        """Import the project as it is now; on success it becomes the current version. One at a time: the last one wins."""
-        async with self._one_import:
-            await self._import_project()
-
-    async def _import_project(self) -> None:
-        try:
-            project = discovery.find(self._path)
-            if self._hold_for(project):
-                await self._introduce()  # other images fit from now on
-            if self._house.refusal is not None:
-                log.error("nothing runs here: %s", self._house.refusal)
-                return
-            version, is_thawed = self._versions.get(project.version), False
-            if version is None or not self._fits(version):
-                version = self._new_version(project)
-                is_thawed = await self._replace_versions(version)
-            else:
-                version.network = self._house.network
-                await self._report(version, project.machine)
-            version.make_ahead()
-            if not self._fits(version):  # they have changed while it was imported
-                self._reload()
-            self._house.vacancy.set()
-            self._import_retry_s = IMPORT_RETRY_S
-            names = ", ".join(task.id for task in version.tasks[:SHOWN_TASKS]) or "no tasks"
-            names += f" and {more} more" if (more := len(version.tasks) - SHOWN_TASKS) > 0 else ""
-            how = "thawed" if is_thawed else f"imported in {version.import_ms:.0f} ms"
-            log.info("version %s: %s (%s)", version.name, names, how)
-            if is_thawed and version.needs_import:
-                self._spawn(self._import_too(version))
-        except ImportFailed as failed:
-            log.error("the tasks in %s can't be imported\n%s", self._path, failed.error.stack_trace)
-        except (ZygoteDied, OSError) as error:
-            # What killed it (an operator, the OOM killer), or kept it from coming up (a full disk), may be over; without a
-            # version this worker starts nothing.
-            log.error("%s; importing again in %.0f s", error, self._import_retry_s)
-            asyncio.get_running_loop().call_later(self._import_retry_s, self._reload)
-            self._import_retry_s = min(self._import_retry_s * 2, LONGEST_IMPORT_RETRY_S)
-        except (ConfigError, ApiError, NoNetwork) as error:
-            log.error("%s", error)
-
-    def _fits(self, version: Version) -> bool:
-        """It was imported with as much trust as would be now, and with the variables that there are now."""
-        return version.trust is self._house.trust and version.environment == self._house.environment
-
-    async def _keep_up(self, revision: int) -> None:
-        """A run that starts finds the variables in `os.environ`, and what its modules have read of them at import is no older.
-
-        Where the import fails with the new ones, the version stays as it was imported; its runs have the new ones all the same.
-        """
-        if revision > self._kept_up:
-            self._kept_up, self._keeping_up = revision, self._spawn(self._take_up(revision))
-        if self._keeping_up is not None:
-            # Shielded: a run that is taken back meanwhile must not end what others wait for.
-            await asyncio.shield(self._keeping_up)
-
-    async def _take_up(self, revision: int) -> None:
-        try:
-            await self._house.variables.at_least(revision)
-        except ApiError:
-            self._kept_up = 0  # whoever needs them next asks again
-            raise
-        # Where there is none its import may have failed, for want of a variable.
-        if not self._versions or not all(map(self._fits, self._versions.values())):
-            log.info("variables of the environment have changed: the project is imported again")
-            await self._load_version()
-
-    async def _replace_versions(self, version: Version) -> bool:
-        """Import it, or thaw it (true), and let it take the place of those before, whose runs live on. If that fails nothing of
-        it is left, and they go on.
-        """
-        former = dict(self._versions)
-        try:
-            is_thawed = await version.find_image()
-            if not is_thawed:
-                await version.start()
-            self._versions[version.name] = version  # the server may hand out its runs as soon as it knows of it
-            await self._report(version, version.project.machine)
-        except BaseException:
-            self._versions.clear()
-            self._versions.update(former)
-            await version.stop()
-            raise
-        for name, each in former.items():
-            await each.stop()
-            if self._versions[name] is each:
-                del self._versions[name]
-        return is_thawed
-
-    async def _report(self, version: Version, machine: str | None) -> None:
-        report = http.VersionReport(self._worker_id, version.name, version.tasks, version.queues, machine)
-        await self._house.link.send("versions", report, http.VersionAccepted)
-
-    def _new_version(self, project: discovery.Project) -> Version:
-        house, warm = self._house, None
-        environment = house.environment
-        if house.criu is not None:
-            assert house.machine is not None
-            assert self._settings.worker_token is not None
-            warm = Warm(
-                WarmPlace(
-                    self._worker_id,
-                    house.store_id,
-                    house.images,
-                    house.link,
-                    house.criu,
-                    house.machine,
-                    house.facts,
-                    house.run_root,
-                    secret=self._settings.worker_token,
-                    rooms=house.rooms,
-                    cgroups=house.cgroups,
-                    networks=house.networks,
-                ),
-                project,
-                environment,
-                house.trust,
-            )
-        return Version(
-            project,
-            house.run_root,
-            isolated=self._isolated,
-            environment=environment,
-            own_environment=house.own_environment,
-            trust=house.trust,
-            on_changed=self._reload,
-            warm=warm,
-            rooms=house.rooms if house.isolation.level != "off" else None,
-            networks=house.networks,
-            network=house.network,
-            import_timeout_s=self._settings.import_timeout_s,
-            cgroups=house.cgroups,
-        )
-
-    async def _import_too(self, version: Version) -> None:
-        """A version that is thawed can be used already; forks are faster."""
-        try:
-            await version.start()
-            log.info(
-                "%s is imported here, too (in %.0f ms): its runs are forked from now on",
-                version.name,
-                version.import_ms,
-            )
-        except (ImportFailed, ZygoteDied) as error:
-            log.warning("%s is thawed, but can't be imported here: %s", version.name, error)
 
     # -- duties -------------------------------------------------------------------------------------------------------
 
@@ -464,7 +253,7 @@ class Supervisor:
             self._worker_id,
             self._instance_id,
             self._free(),
-            list(self._versions),
+            self._versions.names,
             self._house.criu is not None,
             number=self._requests,
             holding=[run.lease for run in self._runs.values()],
@@ -507,11 +296,11 @@ class Supervisor:
         reply = await self._house.link.send("heartbeat", heartbeat, http.HeartbeatReply)
         if reply.current_key is not None:
             self._house.images.keys.announce(reply.current_key)
-        if reply.variables_revision > self._kept_up:
-            self._spawn(self._keep_up(reply.variables_revision))
+        if reply.variables_revision > self._versions.kept_up:
+            self._spawn(self._versions.keep_up(reply.variables_revision))
         if not reply.known:
             await self._introduce()
-            await self._load_version()
+            await self._versions.load()
         for news in reply.news:
             self._hand_on(news)
         if reply.drain:
@@ -552,7 +341,7 @@ class Supervisor:
     async def _reap(self) -> None:
         """As pid 1 of our namespace we inherit what others leave behind; nobody else would collect it."""
         await asyncio.sleep(1.0)
-        known = watched | {version.zygote_pid for version in self._versions.values()} | {*self._house.networks.pids}
+        known = watched | self._versions.zygotes | {*self._house.networks.pids}
         while True:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -587,13 +376,9 @@ class Supervisor:
         for each in [*duties, *self._tasks]:
             each.cancel()
         await asyncio.gather(*duties, *self._tasks, return_exceptions=True)
-        for version in self._versions.values():
-            await version.stop()
+        await self._versions.stop()
         await self._house.networks.stop()
         await self._house.link.close()
-
-    def _reload(self) -> None:
-        self._spawn(self._load_version())
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(coroutine)

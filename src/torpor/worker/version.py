@@ -223,7 +223,7 @@ class Version:
         if self._making_ahead is not None:
             await asyncio.wait([self._making_ahead])
         spare, self._spare = self._spare, None
-        if spare is not None and not (spare.is_connected and spare.network_kind == network):
+        if spare is not None and not (spare.is_connected and spare.belongings.network_kind == network):
             await spare.bury()
             spare = None
         return spare or await self._make_runner(network)
@@ -253,14 +253,14 @@ class Version:
         process = RunProcess(self._run_root / ids.new("runner"))
         process.trust = self.trust
         try:
-            process.limit(self._cgroups)
-            await asyncio.to_thread(process.furnish, self._rooms, self.project.root)
-            await process.join_network(self._networks, network)
+            process.belongings.limit(self._cgroups)
+            await asyncio.to_thread(process.belongings.furnish, self._rooms, self.project.root)
+            await process.belongings.join_network(self._networks, network)
             await process.listen()
             process.watch(await self._fork(process, parked=parked, tells=tells))
             if self._may_fork:  # what it imports itself it shares with nobody
                 process.origin = self._origin
-                process.inherited_bytes = usage.anonymous_bytes(self.zygote_pid or 0)
+                process.belongings.inherited_bytes = usage.anonymous_bytes(self.zygote_pid or 0)
             if self.trust is Trust.FOREIGN:
                 await self._hear_foreign(process, tells=tells)
             elif await process.first_words(wire.Hello, self._import_timeout_s) is None:
@@ -284,8 +284,8 @@ class Version:
 
     async def _fork(self, process: RunProcess, *, parked: bool, tells: bool) -> int:
         environment = self.environment if self.trust is Trust.FOREIGN else None
-        directory = process.directory
-        request = wire.Fork(directory.name, str(directory), self._isolated, parked, process.order(), tells, environment)
+        directory, order = process.directory, process.belongings.order()
+        request = wire.Fork(directory.name, str(directory), self._isolated, parked, order, tells, environment)
         async with self._one_at_a_time:
             for _ in range(TRIES):
                 if not self._zygote.is_up:

@@ -124,7 +124,7 @@ class Warm:
         draft = self._place.images.begin(image_id, expected_bytes=rss_bytes)
         began = asyncio.get_running_loop().time()
         try:
-            await criu.dump(self._place.criu, pid=pid, images=draft.criu, real_uid=process.real_uid)
+            await criu.dump(self._place.criu, pid=pid, images=draft.criu, real_uid=process.belongings.real_uid)
             dump_ms = (asyncio.get_running_loop().time() - began) * 1000
             mapped = await asyncio.to_thread(self._pack, process, draft)
         except BaseException:
@@ -133,7 +133,7 @@ class Warm:
         draft.dumped()
         facts = {
             **self._place.facts,
-            **process.facts(),
+            **process.belongings.facts(),
             "output_position": 0,
             "version": self._project.version,
             "root": str(self._project.root),
@@ -247,17 +247,17 @@ class Warm:
         prepared = await asyncio.to_thread(restore.lay, image.facts, image.files, place.run_root, place.rooms)
         process = restore.process_of(prepared, image.image_id)
         try:
-            process.limit(self._place.cgroups, holds_bytes=prepared.inherited_bytes)
-            await process.join_network(place.networks, network)
+            process.belongings.limit(self._place.cgroups, holds_bytes=prepared.inherited_bytes)
+            await process.belongings.join_network(place.networks, network)
             await process.listen()
-            with process.room_for_criu():
+            with process.belongings.room_for_criu():
                 pid = await criu.restore(
                     self._place.criu,
                     images=prepared.criu_images,
                     scratch=prepared.directory,
-                    enter=lambda: restore.go_apart(prepared, process.network),
-                    real_uid=process.real_uid,
-                    on_root=process.stands_in_its_namespaces,
+                    enter=lambda: restore.go_apart(prepared, process.belongings.network),
+                    real_uid=process.belongings.real_uid,
+                    on_root=process.belongings.stands_in_its_namespaces,
                 )
                 process.watch(pid)
                 await asyncio.to_thread(namespaces.share_host_name, pid)
