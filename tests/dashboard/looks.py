@@ -16,6 +16,23 @@ LOOKS: dict[str, tuple[int, Literal["light", "dark"], str]] = {
 }
 """What axe looks for beside contrast is the same by day and by night, and at each width."""
 
+REACHED = """() => {
+  const stops = "a[href], button, input, select, textarea, summary, [tabindex]:not(main)";
+  const isThere = (each) => each.checkVisibility({ visibilityProperty: true }) && !each.matches("tbody tr:nth-child(n+9) *");
+  const isClicked = (each) => getComputedStyle(each).cursor === "pointer" && !each.closest(`${stops}, label`);
+  const missed = [...document.querySelectorAll("body *")].filter((each) => isThere(each) && isClicked(each));
+  for (const each of document.querySelectorAll(stops)) {
+    if (!isThere(each) || each.disabled || each.tabIndex < 0 || each.matches("[popovertarget]")) continue;
+    each.focus();
+    const { outlineStyle, outlineWidth } = getComputedStyle(each);
+    if (document.activeElement !== each || outlineStyle === "none" || parseFloat(outlineWidth) < 2) missed.push(each);
+  }
+  document.activeElement.blur();
+  scrollTo(0, 0);
+  return missed.map((each) => each.outerHTML.slice(0, 200));
+}"""
+"""What can be clicked and not be reached by the keyboard, or has the focus without showing it."""
+
 
 async def shuts_nobody_out(page: Page, name: str, directory: Path) -> None:
     """In each look: no serious finding of axe (too little contrast, controls without a name, …), nothing beyond the edge
@@ -23,6 +40,8 @@ async def shuts_nobody_out(page: Page, name: str, directory: Path) -> None:
     shots = Path(os.environ.get("TORPOR_SCREENSHOTS") or directory)
     shots.mkdir(parents=True, exist_ok=True)
     await page.evaluate((installed("newest") / "axe-core" / "axe.min.js").read_text(encoding="utf-8"))
+    await page.keyboard.press("Shift")
+    assert await page.evaluate(REACHED) == []
     for look, (width, scheme, rules) in LOOKS.items():
         await page.set_viewport_size({"width": width, "height": 900})
         await page.emulate_media(color_scheme=scheme)

@@ -63,14 +63,15 @@
 
   const KEPT = "torpor-focus";
 
+  const stopsOf = (within) => [...(within?.querySelectorAll(STOPS) ?? [])].filter((each) => each.checkVisibility());
   const placeOf = (stop) => {
     const row = stop.closest("[data-row]");
     const within = row ?? stop.form ?? document.body;
-    return { row: row?.id, nth: row ? rows().indexOf(row) : -1, form: stop.form?.getAttribute("action"), stop: [...within.querySelectorAll(STOPS)].indexOf(stop) };
+    return { row: row?.id, nth: row ? rows().indexOf(row) : -1, form: stop.form?.getAttribute("action"), stop: stopsOf(within).indexOf(stop) };
   };
   const stopAt = ({ row, nth, form, stop }) => {
     const within = row !== undefined ? document.getElementById(row) ?? rows()[Math.min(nth, rows().length - 1)] : [...document.forms].find((each) => each.getAttribute("action") === form);
-    const stops = [...(within?.querySelectorAll(STOPS) ?? [])].filter((each) => each.checkVisibility());
+    const stops = stopsOf(within);
     return stops[document.getElementById(row) || row === undefined ? stop : 0] ?? stops[0];
   };
 
@@ -81,5 +82,7 @@
   });
   const kept = JSON.parse(sessionStorage.getItem(KEPT) ?? "null");
   sessionStorage.removeItem(KEPT);
-  if (kept?.page === location.pathname && !document.querySelector("[autofocus]:not(dialog *)")) stopAt(kept)?.focus({ preventScroll: true });
+  window.addEventListener("load", () => { // by then the browser has gone to the row that the address names, and left the focus
+    if (kept?.page === location.pathname && !document.querySelector("[autofocus]:not(dialog *)")) stopAt(kept)?.focus({ preventScroll: true });
+  });
 })();

@@ -163,6 +163,12 @@
       this.soon();
     }
 
+    /** Where in the view the entry is that the keys are at, so that it stays there. */
+    share() {
+      const share = this.current ? (this.scale.u(this.current.from) - this.view[0]) / (this.view[1] - this.view[0]) : 0.5;
+      return share >= 0 && share <= 1 ? share : 0.5;
+    }
+
     zoomTo(entry) {
       const [a, b] = [this.scale.u(entry.from), this.scale.u(entry.to ?? (entry.mark ? entry.from : this.now))];
       const around = Math.max((b - a) * 0.08, 0.002);
@@ -223,9 +229,9 @@
         PageUp: () => this.move(0, -10),
         Home: () => this.move(-Infinity),
         End: () => this.move(Infinity),
-        "+": () => this.zoom(0.5),
-        "=": () => this.zoom(0.5),
-        "-": () => this.zoom(2),
+        "+": () => this.zoom(0.5, this.share()),
+        "=": () => this.zoom(0.5, this.share()),
+        "-": () => this.zoom(2, this.share()),
         0: () => this.zoom(Infinity),
         " ": () => row?.children && this.fold(row.id),
         Enter: () => {
