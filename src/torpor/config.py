@@ -41,7 +41,7 @@ class Settings:
     access_token: str | None = None
     """A personal token, `tr_pat_…`, for commands and clients without a secret key. TRIGGER_ACCESS_TOKEN is read too."""
     worker_token: str | None = None
-    """The secret that workers and server share."""
+    """The secret that servers share with workers of all environments; or, of a worker, one of its environment."""
     project: str = "default"
     """The project of the environment that a worker serves."""
     environment: str = "dev"

@@ -63,8 +63,8 @@ async def test_what_nothing_refers_to_is_condemned_after_the_grace_period_and_fo
     assert await told(fleet) == [], "somebody is at it"
     fleet.later(60)
     assert await told(fleet) == names, "or isn't"
-    assert await fleet.do(engine.confirm_deleted, "store_1", names) == 3
-    assert await fleet.do(engine.confirm_deleted, "store_1", names) == 0
+    assert await fleet.do(engine.confirm_deleted, fleet.environment_id, "store_1", names) == 3
+    assert await fleet.do(engine.confirm_deleted, fleet.environment_id, "store_1", names) == 0
     fleet.later(60)
     assert await told(fleet) == []
     fleet.later(DAY_S)
@@ -187,7 +187,7 @@ async def test_a_stray_is_condemned_and_a_report_that_comes_later_is_told_so(fle
     assert strays == ["images/nobodys", "packs/late"]
     assert await told(fleet) == ["images/nobodys", "packs/late"]
     assert await suspend(fleet, lease, "checkpoint_1", "late") == Gone(["late"])
-    await fleet.do(engine.confirm_deleted, "store_1", ["packs/late"])
+    await fleet.do(engine.confirm_deleted, fleet.environment_id, "store_1", ["packs/late"])
     assert await suspend(fleet, lease, "checkpoint_1", "late") == Gone(["late"]), "also when it has been deleted"
 
 
@@ -196,7 +196,9 @@ async def test_what_the_engine_knows_is_no_stray(fleet: World):
     names = ["images/checkpoint_1", "packs/pack_1"]
     assert await fleet.do(engine.note_strays, fleet.environment_id, "store_1", names) == []
     assert await told(fleet) == []
-    assert await fleet.do(engine.confirm_deleted, "store_1", names) == 0, "a worker can't talk us into it"
+    assert await fleet.do(engine.confirm_deleted, fleet.environment_id, "store_1", names) == 0, (
+        "a worker can't talk us into it"
+    )
 
 
 @pytest.mark.parametrize("report_first", [True, False])

@@ -117,6 +117,7 @@ class Bearers:
         self._scoped: dict[str, str] = {}
         self.dead: dict[str, str] = {}
         self.personal = ""
+        self.of_workers = ""
 
     async def for_route(self, line: Access) -> dict[str, tuple[str | None, Kind, bool]]:
         """Name -> (what is sent, its kind, whether its scopes are right). NOTHING stands for what opens nothing at all."""
@@ -151,6 +152,8 @@ class Bearers:
             "a one-time token for something else": (signed(["read:novelties"], otu=True), Kind.ONE_TIME, False),
             "the worker token": (TOKEN, Kind.WORKER, True),
             "a garbled worker token": (TOKEN + "x", Kind.NOTHING, False),
+            "a worker token of the environment": (self.of_workers, Kind.WORKER, True),
+            "a revoked worker token": (self.dead["revoked worker"], Kind.NOTHING, False),
         }
 
     def signed(self, scopes: list[str], *, exp: float = 600, secret: str = KEY, **claims: Any) -> str:
@@ -210,6 +213,10 @@ async def test_every_route_with_every_kind_of_bearer_answers_as_the_table_says(
         gone = await client.create_key("Ada", personal=True)
         await client.revoke_key(gone["id"])
         bearers.dead["revoked personal"] = gone["key"]
+        bearers.of_workers = (await client.create_key("workers", worker=True))["key"]
+        gone = await client.create_key("workers", worker=True)
+        await client.revoke_key(gone["id"])
+        bearers.dead["revoked worker"] = gone["key"]
         bearers.dead["expired"] = (await client.create_key("expired", expires=0.001))["key"]
         wrong: list[str] = []
         for name, line in ROUTES.items():

@@ -107,7 +107,7 @@ class Shelf:
         store_id, deleted = self.store.id, self._deleted
         strays = self.store.old(world.stage.time - world.grace_s) if rng.random() < 0.5 else []
         steps: list[tuple[str, Any]] = [
-            ("confirm", lambda tx, now: engine.confirm_deleted(tx, store_id, deleted, now=now)),
+            ("confirm", lambda tx, now: engine.confirm_deleted(tx, environment_id, store_id, deleted, now=now)),
             ("strays", lambda tx, now: engine.note_strays(tx, environment_id, store_id, strays, now=now)),
         ]
         for what, act in steps:

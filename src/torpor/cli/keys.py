@@ -51,6 +51,8 @@ def list_keys(
 def _may(key: dict[str, Any]) -> str:
     if key.get("isPersonal"):
         return "everything but keys"
+    if key.get("isWorker"):
+        return "let workers in"
     return "\n".join(key["scopes"]) if "scopes" in key else "everything"
 
 
@@ -69,15 +71,16 @@ def create(
     name: Annotated[str, typer.Argument(help="What, or whom, it is for.", metavar="NAME", show_default=False)],
     scope: Scopes = None,
     personal: Annotated[bool, typer.Option("--personal", help="The token of a person, for `torpor login`.")] = False,
+    worker: Annotated[bool, typer.Option("--worker", help="A token for workers of the environment.")] = False,
     expires: Annotated[str | None, typer.Option(help="After how long, such as 30d, or when. Default: never.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make another key and print it, this once. With scopes it may do no more than they say; --personal makes the token of the
-    person whom it is named for, who may do everything but look after keys."""
+    person whom it is named for, who may do everything but look after keys; --worker one that only workers come with."""
     from torpor.cli.connection import client
 
     with client() as api:
-        made = api.create_key(name, scopes=scope or None, expires=expires, personal=personal)
+        made = api.create_key(name, scopes=scope or None, expires=expires, personal=personal, worker=worker)
     _tell(made, as_json)
 
 

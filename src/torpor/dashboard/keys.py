@@ -83,6 +83,7 @@ def _wanted(fields: Mapping[str, str]) -> keys.KeyBody:
         fields.get("scopes", "").split() if kind == "scoped" else None,
         fields.get("expires", "").strip() or None,
         kind == "personal",
+        kind == "worker",
     )
 
 

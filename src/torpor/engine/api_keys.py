@@ -1,4 +1,5 @@
-"""The keys with which the API is asked: secret keys, which may do everything, scoped ones, and tokens of persons.
+"""The keys with which the API is asked: secret keys, which may do everything, scoped ones, and tokens of persons. And tokens
+that workers of the environment come with.
 
 A key is found by its hash. Secret keys are kept as well, sealed (server/master_keys.py has what opens them), since clients
 sign public tokens with them. What is over stays for a month, so that nobody wonders where it went, and so that a key that
@@ -33,6 +34,7 @@ class NewApiKey:
     expires_at: datetime | None = None
     is_personal: bool = False
     created_by: str | None = None  # the person, where one is known
+    is_worker: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def is_valid(key: ApiKey, now: datetime) -> bool:
 
 def is_secret_key(key: ApiKey) -> bool:
     """Whether it may do everything."""
-    return key.scopes is None and not key.is_personal
+    return key.scopes is None and not key.is_personal and not key.is_worker
 
 
 async def configure_key(tx: Transaction, environment_id: str, new: NewApiKey, *, now: datetime) -> ApiKey:
@@ -217,8 +219,8 @@ async def forget_keys(tx: Transaction, *, now: datetime) -> int:
 async def _insert(tx: Transaction, environment_id: str, new: NewApiKey, now: datetime) -> ApiKey:
     row = await tx.fetchrow(
         """insert into api_keys (key_hash, environment_id, created_at, id, name, hint, scopes, sealed, master, expires_at,
-                                 is_personal, created_by)
-           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) returning *""",
+                                 is_personal, created_by, is_worker)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) returning *""",
         new.key_hash,
         environment_id,
         now,
@@ -231,6 +233,7 @@ async def _insert(tx: Transaction, environment_id: str, new: NewApiKey, now: dat
         new.expires_at,
         new.is_personal,
         new.created_by,
+        new.is_worker,
     )
     return ApiKey.of(row)
 

@@ -162,19 +162,22 @@ async def condemned(
     return names
 
 
-async def confirm_deleted(tx: Transaction, store_id: str, names: list[str], *, now: datetime) -> int:
-    """These objects are gone from that store. Only what was condemned counts; how many. Again: none."""
+async def confirm_deleted(
+    tx: Transaction, environment_id: str, store_id: str, names: list[str], *, now: datetime
+) -> int:
+    """These objects are gone from that store. Only what was condemned in this environment counts; how many. Again: none."""
     images, packs = _split(names)
     count = 0
     for table, ids in (("images", images), ("packs", packs)):
         rows = await tx.fetch(
             f"""update {table} set deleted_at = $3 where id in (
-                    select id from {table} where id = any($1::text[]) and store_id = $2 and condemned_at is not null
-                        and deleted_at is null order by id for update)
+                    select id from {table} where id = any($1::text[]) and store_id = $2 and environment_id = $4
+                        and condemned_at is not null and deleted_at is null order by id for update)
                 returning id""",
             ids,
             store_id,
             now,
+            environment_id,
         )
         count += len(rows)
     return count

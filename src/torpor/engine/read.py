@@ -314,13 +314,17 @@ async def waits_of_checkpoints(
     return {each.id: [wait for wait in found if wait.wait_id in each.open_waits] for each in checkpoints}
 
 
-async def live_images(tx: Transaction, store_id: str, *, after: str = "", limit: int = 1000) -> list[tuple[str, str]]:
-    """(id, digest) of images in that store that are not condemned, by id."""
+async def live_images(
+    tx: Transaction, store_id: str, environment_id: str | None = None, *, after: str = "", limit: int = 1000
+) -> list[tuple[str, str]]:
+    """(id, digest) of images in that store that are not condemned, by id; of one environment, or of all."""
     rows = await tx.fetch(
-        """select id, digest from images where store_id = $1 and condemned_at is null and id > $2 order by id limit $3""",
+        """select id, digest from images where store_id = $1 and condemned_at is null and id > $2
+             and ($4::text is null or environment_id = $4) order by id limit $3""",
         store_id,
         after,
         limit,
+        environment_id,
     )
     return [(row["id"], row["digest"]) for row in rows]
 

@@ -8,7 +8,7 @@ with every kind of key and token.
     SCOPED      a scoped key needs one of the scopes
     PUBLIC      so does a public token
     ONE_TIME    and one that is good for one use
-    WORKER      the token that workers and server share
+    WORKER      the token that workers and server share, or one for the workers of an environment
     SESSION     a browser that is signed in to the dashboard
     HASH        who knows the URL may ask
     NOTHING     everybody may
@@ -361,6 +361,8 @@ async def _admit(request: Request, path: str) -> None:
         return
     if Kind.WORKER in access.takes:
         request.scope["caller"] = await auth.identified_worker(request)
+        if "run_id" in request.path_params:
+            await auth.check_run_of_worker(request, request.path_params["run_id"])
         return
     if Kind.SESSION in access.takes:
         request.scope["caller"] = await auth.identified_browser(request)

@@ -1,4 +1,4 @@
-"""Who asks: by a secret key, a personal token, a scoped key, a public token, or the token that workers and server share.
+"""Who asks: by a secret key, a personal token, a scoped key, a public token, or a token of workers.
 
 What each route takes is declared in `access.py`, and looked at before its handler runs; handlers ask here on whose behalf
 they work. Secrets are looked up by hash or compared in constant time; nothing secret is logged or said in an error.
@@ -122,11 +122,14 @@ async def identified(request: Request) -> Caller:
 
 
 async def identified_worker(request: Request) -> Caller:
-    """A worker; 401 unless the request carries the worker token."""
+    """A worker; 401 unless the request carries the worker token of the server, or one of its environment."""
     here = hub(request)
-    token = _bearer(request)
-    if not here.settings.worker_token or not hmac.compare_digest(token.encode(), here.settings.worker_token.encode()):
-        raise Refused(401, "the worker token is not this server's")
+    token, wanted = _bearer(request), here.settings.worker_token
+    of_one = None
+    if not wanted or not hmac.compare_digest(token.encode(), wanted.encode()):
+        of_one = await _of_key(here, token)
+        if of_one is None or of_one.kind is not Kind.WORKER:
+            raise Refused(401, "the worker token is not this server's, or it is not valid any more")
     project = request.headers.get(OF_PROJECT, engine.PROJECT)
     slug = request.headers.get(OF_ENVIRONMENT, engine.ENVIRONMENT)
     place = engine.address(project, slug)
@@ -134,7 +137,36 @@ async def identified_worker(request: Request) -> Caller:
     if found is None:
         of = "" if project == engine.PROJECT else f" in a project {project[:40]!r}"
         raise Refused(401, f"this server has no environment {slug[:40]!r}{of} for workers")
-    return Caller(found, Kind.WORKER, former_name=None if environments.address(found) == place else place)
+    if of_one is not None and of_one.environment.id != found.id:
+        theirs = environments.address(of_one.environment)
+        raise Refused(
+            401, f"this worker token is for the environment {theirs}, and the worker says that it serves {place[:80]}"
+        )
+    former_name = None if environments.address(found) == place else place
+    return Caller(found, Kind.WORKER, of_one.key_id if of_one else "", former_name=former_name)
+
+
+async def check_run_of_worker(request: Request, run_id: str) -> None:
+    """403 for a run of another environment than that whose token the worker has. The server's own token is good for all."""
+    asker = caller(request)
+    if asker.key_id:
+        async with hub(request).database.transaction() as tx:
+            its = await read.environment_of_run(tx, run_id)
+        if its not in (None, asker.environment.id):
+            raise Refused(403, "this worker token is for another environment than the run's")
+
+
+async def check_worker_itself(request: Request, worker_id: str) -> None:
+    """403 for a worker of another environment than that whose token it has."""
+    asker = caller(request)
+    if asker.key_id:
+        async with hub(request).database.transaction() as tx:
+            its = await tx.fetchval("select environment_id from workers where id = $1", worker_id)
+        if its not in (None, asker.environment.id):
+            raise Refused(
+                403,
+                "this worker token is for another environment than the worker has served: give it a TORPOR_DATA_DIR of its own",
+            )
 
 
 async def identified_browser(request: Request) -> Caller:
@@ -171,6 +203,8 @@ async def _of_key(here: Hub, text: str) -> Caller | None:
             here.keys[key_hash] = (time.monotonic(), key, environment)
     if not engine.is_valid(key, now):
         return None
+    if key.is_worker:
+        return Caller(environment, Kind.WORKER, key.id)
     if key.is_personal:
         return Caller(environment, Kind.PERSONAL, key.id, person=key.name)
     if key.scopes is None:

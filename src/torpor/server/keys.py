@@ -29,7 +29,7 @@ from torpor.store.records import ApiKey, DataKey, Environment
 OVERLAP_S = 24 * 3600.0
 LONGEST_OVERLAP_S = 30 * 24 * 3600.0
 MAX_NAME = 128
-PERSONAL = "tr_pat_"
+PERSONAL, OF_WORKERS = "tr_pat_", "tr_wrk_"
 _LETTERS = string.ascii_letters + string.digits
 
 router = APIRouter()
@@ -40,6 +40,7 @@ class KeyBody(msgspec.Struct, rename="camel"):
     scopes: list[str] | None = None
     expires: Any = None
     personal: bool = False
+    worker: bool = False
 
 
 class RotateBody(msgspec.Struct):
@@ -73,7 +74,8 @@ async def listing(request: Request, environment: Keyed) -> Response:
 
 @router.post("/api/v1/keys")
 async def create(request: Request, environment: Keyed) -> Response:
-    """A key, with `key`, its text, this once. With scopes it is a scoped key; `personal`, the token of whom it is named for."""
+    """A key, with `key`, its text, this once. With scopes it is a scoped key; `personal`, the token of whom it is named for;
+    `worker`, one for workers."""
     here, body = hub(request), decode(await read_body(request), _key_body)
     text, key = await make(here, environment, body)
     return reply({**render.api_key(key, "", here.clock.now()), "key": text})
@@ -107,9 +109,19 @@ async def make(here: Hub, environment: Environment, body: KeyBody, by: str | Non
         raise Refused(422, f"name: a text of 1 to {MAX_NAME} characters is needed")
     if body.personal and body.scopes is not None:
         raise Refused(422, "scopes: a personal token has none, it may do what its person may")
+    if body.worker and (body.personal or body.scopes is not None):
+        raise Refused(422, "worker: a worker token has no scopes and no person, it lets in workers")
     allowed = None if body.scopes is None else scopes.check("scopes", body.scopes)
     expires_at = _end(body.expires, now)
-    text, new = made(here.master_keys, environment.slug, body.name, allowed, expires_at, is_personal=body.personal)
+    text, new = made(
+        here.master_keys,
+        environment.slug,
+        body.name,
+        allowed,
+        expires_at,
+        is_personal=body.personal,
+        is_worker=body.worker,
+    )
     async with here.database.transaction() as tx:
         done = await engine.create_key(tx, environment.id, replace(new, created_by=by), now=now)
     return text, done.key
@@ -127,7 +139,13 @@ async def make_another(
         nonlocal text
         name = _ROTATED if old.is_configured else old.name
         text, new = made(
-            here.master_keys, environment.slug, name, old.scopes, old.expires_at, is_personal=old.is_personal
+            here.master_keys,
+            environment.slug,
+            name,
+            old.scopes,
+            old.expires_at,
+            is_personal=old.is_personal,
+            is_worker=old.is_worker,
         )
         return replace(new, created_by=by)
 
@@ -172,11 +190,15 @@ def made(
     expires_at: datetime | None,
     *,
     is_personal: bool = False,
+    is_worker: bool = False,
 ) -> tuple[str, engine.NewApiKey]:
-    """A fresh key: its text, and what is kept of it. Of a scoped or personal one only the hash, since nobody signs with it."""
-    beginning, length = (PERSONAL, 40) if is_personal else (f"tr_{slug}_" + ("" if allowed is None else "sk_"), 24)
+    """A fresh key: its text, and what is kept of it. Only the hash, if nobody signs with it: clients do with a
+    secret key."""
+    beginning, length = f"tr_{slug}_" + ("" if allowed is None else "sk_"), 24
+    if is_personal or is_worker:
+        beginning, length = OF_WORKERS if is_worker else PERSONAL, 40
     text = beginning + "".join(secrets.choice(_LETTERS) for _ in range(length))
-    sealed = masters.seal(_hash(text), text) if allowed is None and not is_personal else None
+    sealed = masters.seal(_hash(text), text) if allowed is None and not (is_personal or is_worker) else None
     return text, engine.NewApiKey(
         ids.new("apikey"),
         _hash(text),
@@ -187,6 +209,7 @@ def made(
         sealed.master if sealed else None,
         expires_at,
         is_personal,
+        is_worker=is_worker,
     )
 
 
@@ -196,10 +219,11 @@ def configured(masters: MasterKeys, text: str) -> engine.NewApiKey:
     Raises:
         ConfigError: it can't be an environment's secret key.
     """
-    if text.startswith(PERSONAL):
-        raise ConfigError(
-            "TORPOR_SECRET_KEY is a personal token (tr_pat_…): a server needs the secret key of its environment"
-        )
+    for beginning, kind in ((PERSONAL, "personal"), (OF_WORKERS, "worker")):
+        if text.startswith(beginning):
+            raise ConfigError(
+                f"TORPOR_SECRET_KEY is a {kind} token ({beginning}…): a server needs the secret key of its environment"
+            )
     sealed = masters.seal(_hash(text), text)
     # Of one that somebody has made up by hand four letters may be a good part.
     hint = f"…{text[-4:]}" if len(text) >= 24 else ""

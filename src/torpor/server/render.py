@@ -114,6 +114,7 @@ def api_key(key: ApiKey, yours: str, now: datetime) -> Json:
             "hint": key.hint,
             "scopes": key.scopes,
             "isPersonal": True if key.is_personal else None,
+            "isWorker": True if key.is_worker else None,
             "isValid": is_valid(key, now),
             "isConfigured": key.is_configured,
             "isYours": key.id == yours,

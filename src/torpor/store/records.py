@@ -55,6 +55,7 @@ class ApiKey(Row):
     revoked_at: datetime | None
     is_personal: bool
     created_by: str | None
+    is_worker: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ class Keys:
         scopes: list[str] | None = None,
         expires: str | float | timedelta | datetime | None = None,
         personal: bool = False,
+        worker: bool = False,
     ) -> Call[Json]:
         """One more key; its text is in the reply's `key`, this once.
 
@@ -33,8 +34,10 @@ class Keys:
             scopes: all that it may do, such as `["trigger:tasks:report", "read:runs"]`; without them it is a secret key.
             expires: after how long, or when; default: never.
             personal: the token of a person, who may do everything but look after keys.
+            worker: a token for workers of the environment: it lets them in, and opens nothing of the API.
         """
         body = {"name": name, "scopes": scopes, "expires": when(expires), "personal": personal or None}
+        body["worker"] = worker or None
         return post("/api/v1/keys", present(body))
 
     @asked

@@ -20,6 +20,7 @@ class NewKey(Given):
     scopes: Annotated[Scopes, Meta(description="With scopes it is a scoped key.")] | None = None
     expires: When | None = None
     personal: Annotated[bool, Meta(description="The token of a person, whose name it has.")] = False
+    worker: Annotated[bool, Meta(description="A worker token of the environment.")] = False
 
 
 class Rotation(Given):
@@ -62,6 +63,7 @@ class Key(Shape, kw_only=True):
     is_personal: Annotated[bool, Meta(description="It is the token of a person, whose name it has.")] | UnsetType = (
         UNSET
     )
+    is_worker: Annotated[bool, Meta(description="It is a worker token of the environment.")] | UnsetType = UNSET
     is_valid: bool
     is_configured: Annotated[bool, Meta(description="It is the server's `TORPOR_SECRET_KEY`.")]
     is_yours: Annotated[bool, Meta(description="The request came with it.")]

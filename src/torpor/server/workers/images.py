@@ -36,7 +36,7 @@ async def garbage(request: Request) -> Response:
     async with here.database.transaction() as tx:
         store_id = await _store_of(tx, asked.worker_id)
     async with here.database.transaction() as tx:
-        await engine.confirm_deleted(tx, store_id, asked.deleted, now=now)
+        await engine.confirm_deleted(tx, environment.id, store_id, asked.deleted, now=now)
     async with here.database.transaction() as tx:
         await engine.note_strays(tx, environment.id, store_id, asked.strays, now=now)
     await collect_garbage(here, steps=10)
@@ -47,11 +47,14 @@ async def garbage(request: Request) -> Response:
 
 async def images(request: Request) -> Response:
     """The images that a worker's store must hold, page by page."""
-    await auth.worker_environment(request)
+    environment = await auth.worker_environment(request)
     here, asked = hub(request), await read_message(request, _images_request)
+    only_of = (
+        environment.id if auth.caller(request).key_id else None
+    )  # whose token opens one environment sees no other's
     async with here.database.transaction() as tx:
         store_id = await _store_of(tx, asked.worker_id)
-        found = await read.live_images(tx, store_id, after=asked.after, limit=MAX_CONDEMNED)
+        found = await read.live_images(tx, store_id, only_of, after=asked.after, limit=MAX_CONDEMNED)
     after = found[-1][0] if len(found) == MAX_CONDEMNED else None
     return reply(wire.ImagesReply([wire.LiveImage(id, digest) for id, digest in found], after))
 

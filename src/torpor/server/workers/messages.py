@@ -6,6 +6,7 @@ import msgspec
 from starlette.requests import Request
 
 from torpor import engine, ids
+from torpor.server import auth
 from torpor.server.bodies import WORKER_LIMIT, decode, read_body
 from torpor.server.errors import Refused
 from torpor.wire import http as wire
@@ -14,7 +15,11 @@ MessageT = TypeVar("MessageT")
 
 
 async def read_message(request: Request, decoder: msgspec.json.Decoder[MessageT]) -> MessageT:
-    return decode(await read_body(request, WORKER_LIMIT), decoder)
+    """The message. 403 if the worker that it says it is from is not of the environment whose token it has."""
+    message = decode(await read_body(request, WORKER_LIMIT), decoder)
+    if (worker_id := getattr(message, "worker_id", None)) is not None:
+        await auth.check_worker_itself(request, worker_id)
+    return message
 
 
 def lease_of(request: Request, message: Any) -> engine.Lease:

@@ -133,6 +133,7 @@ async def news(request: Request) -> Response:
     worker_id = request.query_params.get("worker_id")
     if not worker_id:
         raise Refused(400, "worker_id is missing")
+    await auth.check_worker_itself(request, worker_id)
     return StreamingResponse(_news(hub(request), worker_id), media_type="application/x-ndjson")
 
 
