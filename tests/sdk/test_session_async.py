@@ -1,3 +1,5 @@
+"""An async run in a real process, with a supervisor that the tests play: its waits, children, tokens and threads."""
+
 import asyncio
 import os
 import time
@@ -5,12 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from fake_supervisor import Supervisor
+from fake_supervisor import Supervisor, one_by_one
 
-import torpor.sdk.loop as loop_door
 from torpor import RunFailed, TokenTimeout, WaitCycle, WaitTimeout, current, task, wait
 from torpor.sdk import channel
-from torpor.wire.runner import Answer, Block, Finished, NewWait, StayingAwake, Suspend, TaskError
+from torpor.wire.runner import Answer, Block, Finished, StayingAwake, Suspend, TaskError
 
 
 def test_a_task_without_waits_returns_its_output(supervisor: Supervisor) -> None:
@@ -347,213 +348,6 @@ def test_a_thread_at_work_keeps_the_run_awake_until_it_waits_as_well(supervisor:
         pass  # its thread goes on for a moment
     supervisor.answer(block.waits[0].wait_id)
     assert supervisor.finished().ok
-
-
-# -- timers of the event loop -----------------------------------------------------------------------------------------
-
-
-class LateClock:
-    """Time as the loop's door knows it, on a day when a file says that it is late: as after a long freeze."""
-
-    monotonic = staticmethod(time.monotonic)
-
-    def __init__(self, file: str) -> None:
-        self.file = file
-
-    def time(self) -> float:
-        return time.time() + (2 * 3600 if os.path.exists(self.file) else 0)
-
-
-def alarm_of(block: Block) -> NewWait:
-    (alarm,) = [new for new in block.waits if new.wait_id.startswith("alarm_")]
-    assert alarm.kind == "time"
-    return alarm
-
-
-def test_a_timeout_around_a_wait_counts_the_time_asleep(supervisor: Supervisor) -> None:
-    """BB3: asyncio.timeout around a wait fires when it is due, also in a frozen run."""
-
-    @task
-    async def limited(late: str) -> list[object]:
-        loop_door.time = LateClock(late)  # pyright: ignore[reportAttributeAccessIssue]
-        before = asyncio.get_running_loop().time()
-        try:
-            async with asyncio.timeout(3600):
-                await wait.for_token("waitpoint_1")
-        except TimeoutError:
-            return ["timed out", asyncio.get_running_loop().time() - before > 7199]
-        return ["answered"]
-
-    late = supervisor.directory / "late"
-    supervisor.start(limited, str(late))
-    block = supervisor.expect(Block)
-    assert block.idle
-    assert len(block.waits) == 2
-    alarm = alarm_of(block)
-    assert 3590 < (alarm.duration_s or 0) <= 3600
-    supervisor.suspend()
-    late.touch()
-    assert set(supervisor.wake(Answer(alarm.wait_id, "completed")).open_waits) == {new.wait_id for new in block.waits}
-    assert supervisor.output_of_run() == ["timed out", True]
-
-
-def test_whichever_comes_first_of_an_answer_and_a_timeout(supervisor: Supervisor) -> None:
-    """BB3: wait_for around waits; the alarm goes with the last of them."""
-
-    @task
-    async def first() -> list[object]:
-        got = [await asyncio.wait_for(wait.for_token("waitpoint_1"), 3600)]
-        got.append(await wait.for_token("waitpoint_2"))
-        return got
-
-    supervisor.start(first)
-    block = supervisor.expect_idle()
-    alarm = alarm_of(block)
-    supervisor.answer(next(new.wait_id for new in block.waits if new is not alarm), "in time")
-    block = supervisor.expect(Block)
-    assert (block.idle, block.dropped) == (True, [alarm.wait_id])
-    (second,) = block.waits
-    supervisor.answer(second.wait_id, "no limit")
-    assert supervisor.output_of_run() == ["in time", "no limit"]
-
-
-def test_the_alarm_follows_the_earliest_timer_and_a_timer_in_memory_fires_by_itself(supervisor: Supervisor) -> None:
-    """BB3: call_later, and nested time-outs."""
-
-    @task
-    async def nested() -> str:
-        rung = asyncio.Event()
-        asyncio.get_running_loop().call_later(0.3, rung.set)
-        async with asyncio.timeout(500):
-            await asyncio.wait(
-                [asyncio.create_task(rung.wait()), asyncio.create_task(wait.for_("1h"))],
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            async with asyncio.timeout(100):
-                await wait.for_("2h")
-        return "not before"
-
-    supervisor.start(nested)
-    short = alarm_of(supervisor.expect(Block))
-    assert (short.duration_s or 0) < 0.31
-    block = supervisor.expect(Block)
-    assert block.dropped == [short.wait_id]
-    assert 90 < (alarm_of(block).duration_s or 0) <= 100
-
-
-def test_an_alarm_alone_keeps_nothing_waiting(supervisor: Supervisor) -> None:
-    @task
-    async def naps() -> str:
-        async with asyncio.timeout(100):
-            await asyncio.sleep(0.2)
-        return "done"
-
-    supervisor.start(naps)
-    assert isinstance(supervisor.receive(), Finished)
-
-
-# -- shapes of parallel waits, each frozen and thawed ------------------------------------------------------------------
-
-
-def one_by_one(supervisor: Supervisor, order: list[float]) -> None:
-    """Answer the waits of a run in this order (by their hours), with a freeze before each answer."""
-    waits: dict[float, str] = {}
-    for hours in order:
-        waits |= {(new.duration_s or 0) / 3600: new.wait_id for new in supervisor.expect_idle().waits}
-        supervisor.suspend()
-        supervisor.wake(Answer(waits[hours], "completed"))
-
-
-async def hours(count: float) -> float:
-    await wait.for_(hours=count)
-    return count
-
-
-def test_gathered_waits_are_frozen_again_for_the_others(supervisor: Supervisor) -> None:
-    """BB3: gather."""
-
-    @task
-    async def gathers() -> list[object]:
-        return list(await asyncio.gather(hours(1), asyncio.gather(hours(2)), hours(3)))
-
-    supervisor.start(gathers)
-    one_by_one(supervisor, [2, 3, 1])
-    assert supervisor.output_of_run() == [1, [2], 3]
-
-
-def test_a_task_group_with_waits_is_frozen(supervisor: Supervisor) -> None:
-    """BB3: TaskGroup, nested in helper functions."""
-
-    async def helper(group: asyncio.TaskGroup) -> list[asyncio.Task[float]]:
-        return [group.create_task(hours(1)), group.create_task(hours(2))]
-
-    @task
-    async def groups() -> list[float]:
-        async with asyncio.TaskGroup() as group:
-            tasks = await helper(group)
-            first = await hours(3)
-        return [first, *(each.result() for each in tasks)]
-
-    supervisor.start(groups)
-    one_by_one(supervisor, [1, 3, 2])
-    assert supervisor.output_of_run() == [3, 1, 2]
-
-
-def test_the_first_of_several_waits_is_enough(supervisor: Supervisor) -> None:
-    """BB3: FIRST_COMPLETED; the other is canceled and its wait dropped."""
-
-    @task
-    async def races() -> float:
-        done, pending = await asyncio.wait(
-            [asyncio.create_task(hours(1)), asyncio.create_task(hours(2))], return_when=asyncio.FIRST_COMPLETED
-        )
-        for each in pending:
-            each.cancel()
-        await hours(3)
-        return done.pop().result()
-
-    supervisor.start(races)
-    one_by_one(supervisor, [2])
-    block = supervisor.expect_idle()
-    assert len(block.dropped) == 1
-    supervisor.answer(block.waits[0].wait_id)
-    assert supervisor.output_of_run() == 2
-
-
-def test_waits_as_they_are_completed(supervisor: Supervisor) -> None:
-    """BB3: as_completed."""
-
-    @task
-    async def collects() -> list[float]:
-        return [await each for each in asyncio.as_completed([hours(1), hours(2), hours(3)])]
-
-    supervisor.start(collects)
-    one_by_one(supervisor, [3, 1, 2])
-    assert supervisor.output_of_run() == [3, 1, 2]
-
-
-def test_a_shielded_wait_outlives_who_waited_for_it(supervisor: Supervisor) -> None:
-    """BB3: shield; and a time-out around it."""
-
-    @task
-    async def shields() -> list[object]:
-        kept = asyncio.create_task(hours(1))
-        try:
-            async with asyncio.timeout(0.2):
-                await asyncio.shield(kept)
-        except TimeoutError:
-            return ["kept", await kept]
-        return []
-
-    supervisor.start(shields)
-    block = supervisor.expect_idle()
-    alarm = alarm_of(block)
-    (kept,) = [new for new in block.waits if new is not alarm]
-    block = supervisor.expect_idle()
-    assert block.dropped == [alarm.wait_id]
-    supervisor.suspend()
-    assert supervisor.wake(Answer(kept.wait_id, "completed")).open_waits == [kept.wait_id]
-    assert supervisor.output_of_run() == ["kept", 1]
 
 
 # -- deadlines, keys, circles -----------------------------------------------------------------------------------------

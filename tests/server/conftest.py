@@ -12,6 +12,7 @@ from as_described import AsDescribed
 from fake_worker import KEY, TOKEN, FakeWorker, Start
 from fastapi import FastAPI
 from npm_packages import installed
+from shape_reader import Follow, ShapeReader, reading
 
 from scratch_postgres import ScratchPostgres, create_database, drop_database
 from torpor.config import Settings
@@ -157,3 +158,10 @@ async def worker(url: str) -> AsyncIterator[FakeWorker]:
 def node_modules() -> Path:
     """The official client in its newest version, with what pages need."""
     return installed("newest")
+
+
+@pytest.fixture
+async def follow(url: str) -> AsyncIterator[Follow]:
+    """Readers of realtime feeds, on connections of their own."""
+    async with reading(url) as http:
+        yield lambda path, **query: ShapeReader(http, url, path, **query)

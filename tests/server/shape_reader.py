@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -88,3 +88,7 @@ async def reading(url: str, bearer: str = KEY, **headers: str) -> AsyncIterator[
     told = {"x-trigger-api-version": "2025-07-16", "x-trigger-electric-version": "1.0.0-beta.1"} | headers
     async with httpx2.AsyncClient(headers={**told, "authorization": f"Bearer {bearer}"}, timeout=40) as http:
         yield http
+
+
+Follow = Callable[..., ShapeReader]
+"""`follow("runs", tags="a")`: a reader that has asked nothing yet."""

@@ -1,16 +1,15 @@
 """Keys: several at once, with names and ends; rotated with an overlap, revoked at once; and what is kept of them."""
 
-import asyncio
 import base64
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import asyncpg
 import httpx2
 import jwt
 import pytest
+from facts import eventually
 from fake_worker import KEY, TOKEN, FakeWorker, Start
 
 from torpor.errors import ApiError, Forbidden, NotFound, TorporError, Unauthorized, Unprocessable
@@ -26,13 +25,6 @@ async def opens(url: str, key: str) -> bool:
         except Unauthorized:
             return False
     return True
-
-
-async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
-    deadline = time.monotonic() + 10
-    while not await holds():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
 
 
 async def test_the_configured_key_is_listed_and_known_by_its_hint_only(client: AsyncClient) -> None:
