@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import torpor
+
 MODULES = (
     *("context", "idle", "logger", "outcome", "retry", "runs", "schedule", "sync_wait", "task", "triggering", "wait"),
     "waits",
@@ -20,6 +22,11 @@ def test_examples_in_docstrings_run(name: str) -> None:
     results = doctest.testmod(importlib.import_module(name))
     assert results.attempted > 0
     assert results.failed == 0
+
+
+def test_type_checkers_are_told_that_torpor_has_types() -> None:
+    """PEP 561: without this file mypy takes each name of an installed package for `Any`."""
+    assert (Path(torpor.__file__).parent / "py.typed").exists()
 
 
 TYPED = """
