@@ -33,7 +33,7 @@ from blake3 import blake3
 
 from torpor import ids
 from torpor.config import Settings
-from torpor.errors import ConfigError
+from torpor.errors import ConfigError, TorporError
 from torpor.images.workspace import MEMORY
 from torpor.worker import cgroups, cpu, discovery, isolation, litter, namespaces, trust
 from torpor.worker.cgroups import Cgroups
@@ -163,6 +163,9 @@ def _in_own_namespace(settings: Settings, path: Path, apart: isolation.Isolation
             if groups is not None:
                 cgroups.favor_moves(MOVES)
             status = _supervise(settings, path, RUN_ROOT, apart, groups, unfreezable=None)
+        except TorporError as error:  # such as a server that refuses it: what is to be done is in the message
+            print(f"error: {error}", file=sys.stderr)
+            status = 3
         except BaseException:  # noqa: BLE001  (the stack above is our parent's: this is the last stop of every exception)
             traceback.print_exc()
         finally:
