@@ -37,11 +37,16 @@ def eventually(
     interval_s: float = 0.05,
     told: Callable[[], object] = lambda: "",
 ) -> Found:
-    """What `look` finds as soon as it finds something true. `told`: how things stand when it doesn't, for the message."""
+    """What `look` finds as soon as it finds something true. `told`: how things stand when it doesn't, for the message.
+
+    The longer it takes, the seldomer it looks, up to four times: most looks cost a request.
+    """
     end = time.monotonic() + patience_s
+    longest_s = 4 * interval_s
     while not (found := look()):
         assert time.monotonic() < end, f"{what}: not within {patience_s:.0f} s {told()}"
         time.sleep(interval_s)
+        interval_s = min(1.2 * interval_s, longest_s)
     return found
 
 

@@ -241,6 +241,6 @@ def test_a_zygote_that_is_killed_while_it_imports_is_no_end_of_the_worker(stack:
     """A worker whose first import was cut short would sit there with no version, and start nothing."""
     stack.kill_worker()
     stack.launch_worker()
-    os.kill(eventually(stack.zygote, what="it imports"), signal.SIGKILL)
+    os.kill(eventually(stack.zygote, what="it imports", interval_s=0.01), signal.SIGKILL)
     stack.await_version()
     assert stack.output(stack.trigger("adder", {"a": 1, "b": 2})) == 3
