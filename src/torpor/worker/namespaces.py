@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -196,6 +197,17 @@ def put_down(picked_up: int, target: str | int) -> None:
 
 def mount_proc_of(pid: int, target: str) -> None:
     """Mount a /proc on `target`, a path of this thread's mount namespace, that shows the pid namespace of that process.
+
+    Linux can be told which since 6.18.
+    """
+    with suppress(OSError):
+        mount("proc", target, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, f"pidns=/proc/{pid}/ns/pid")
+        return
+    mount_proc_by_program(pid, target)
+
+
+def mount_proc_by_program(pid: int, target: str) -> None:
+    """As `mount_proc_of`, on any Linux.
 
     A /proc is one of the pids of whoever mounts it, and only a child can be in another pid namespace than its parent. So it takes
     a program, and a thread of its own to start it: see `elsewhere`.
