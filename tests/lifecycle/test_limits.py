@@ -29,9 +29,11 @@ def limited(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
     made.start()
     yield made
     made.begin_scene(made.directory)
-    made.assert_nothing_left()
-    assert groups(made)
-    made.stop()
+    try:
+        made.assert_nothing_left()
+        assert groups(made)
+    finally:
+        made.stop()
     assert not groups(made), "no control group of this worker is left"
 
 

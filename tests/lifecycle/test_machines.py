@@ -22,8 +22,10 @@ def three_gigabytes(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPat
     )
     made.start()
     yield made
-    made.assert_nothing_left()
-    made.stop()
+    try:
+        made.assert_nothing_left()
+    finally:
+        made.stop()
 
 
 @pytest.fixture
