@@ -142,7 +142,8 @@ async def other_environment(database_url: str) -> None:
     connection = await asyncpg.connect(database_url)
     try:
         await connection.execute(
-            """insert into environments (id, slug, created_at, checkpoint_retention_s) values ('env_o', 'other', now(), 0);
+            """insert into environments (id, project, slug, created_at, checkpoint_retention_s)
+                   values ('env_o', 'default', 'other', now(), 0);
                insert into runs (id, environment_id, task_id, state, available_at, created_at, updated_at, queue, preset,
                                  max_attempts, depth, tags)
                    values ('run_hidden', 'env_o', 'hidden', 'queued', now(), now(), now(), 'hidden', 'hidden', 1,

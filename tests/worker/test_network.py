@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Network
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.anyio
 
 SO_BINDTODEVICE = 25
 IP_FREEBIND = 15
+PATIENCE_S = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,15 @@ def connected(host: str, port: int = PORT, *, device: bytes | None = None) -> st
             return f"refused: {error}"
 
 
-def answered(host: str, port: int = PORT, *, as_host: str | None = None) -> str:
+def answered(host: str, port: int = PORT) -> str:
+    """What the answer is, asked for until it comes: datagrams may be lost, and a busy machine takes its time."""
+    end = time.monotonic() + PATIENCE_S
+    while (answer := asked_once(host, port)).startswith("refused") and time.monotonic() < end:
+        pass
+    return answer
+
+
+def asked_once(host: str, port: int = PORT, *, as_host: str | None = None) -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
         datagrams.settimeout(0.3)
         try:
@@ -160,7 +170,7 @@ async def test_a_private_network_reaches_neither_neighbours_nor_metadata(
     assert connected(host).startswith("hello")
     private = await networks.take("private")
     assert await inside(private, lambda: connected(host)) == "refused: [Errno 111] Connection refused"  # at once
-    assert (await inside(private, lambda: answered(host))).startswith("refused")
+    assert (await inside(private, lambda: asked_once(host))).startswith("refused")
 
 
 async def test_a_socket_that_is_bound_to_the_device_gets_no_further(world: Internet, networks: Networks) -> None:
@@ -205,7 +215,7 @@ async def test_a_run_can_not_speak_in_the_name_of_another(world: Internet, netwo
     await networks.take("private")
     world.heard.clear()
     for place in (str(router._PLACES[1]), str(router._PLACES[2]), "192.0.2.77"):
-        assert (await inside(one, lambda place=place: answered(world.world, as_host=place))).startswith("refused")
+        assert (await inside(one, lambda place=place: asked_once(world.world, as_host=place))).startswith("refused")
     assert world.heard == []
 
 
@@ -216,15 +226,15 @@ async def test_a_run_has_no_more_than_so_many_connections_at_once(
     networks = Networks()
     one, other = await networks.take("private"), await networks.take("private")
 
-    def connect_and_stay() -> socket.socket:
-        return socket.create_connection((world.world, PORT), timeout=0.3)
+    def connect_and_stay(patience_s: float = PATIENCE_S) -> socket.socket:
+        return socket.create_connection((world.world, PORT), timeout=patience_s)
 
     held: list[socket.socket] = []
     try:
         for _ in range(3):
             held.append(await inside(one, connect_and_stay))
         with pytest.raises(TimeoutError):
-            await inside(one, connect_and_stay)
+            await inside(one, lambda: connect_and_stay(0.3))
         held.append(await inside(other, connect_and_stay))
     finally:
         for each in held:
@@ -243,10 +253,12 @@ async def test_names_are_asked_of_the_machine_s_resolver(
     try:
         assert (await inside(private, lambda: answered(router.RESOLVER, 53))).startswith("hello")
         assert (await inside(private, lambda: connected(router.RESOLVER, 53))).startswith("hello")
-        assert (await inside(private, lambda: answered(world.neighbour, 53))).startswith("refused"), "it is a neighbour"
+        assert (await inside(private, lambda: asked_once(world.neighbour, 53))).startswith("refused"), (
+            "it is a neighbour"
+        )
         mine.write_text("nameserver 192.0.2.200\n")
         await networks.refresh()
-        assert (await inside(private, lambda: answered(router.RESOLVER, 53))).startswith("refused"), "followed"
+        assert (await inside(private, lambda: asked_once(router.RESOLVER, 53))).startswith("refused"), "followed"
     finally:
         await networks.stop()
 

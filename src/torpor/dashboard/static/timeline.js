@@ -18,7 +18,8 @@
       this.stage.append(this.canvas, this.room);
       this.view = [0, 1];
       this.folded = new Set();
-      this.current = null; // {row, nth}: the entry that the keys are at
+      this.current = null; // the entry that the keys are at
+      this.telling = null; // the entry whose words are shown
       this.entriesOf = new Map();
       this.model = new Model(host.dataset.timeline, () => this.take());
       this.listen();
@@ -34,6 +35,7 @@
       this.time = stretches(bars, instants, this.model.now);
       this.entriesOf.clear();
       this.draw();
+      this.tellAgain();
       this.tellParts();
       this.host.dataset.ready = "";
       this.tick();
@@ -49,6 +51,7 @@
       if (!this.model.isOpen || document.hidden) return;
       this.timer = setTimeout(() => {
         this.draw();
+        this.tellAgain();
         this.model.refreshKin();
         this.tick();
       }, 500);
@@ -97,6 +100,21 @@
       return `${who}${entry.told}${length} · at ${after(entry.from - begin, 1)}`;
     }
 
+    tell(row, entry) {
+      this.telling = entry.many ? null : { row: row.id, from: entry.from, kind: entry.kind, mark: Boolean(entry.mark) };
+      const words = this.say(row, entry);
+      if (this.told.textContent !== words) this.told.textContent = words;
+      return words;
+    }
+
+    /** What was told last, as it is by now: it has ended, or goes on. */
+    tellAgain() {
+      const { telling } = this;
+      const row = telling && this.rows.find((each) => each.id === telling.row);
+      const entry = row && this.entries(row).find((each) => each.from === telling.from && each.kind === telling.kind && Boolean(each.mark) === telling.mark);
+      if (entry) this.tell(row, entry);
+    }
+
     // -- what people do -------------------------------------------------------------------------------------------------
 
     listen() {
@@ -139,7 +157,7 @@
 
     hover(event) {
       const found = this.found(event);
-      if (found) this.told.textContent = this.say(...found);
+      if (found) this.tell(...found);
     }
 
     wheel(event) {
@@ -210,8 +228,7 @@
       const high = this.stage.clientHeight - AXIS;
       if (y < this.stage.scrollTop) this.stage.scrollTop = y;
       else if (y + this.tall > this.stage.scrollTop + high) this.stage.scrollTop = y + this.tall - high;
-      const words = this.say(row, entry);
-      this.told.textContent = words;
+      const words = this.tell(row, entry);
       const said = document.getElementById("said");
       if (said) said.textContent = words;
       this.soon();
