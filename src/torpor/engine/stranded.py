@@ -27,6 +27,8 @@ class Group:
     preset: str
 
 
+_QUEUED = "runs.state in ('queued', 'pending_version') and runs.finished_at is null"
+"""The second half says nothing new, but has the few that live found by an index (runs_living) among all that have ended."""
 _REFUSED_BY = """array(select fitness from refusals where refusals.image_id = checkpoints.image_id order by fitness)"""
 
 
@@ -41,7 +43,7 @@ async def tell_stranded(tx: Transaction, *, queued_for_s: float = 30.0, limit: i
         f"""select distinct runs.environment_id, runs.task_id, runs.locked_version, checkpoints.store_id,
                   {_REFUSED_BY} as refused_by, runs.preset
            from runs left join checkpoints on checkpoints.id = runs.checkpoint_id
-           where runs.state in ('queued', 'pending_version')
+           where {_QUEUED}
              and runs.available_at + make_interval(secs => runs.priority_s) <= $1 order by 1, 2, 3, 4, 5, 6""",
         before,
     )
@@ -163,7 +165,7 @@ def _seen(worker: Worker) -> str:
 async def _tell(tx: Transaction, group: Group, reason: str, before: datetime, limit: int, now: datetime) -> list[str]:
     locked = await tx.fetch(
         f"""select runs.id, runs.attempt from runs left join checkpoints on checkpoints.id = runs.checkpoint_id
-           where runs.state in ('queued', 'pending_version')
+           where {_QUEUED}
              and runs.available_at + make_interval(secs => runs.priority_s) <= $1
              and runs.environment_id = $2 and runs.task_id = $3 and checkpoints.store_id is not distinct from $4
              and {_REFUSED_BY} = $8 and runs.preset = $9
