@@ -15,7 +15,7 @@ from torpor.wire import runner
 from torpor.wire.framing import MAX_MESSAGE_BYTES, frame
 from torpor.worker.control_socket import MAX_UNREAD_BYTES
 from torpor.worker.inbox import EACH, ENOUGH, Inbox
-from torpor.worker.process import RunProcess
+from torpor.worker.process import Closed, RunProcess
 
 pytestmark = pytest.mark.anyio
 
@@ -102,6 +102,22 @@ async def test_a_flood_is_left_in_the_socket_and_read_on_later(tmp_path: Path, m
             await asyncio.wait_for(process.inbox.get(), 10)
         await sending
         assert process.inbox.empty()
+    await process.bury()
+
+
+async def test_what_it_said_before_it_left_is_heard_though_we_were_speaking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run says that it is about to sleep, and closes, while it is being told something that it needs no more."""
+    process = await listening(tmp_path, monkeypatch)
+    with connected(process) as peer:
+        while not process.is_connected:
+            await asyncio.sleep(0)
+        peer.sendall(frame(runner.from_runner.encode(runner.Suspending([], []))))
+        peer.close()
+        process.say(runner.Finishing())
+        assert isinstance(await asyncio.wait_for(process.inbox.get(), 10), runner.Suspending)
+        assert isinstance(await asyncio.wait_for(process.inbox.get(), 10), Closed)
     await process.bury()
 
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import fcntl
+import os
 import sys
 import termios
+from contextlib import suppress
 from typing import Any, Protocol
 
 from torpor.wire.framing import Unframer
@@ -46,7 +48,19 @@ class Connection(asyncio.Protocol):
         self._listener.heard(self, data)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None:
+            self._hear_last_words()
         self._listener.disconnected(self)
+
+    def _hear_last_words(self) -> None:
+        """It has closed its end while we were writing to it. What it said before is still to be read, though asyncio no longer
+        does: that it is about to sleep, most of the time.
+        """
+        with suppress(OSError):
+            control, left = self._transport.get_extra_info("socket").fileno(), self.unread()
+            while left > 0 and (data := os.read(control, left)):
+                left -= len(data)
+                self._listener.heard(self, data)
 
     def write(self, data: bytes) -> None:
         self._transport.write(data)
