@@ -114,7 +114,7 @@ def test_without_any_criu_the_fix_is_named(machine: Path) -> None:
     assert "torpor doctor --fix" in found.fix
 
 
-@pytest.mark.skipif(criu_setup.obstacle() is not None, reason="something else is in the way here")
+@pytest.mark.criu
 def test_what_a_thaw_would_not_find_again_is_named_with_its_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert criu_setup.obstacle(Path("/tmp/project")) is None
     found = criu_setup.obstacle(Path("/dev/shm/project"))

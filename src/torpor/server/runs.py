@@ -176,7 +176,7 @@ async def listing(request: Request, environment: Keyed) -> Response:
 
 @router.get("/api/v1/projects/{project_ref}/runs")
 async def listing_of_project(request: Request, project_ref: str, environment: Keyed) -> Response:
-    """A server has one project, whatever it is called. `filter[env]`: nothing is in another environment than the key's."""
+    """The key says of which project, whatever the path names. `filter[env]`: nothing is in another environment than the key's."""
     return await _page(request, environment, frozenset({"filter[env]"}))
 
 

@@ -6,7 +6,7 @@ from torpor.sdk.calls.call import Call, Json, get, post, present, segment
 from torpor.sdk.calls.doors import asked
 
 _VARIABLES = "/api/v1/projects/default/envvars/default"
-"""A server has one project, whatever it is called, and for now one environment."""
+"""Any name will do: the key says of which project and environment."""
 
 
 class Variables:

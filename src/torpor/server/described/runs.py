@@ -139,7 +139,7 @@ RESOURCE = Resource(
         ),
         "GET /api/v1/projects/{project_ref}/runs": Operation(
             "listRunsOfProject",
-            "The same. A server has one project, so any name will do.",
+            "The same. The key says of which environment and project, so any name will do.",
             query=(
                 *PAGED,
                 Parameter(
