@@ -9,6 +9,7 @@ import pytest
 from stack import Stack, eventually, fresh_database
 
 from torpor.store.embedded import EmbeddedPostgres
+from whole_files import put
 
 WHICH = """
 from torpor import AbortRun, task, wait
@@ -47,10 +48,8 @@ def changing(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactor
 
 
 def rewrite(stack: Stack, text: str) -> None:
-    """At once, as editors do: a half-written file would be a project without tasks."""
-    draft = stack.project / "tasks.draft"
-    draft.write_text(text)
-    draft.rename(stack.project / "tasks.py")
+    """At once: a half-written file would be a project without tasks."""
+    put(stack.project / "tasks.py", text)
 
 
 def returned(stack: Stack, token_id: str | None = None) -> int:

@@ -8,6 +8,8 @@ from browser import chromium
 from playwright.async_api import Page, expect
 from stack import Stack, StackMaker, eventually
 
+from whole_files import put
+
 pytestmark = [pytest.mark.anyio, pytest.mark.criu]
 
 WRONG = '''\
@@ -56,7 +58,7 @@ async def test_everything_is_found_without_being_told(stack: Stack) -> None:
         await expect(error).to_contain_text("NameError: name 'amont' is not defined")
         await expect(error).to_contain_text('return f"shipped for {7 * amont}" if answer else "kept"')
 
-        (stack.project / "tasks.py").write_text(RIGHT)
+        put(stack.project / "tasks.py", RIGHT)
         stack.reload_worker()
         eventually(lambda: stack.worker_log().count("version dev-") == 2, what="the worker has imported the new code")
         await page.reload()

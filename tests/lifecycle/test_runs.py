@@ -7,6 +7,7 @@ import pytest
 from stack import Stack, eventually
 
 from torpor.errors import NotFound, Unprocessable
+from whole_files import put
 
 
 def test_a_payload_becomes_the_call(stack: Stack) -> None:
@@ -187,9 +188,9 @@ def test_waits_in_threads_are_frozen_and_frozen_again(stack: Stack, task: str) -
 def test_runs_that_wait_for_each_other_are_told(stack: Stack) -> None:
     """BB12: the one that closes the circle; the other gets its output."""
     runs = [stack.trigger("waits_for_run", str(stack.journal(name))) for name in ("first", "second")]
-    stack.journal("first").write_text(runs[1])
+    put(stack.journal("first"), runs[1])
     stack.await_event(runs[0], "run.waiting")
-    stack.journal("second").write_text(runs[0])
+    put(stack.journal("second"), runs[0])
     told = stack.output(runs[1])
     assert told.startswith(f"told: {runs[1]} waits for {runs[0]}, which waits for {runs[1]}")
     assert stack.output(runs[0]) == told

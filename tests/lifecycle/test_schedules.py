@@ -9,6 +9,8 @@ from pathlib import Path
 
 from stack import KEY, Stack, StackMaker, eventually
 
+from whole_files import put
+
 TASKS = """
 from torpor import ScheduleTick, schedule, task
 
@@ -56,7 +58,7 @@ def test_a_task_runs_every_second(make_stack: StackMaker, tmp_path: Path) -> Non
     assert {(output["zone"], output["next"]) for output in outputs} == {("Europe/Berlin", 5)}
     assert stack.run(completed()[0])["schedule"]["generator"]["description"] == "Every second"
 
-    (project / "tasks.py").write_text(TASKS.replace('@schedule("* * * * * *", tz="Europe/Berlin")\n', ""))
+    put(project / "tasks.py", TASKS.replace('@schedule("* * * * * *", tz="Europe/Berlin")\n', ""))
     stack.reload_worker()
     eventually(lambda: len(list(stack.client.schedules())) == 1, what="the schedule is gone with its decorator")
 

@@ -11,6 +11,7 @@ from stack import Stack, StackMaker, eventually, fresh_database
 from torpor.config import Settings
 from torpor.store.embedded import EmbeddedPostgres
 from torpor.worker import isolation
+from whole_files import put
 
 pytestmark = pytest.mark.criu
 
@@ -138,9 +139,7 @@ def project(directory: Path, source: str) -> Path:
 
 def rewrite(root: Path, source: str) -> None:
     """At once: an import of the worker's own accord would take half a file for a project without tasks."""
-    draft = root / "tasks.draft"
-    draft.write_text(source)
-    draft.rename(root / "tasks.py")
+    put(root / "tasks.py", source)
 
 
 def seen(extra: str = "") -> str:
