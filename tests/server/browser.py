@@ -12,6 +12,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+from facts import PATIENCE_S
 from npm_packages import NPM, missing
 from playwright.async_api import Browser, async_playwright
 
@@ -37,7 +38,7 @@ async def chromium() -> AsyncIterator[Browser]:
         f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1",
     ]  # root has no sandbox; a test asks nobody else
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path, args=quiet)
+        browser = await playwright.chromium.launch(executable_path=path, args=quiet, timeout=PATIENCE_S * 1000)
         try:
             yield browser
         finally:

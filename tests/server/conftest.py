@@ -17,12 +17,18 @@ from shape_reader import Follow, ShapeReader, reading
 from scratch_postgres import ScratchPostgres, create_database, drop_database
 from torpor.config import Settings
 from torpor.sdk.async_client import AsyncClient
+from torpor.server import auth, feeds, loops, realtime, runs, streams, tails
 from torpor.server import serve as serving
 from torpor.server.app import create_app
+from torpor.server.hub import Hub
 from torpor.server.serve import serve
+from torpor.server.workers import worker as for_workers
 from torpor.store.embedded import EmbeddedPostgres
 
 _numbers = itertools.count(1)
+
+LONG_S = 3600.0
+"""How long a lease holds where nothing is said: a worker here renews none, and whoever it waits for may take a minute."""
 
 
 @pytest.fixture(scope="session")
@@ -70,12 +76,16 @@ async def used(_all_used: list[str]) -> list[str]:
 
 
 @contextmanager
-def watched() -> Iterator[None]:
-    """In the end, a fault for each answer of servers made in here that the OpenAPI document does not tell of."""
+def watched(hubs: list[Hub]) -> Iterator[None]:
+    """In the end, a fault for each answer of servers made in here that the OpenAPI document does not tell of.
+
+    `hubs` gets that of each server.
+    """
     misfits: list[str] = []
 
     def create_watched(*given: Any) -> FastAPI:
         app = create_app(*given)
+        hubs.append(app.state.hub)
         app.add_middleware(AsDescribed, misfits=misfits)
         return app
 
@@ -86,18 +96,35 @@ def watched() -> Iterator[None]:
 
 
 @pytest.fixture
-def as_described() -> Iterator[None]:
-    with watched():
-        yield
+def hubs() -> Iterator[list[Hub]]:
+    """What the handlers of each server share, in the order in which the test has started them: facts that no answer tells."""
+    hubs: list[Hub] = []
+    with watched(hubs):
+        yield hubs
 
 
 @pytest.fixture
-async def start(tmp_path: Path, as_described: None) -> AsyncIterator[Start]:
+def by_word_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing looks again by itself after a while: whoever is held hears of what he waits for, or is held for ever."""
+    for module in (runs, streams, tails, feeds, for_workers):
+        monkeypatch.setattr(module, "SWEEP_S", LONG_S)
+    for module, name in (
+        (for_workers, "LONGEST_HOLD_S"),
+        (realtime, "HOLD_S"),
+        (loops, "LONGEST_SLEEP_S"),
+        (auth, "KEY_MEMORY_S"),
+    ):
+        monkeypatch.setattr(module, name, LONG_S)
+
+
+@pytest.fixture
+async def start(tmp_path: Path, hubs: list[Hub]) -> AsyncIterator[Start]:
     """Starts servers: `url = await start(database_url, lease_s=1)`. All are stopped in the end."""
     async with AsyncExitStack() as started:
 
         async def start_one(database_url: str, **settings: object) -> str:
-            values = {"port": 0, "secret_key": KEY, "worker_token": TOKEN, "data_dir": tmp_path / "data", **settings}
+            values = {"port": 0, "secret_key": KEY, "worker_token": TOKEN, "data_dir": tmp_path / "data"}
+            values |= {"lease_s": LONG_S, **settings}
             url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
             stop = asyncio.Event()
             settings_ = Settings(**values)  # pyright: ignore[reportArgumentType]
@@ -119,10 +146,11 @@ async def start(tmp_path: Path, as_described: None) -> AsyncIterator[Start]:
 @pytest.fixture(scope="module")
 async def lasting_url(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """A server for all tests of a file that don't mind each other."""
-    settings = Settings(port=0, secret_key=KEY, worker_token=TOKEN, data_dir=tmp_path_factory.mktemp("data"))
+    data_dir = tmp_path_factory.mktemp("data")
+    settings = Settings(port=0, secret_key=KEY, worker_token=TOKEN, data_dir=data_dir, lease_s=LONG_S)
     url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     stop = asyncio.Event()
-    with watched():
+    with watched([]):
         database_url = await create_database(postgres, f"server{next(_numbers)}")
         task = asyncio.create_task(serve(settings, database_url, stop=stop, ready=url.set_result))
         await asyncio.wait({task, url}, return_when=asyncio.FIRST_COMPLETED)

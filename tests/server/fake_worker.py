@@ -51,7 +51,7 @@ class FakeWorker:
         self._http = httpx2.AsyncClient(
             base_url=url + "/worker/v1/",
             headers={"authorization": f"Bearer {token}", wire.OF_PROJECT: project, wire.OF_ENVIRONMENT: environment},
-            timeout=40,
+            timeout=90,
         )
 
     async def close(self) -> None:
@@ -84,9 +84,11 @@ class FakeWorker:
             asked.holding = [wire.HeldLease(given.run_id, given.lease) for given in holding]
         return (await self.say("dequeue", asked, wire.DequeueReply)).assignments
 
-    async def take(self, wait_s: float = 5.0) -> wire.Assignment:
-        """The one run that there is to take."""
-        (assignment,) = await self.dequeue(wait_s)
+    async def take(self) -> wire.Assignment:
+        """The one run that there is to take, however long it takes to come: a program that triggers it may start first."""
+        while not (assignments := await self.dequeue(wait_s=20)):
+            pass
+        (assignment,) = assignments
         return assignment
 
     async def take_and_start(self) -> wire.Assignment:
@@ -110,6 +112,14 @@ class FakeWorker:
         stored = wire.StoredCheckpoint(ids.new("checkpoint"), 1000, dump_ms=5.0)
         report = wire.SuspendReport(given.lease, stored)
         return (await self.say(f"runs/{given.run_id}/suspend", report, wire.LeaseReply)).status
+
+    async def hear(self, given: wire.Assignment, key: str, after: int = -1) -> wire.InputPart:
+        """The one part of its input that was sent to it since, however long it takes to come."""
+        asked = wire.InputRead(given.lease, key, after, wait_s=20)
+        while not (parts := (await self.say(f"runs/{given.run_id}/inputs", asked, wire.InputReply)).parts):
+            pass
+        (part,) = parts
+        return part
 
     async def finish(self, given: wire.Assignment, output: Any = None) -> str:
         report = wire.FinishReport(given.lease, "completed", msgspec.Raw(msgspec.json.encode(output)))
@@ -151,6 +161,8 @@ class FakeWorker:
 async def awake(url: str, tasks: list[TaskManifest] = TASKS) -> AsyncIterator[FakeWorker]:
     """A worker that is up, with the tasks `echo` and `mail/send`."""
     worker = FakeWorker(url)
-    await worker.come_up(tasks)
-    yield worker
-    await worker.close()
+    try:
+        await worker.come_up(tasks)
+        yield worker
+    finally:
+        await worker.close()

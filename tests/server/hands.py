@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import msgspec
-from fake_worker import FakeWorker, manifest
+from fake_worker import FakeWorker, awake, manifest
 
 from torpor import ids
 from torpor.wire import http as wire
@@ -22,17 +22,10 @@ TASKS = [manifest(name) for name in ("echo", "mail", "stream", "stay")]
 @asynccontextmanager
 async def at_work(url: str) -> AsyncIterator[FakeWorker]:
     """Such a worker, until the end of the block."""
-    worker = FakeWorker(url)
-    await worker.come_up(TASKS)
-    working = asyncio.create_task(_work(worker))
-    try:
+    async with awake(url, TASKS) as worker, asyncio.TaskGroup() as group:  # whoever waits for one that broke is told
+        working = group.create_task(_work(worker))
         yield worker
-    finally:
         working.cancel()
-        await asyncio.wait({working})
-        await worker.close()
-    if not working.cancelled():
-        working.result()
 
 
 async def _work(worker: FakeWorker) -> None:

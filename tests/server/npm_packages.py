@@ -16,6 +16,8 @@ from typing import NoReturn
 import pytest
 
 NPM = Path(__file__).parent / "npm"
+PATIENCE_S = 300.0
+"""For a program. That node starts and reads its packages takes a second on an idle machine, and half a minute on a busy one."""
 
 
 def installed(name: str) -> Path:
@@ -64,6 +66,11 @@ async def node(program: str, node_modules: Path, directory: Path, **environment:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    printed, complaints = await asyncio.wait_for(process.communicate(), 90)
+    try:
+        printed, complaints = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     assert process.returncode == 0, complaints.decode()
     return printed.decode()

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
+from facts import PATIENCE_S
 from fake_worker import KEY
 
 Row = dict[str, str | None]
@@ -79,14 +80,14 @@ class Poll:
         self.task = asyncio.create_task(reader.read(live=True))
 
     async def told(self) -> list[Row]:
-        return await asyncio.wait_for(self.task, 10)
+        return await asyncio.wait_for(self.task, PATIENCE_S)
 
 
 @asynccontextmanager
 async def reading(url: str, bearer: str = KEY, **headers: str) -> AsyncIterator[httpx2.AsyncClient]:
     """As the official client asks."""
     told = {"x-trigger-api-version": "2025-07-16", "x-trigger-electric-version": "1.0.0-beta.1"} | headers
-    async with httpx2.AsyncClient(headers={**told, "authorization": f"Bearer {bearer}"}, timeout=40) as http:
+    async with httpx2.AsyncClient(headers={**told, "authorization": f"Bearer {bearer}"}, timeout=90) as http:
         yield http
 
 

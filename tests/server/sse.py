@@ -60,5 +60,5 @@ class Events:
 @asynccontextmanager
 async def reading(http: httpx2.AsyncClient, path: str, **headers: str) -> AsyncIterator[Events]:
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
-    async with http.stream("GET", path, headers=sent, timeout=30) as response:
+    async with http.stream("GET", path, headers=sent, timeout=90) as response:
         yield Events(response)

@@ -7,6 +7,7 @@ from typing import Any
 import httpx2
 import msgspec
 import pytest
+from facts import PATIENCE_S
 from fake_worker import KEY, FakeWorker, Start
 
 from torpor import BatchItem, task
@@ -67,7 +68,7 @@ def item(index: int, task: str = "echo", **more: Any) -> dict[str, Any]:
 
 
 async def eventually(http: Http, batch_id: str, status: str) -> dict[str, Any]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while (batch := await http.batch(batch_id))["status"] != status:
             await asyncio.sleep(0.02)
     return batch
@@ -251,7 +252,7 @@ async def test_a_run_waits_for_its_batch_and_reads_results_in_pages(worker: Fake
         assert given.context.run_id in {one.run_id for one in added.items}
         await worker.start(given)
         await worker.finish(given, msgspec.json.decode(bytes(given.payload)))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         assert (await heard.get()).kind == "answered"
     (answer,) = (await worker.collect(parent, "wait_1")).answers
     assert [one["status"] for one in msgspec.json.decode(answer.output)] == ["COMPLETED"] * 3 + [None]
@@ -343,7 +344,7 @@ async def test_a_client_triggers_and_reads_a_batch(url: str, worker: FakeWorker,
     for given in await worker.dequeue(wait_s=5):
         await worker.start(given)
         await worker.finish(given, "done")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while (await client.batch(made["id"]))["status"] != "PARTIAL_FAILED":
             await asyncio.sleep(0.02)
     results = [result async for result in client.batch_results(made["id"])]

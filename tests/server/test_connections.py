@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import httpx2
 import msgspec
 import pytest
+from facts import PATIENCE_S
 from fake_worker import KEY, FakeWorker
 
 from torpor.server import connections
@@ -32,7 +33,7 @@ async def connected(url: str) -> AsyncIterator[tuple[asyncio.StreamReader, async
 
 async def answered(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     """Status and body of an answer after which the server hangs up."""
-    head, _, body = (await asyncio.wait_for(reader.read(), 20)).partition(b"\r\n\r\n")
+    head, _, body = (await asyncio.wait_for(reader.read(), PATIENCE_S)).partition(b"\r\n\r\n")
     return int(head.split()[1]), body
 
 
@@ -95,9 +96,11 @@ async def test_who_does_not_come_to_the_end_of_a_head_is_sent_away(url: str, mon
             writer.write(begun)
             assert (await answered(reader))[0] == 408
     # On an old connection from its first letter on; while nothing comes, it is idle, which is something else.
+    monkeypatch.setattr(connections, "HEAD_S", 3600)
     async with connected(url) as (reader, writer):
         writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
         assert b"200 OK" in await reader.readuntil(b'"ok"}')
+        monkeypatch.setattr(connections, "HEAD_S", 0.3)
         writer.write(b"GET /healthz HTTP/1.1\r\n")
         assert (await answered(reader))[0] == 408
 
@@ -105,9 +108,11 @@ async def test_who_does_not_come_to_the_end_of_a_head_is_sent_away(url: str, mon
 async def test_a_slow_body_is_served_in_its_time_and_holds_up_nobody(
     url: str, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "HEAD_S", 0.3)
     body = b'{"payload": "slow"}'
     async with connected(url) as (reader, writer):
+        writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert b"200 OK" in await reader.readuntil(b'"ok"}')
+        monkeypatch.setattr(connections, "HEAD_S", 0.3)  # for the head that comes whole
         writer.write(TRIGGER + b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(body))
         for letter in body:
             writer.write(bytes([letter]))

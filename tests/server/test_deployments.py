@@ -6,6 +6,7 @@ from typing import Any
 import asyncpg
 import httpx2
 import pytest
+from ahead import Ahead
 from fake_worker import KEY, TASKS, FakeWorker, Start
 
 from torpor.config import Settings
@@ -87,15 +88,11 @@ async def test_a_version_that_is_refused_is_no_deployment(client: AsyncClient, w
 async def test_a_deployment_is_forgotten_after_its_tasks(
     client: AsyncClient, worker: FakeWorker, database_url: str
 ) -> None:
-    class InTwoMonths:
-        def now(self) -> datetime:
-            return datetime.now(UTC) + timedelta(days=60)
-
     for version in ("v2", "v3"):
         await report(worker, version)
     database = await Database.connect(database_url)
     try:
-        await prune(Hub(Settings(), database, InTwoMonths()), pause_s=0)
+        await prune(Hub(Settings(), database, Ahead(days=60)), pause_s=0)
     finally:
         await database.close()
     assert await versions(client) == ["v3"], "the one that is current"

@@ -1,16 +1,17 @@
 """Looking at runs: one, many, and as they happen; and ending one."""
 
 import asyncio
-import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx2
 import pytest
+from facts import PATIENCE_S, until
 from fake_worker import KEY, FakeWorker
 
 from torpor.errors import NotFound, RunFailed
 from torpor.sdk.async_client import AsyncClient
+from torpor.server.hub import Hub
 
 pytestmark = pytest.mark.anyio
 
@@ -121,23 +122,29 @@ async def test_filters_choose_runs(client: AsyncClient, worker: FakeWorker) -> N
     assert await ids(period="1h") == [two, one]
 
 
-async def test_a_follower_hears_of_each_step_at_once_and_of_the_end(client: AsyncClient, worker: FakeWorker) -> None:
+async def test_a_follower_hears_of_each_step_at_once_and_of_the_end(
+    by_word_alone: None, client: AsyncClient, worker: FakeWorker, hubs: list[Hub]
+) -> None:
     made = await client.trigger("echo", 1)
-    heard: list[tuple[str, float]] = []
+    heard: list[str] = []
 
     async def follow() -> None:
         async for event in client.story(made["id"], follow=True):
-            heard.append((event["kind"], time.monotonic()))
+            heard.append(event["kind"])
+
+    async def is_told(kind: str) -> None:
+        """And the follower is back, and waits."""
+        await until(lambda: heard[-1:] == [kind] and hubs[0].wakeups.listening("run", made["id"]) == 1)
 
     following = asyncio.create_task(follow())
-    given = await worker.take_and_start()
-    await asyncio.sleep(0.2)
-    finished_at = time.monotonic()
+    await is_told("run.triggered")
+    given = await worker.take()
+    await is_told("run.dequeued")
+    await worker.start(given)
+    await is_told("run.started")
     await worker.finish(given, 1)
-    await asyncio.wait_for(following, 5)
-    kinds = [kind for kind, _ in heard]
-    assert kinds == ["run.triggered", "run.dequeued", "run.started", "run.completed"]
-    assert heard[-1][1] - finished_at < 0.5
+    await asyncio.wait_for(following, PATIENCE_S)
+    assert heard == ["run.triggered", "run.dequeued", "run.started", "run.completed"]
 
 
 async def test_logs_are_followed_without_repeating_a_line(client: AsyncClient, worker: FakeWorker) -> None:
@@ -149,7 +156,7 @@ async def test_logs_are_followed_without_repeating_a_line(client: AsyncClient, w
     following = asyncio.create_task(_messages(client, made["id"]))
     await worker.log(given, 8, "three")
     await worker.finish(given, 1)
-    assert await asyncio.wait_for(following, 5) == ["one", "two", "three"]
+    assert await asyncio.wait_for(following, PATIENCE_S) == ["one", "two", "three"]
 
 
 async def _messages(client: AsyncClient, run_id: str) -> list[str]:

@@ -9,11 +9,13 @@ import asyncpg
 import httpx2
 import jwt
 import pytest
+from ahead import Ahead
 from facts import eventually
 from fake_worker import KEY, TOKEN, FakeWorker, Start
 
 from torpor.errors import ApiError, Forbidden, NotFound, TorporError, Unauthorized, Unprocessable
 from torpor.sdk.async_client import AsyncClient
+from torpor.server.hub import Hub
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")]
 
@@ -58,17 +60,16 @@ async def test_the_database_holds_no_key_that_can_be_read(client: AsyncClient, d
     assert [row["sealed"] is None for row in rows if row["scopes"]] == [True], "of a scoped key there is only the hash"
 
 
-async def test_a_rotated_key_holds_beside_the_new_one_until_the_overlap_is_over(client: AsyncClient, url: str) -> None:
+async def test_a_rotated_key_holds_beside_the_new_one_until_the_overlap_is_over(
+    client: AsyncClient, url: str, hubs: list[Hub]
+) -> None:
     old = await client.create_key("shop")
-    new = await client.rotate_key(old["id"], overlap=2)
+    new = await client.rotate_key(old["id"], overlap="1h")
     assert (new["name"], new["replaces"]["id"]) == ("shop", old["id"])
     assert await opens(url, new["key"])
     assert await opens(url, old["key"])
-
-    async def is_over() -> bool:
-        return not await opens(url, old["key"])
-
-    await eventually(is_over)
+    hubs[0].clock = Ahead(hours=1)
+    assert not await opens(url, old["key"])
     assert await opens(url, new["key"])
     with pytest.raises(Unprocessable, match="is over"):
         await client.rotate_key(old["id"])
@@ -80,13 +81,13 @@ async def test_the_overlap_is_a_day_and_a_second_rotation_does_not_put_it_off(cl
     assert (await client.rotate_key(old["id"], overlap="3d"))["replaces"]["expiresAt"] == first
 
 
-async def test_a_key_is_revoked_at_once_on_every_server(start: Start, database_url: str) -> None:
+async def test_a_key_is_revoked_at_once_on_every_server(by_word_alone: None, start: Start, database_url: str) -> None:
+    """They are told, and don't only forget it."""
     one, two = await start(database_url), await start(database_url)
     async with AsyncClient(one, KEY) as client:
         made = await client.create_key("leaked")
         assert await opens(one, made["key"])
         assert await opens(two, made["key"])
-        began = time.monotonic()
         assert "revokedAt" in await client.revoke_key(made["id"])
         assert not await opens(one, made["key"])
 
@@ -94,7 +95,6 @@ async def test_a_key_is_revoked_at_once_on_every_server(start: Start, database_u
             return not await opens(two, made["key"])
 
         await eventually(is_refused)
-        assert time.monotonic() - began < 4, "it was told, and didn't only forget"
 
 
 async def test_the_last_secret_key_can_not_be_revoked_but_rotated_without_an_overlap(
@@ -151,7 +151,9 @@ async def test_a_rotated_setting_keeps_its_overlap_over_a_start_with_the_new_one
         assert [key["isYours"] for key in await client.api_keys() if key["isConfigured"]] == [True]
 
 
-async def test_a_scoped_key_may_do_what_its_scopes_say_until_its_end(client: AsyncClient, worker: FakeWorker) -> None:
+async def test_a_scoped_key_may_do_what_its_scopes_say_until_its_end(
+    client: AsyncClient, worker: FakeWorker, hubs: list[Hub]
+) -> None:
     url = client._target.url
     made = await client.create_key("mailer", scopes=["trigger:tasks:mail/send"], expires="1h")
     assert made["key"].startswith("tr_dev_sk_")
@@ -164,13 +166,10 @@ async def test_a_scoped_key_may_do_what_its_scopes_say_until_its_end(client: Asy
             assert caught.value.body["code"] == "unauthorized"
         with pytest.raises(Unauthorized, match="takes a secret key, not a scoped key"):
             await scoped.api_keys()
-    short = await client.create_key("short", scopes=["admin"], expires=2)
+    short = await client.create_key("short", scopes=["admin"], expires="1h")
     assert await opens(url, short["key"])
-
-    async def is_over() -> bool:
-        return not await opens(url, short["key"])
-
-    await eventually(is_over)
+    hubs[0].clock = Ahead(hours=1)
+    assert not await opens(url, short["key"])
 
 
 UNOBTAINABLE: list[dict[str, Any]] = [
@@ -212,7 +211,7 @@ async def test_keys_are_sealed_anew_by_a_new_master_key(start: Start, database_u
     async with httpx2.AsyncClient() as http:
         response = await http.post(f"{url}/api/v1/auth/jwt/claims", headers={"authorization": f"Bearer {KEY}"})
     claims = {"iss": "https://id.trigger.dev", "aud": "https://api.trigger.dev", "scopes": ["read:runs"]}
-    by_client = jwt.encode(claims | response.json() | {"exp": int(time.time()) + 60}, made)
+    by_client = jwt.encode(claims | response.json() | {"exp": int(time.time()) + 3600}, made)
     for token in (by_server, by_client):
         async with AsyncClient(url, token) as client:
             assert [run async for run in client.runs()] == []

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import httpx2
 import pytest
+from ahead import Ahead
+from facts import PATIENCE_S
 from fake_worker import KEY, TOKEN, FakeWorker, Start, manifest
 
 from torpor import ids
@@ -21,13 +22,6 @@ from torpor.store.database import Database
 from torpor.wire import http as wire
 
 pytestmark = pytest.mark.anyio
-
-
-class Later:
-    """A clock that is two hours ahead: what is to go in an hour has gone."""
-
-    def now(self) -> datetime:
-        return datetime.now(UTC) + timedelta(hours=2)
 
 
 @pytest.fixture
@@ -131,7 +125,7 @@ async def test_a_deleted_environment_lets_nobody_in_and_leaves_nothing_behind(
     await ours.finish(await ours.take_and_start(), large)
     async with AsyncClient(url, made["key"]) as prod:
         await prod.trigger("echo", large)
-        await prod.create_schedule("echo", "* * * * *", deduplication_key="each minute")
+        await prod.create_schedule("echo", "0 0 29 2 *", deduplication_key="each leap year")
         await prod.create_token(title="Pay?")
         token = await prod.create_public_token(["read:runs"])
         why = await refused(client.delete_project("shop"))
@@ -150,8 +144,8 @@ async def test_a_deleted_environment_lets_nobody_in_and_leaves_nothing_behind(
     assert again["id"] != made["id"], "its name is free"
     assert {each["id"] for each in await client.delete_project("shop")} == {other["id"], again["id"]}
 
-    hub = Hub(Settings(data_dir=data_dir), await Database.connect(database_url), Later())
-    async with asyncio.timeout(30):
+    hub = Hub(Settings(data_dir=data_dir), await Database.connect(database_url), Ahead(hours=2))
+    async with asyncio.timeout(PATIENCE_S):
         while len(await database.fetch("select from environments")) > 1:
             await remove_deleted(hub, pause_s=0)
     await hub.database.close()

@@ -176,8 +176,9 @@ async def test_a_query_writes_nothing_and_ends_in_time(
 ) -> None:
     """By the database itself, should the grammar ever let something through."""
     monkeypatch.setitem(query.RUNS, "nap", query.Column("text", "pg_sleep(5)::text", ""))
-    monkeypatch.setattr(query, "_SETTINGS", query._SETTINGS.replace("'10s'", "'50ms'"))
-    assert "took longer than" in await refusal(client, "select nap from runs")
+    with monkeypatch.context() as brief:
+        brief.setattr(query, "_SETTINGS", query._SETTINGS.replace("'10s'", "'50ms'"))
+        assert "took longer than" in await refusal(client, "select nap from runs")
     monkeypatch.delitem(query.RUNS, "nap")
     monkeypatch.setitem(query.RUNS, "writes", query.Column("text", "nextval('events_id_seq')::text", ""))
     assert (await http.post("/api/v1/query", json={"query": "select writes from runs"})).status_code == 500, (

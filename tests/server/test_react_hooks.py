@@ -8,6 +8,7 @@ from urllib.parse import quote
 import msgspec
 import pytest
 from browser import Served, bundle, chromium
+from facts import PATIENCE_S
 from fake_worker import FakeWorker, manifest
 from hands import append
 from playwright.async_api import Browser, Page, expect
@@ -39,6 +40,7 @@ async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
 async def page(browser: Browser) -> AsyncIterator[Page]:
     """A page that may not break."""
     page = await browser.new_page()
+    page.set_default_timeout(PATIENCE_S * 1000)
     broken: list[str] = []
     page.on("pageerror", lambda error: broken.append(str(error)))
     yield page
@@ -53,7 +55,7 @@ async def opened(page: Page, page_url: str, **given: object) -> None:
 
 async def shows(page: Page, line: str, text: str) -> None:
     """Until this line of the page has this text."""
-    await expect(page.locator(f"#{line} td")).to_have_text(text, timeout=20_000)
+    await expect(page.locator(f"#{line} td")).to_have_text(text, timeout=PATIENCE_S * 1000)
 
 
 @pytest.mark.timeout(400)
@@ -79,9 +81,7 @@ async def test_a_page_orders_follows_and_approves(
     await worker.say(f"runs/{run.run_id}/metadata", packed, wire.MetadataReply)
     await shows(page, "metadata", '{"packed":true}')
     await page.get_by_role("button", name="Remark").click()
-    asked = wire.InputRead(run.lease, "remarks", wait_s=20)
-    (remark,) = (await worker.say(f"runs/{run.run_id}/inputs", asked, wire.InputReply)).parts
-    assert msgspec.json.decode(remark.data) == "in blue, please"
+    assert msgspec.json.decode((await worker.hear(run, "remarks")).data) == "in blue, please"
 
     await worker.block(run, NewWait("wait_1", "token", waitpoint_id=token["id"]))
     await shows(page, "statuses", "QUEUED → DEQUEUED → EXECUTING → WAITING")
@@ -111,7 +111,7 @@ async def test_a_page_follows_a_batch_and_is_told_what_it_may_not_see(
         await worker.start(run)
         await worker.finish(run)
     await shows(page, "batch", "echo COMPLETED, echo COMPLETED")
-    await expect(page.locator("#tagged td")).to_contain_text("403")
+    await expect(page.locator("#tagged td")).to_contain_text("403", timeout=PATIENCE_S * 1000)
     await page.get_by_role("button", name="Echo").click()
     run = await worker.take_and_start()
     await worker.finish(run, run.payload)

@@ -8,16 +8,17 @@ from typing import Any
 import asyncpg
 import httpx2
 import pytest
-from facts import eventually
+from facts import PATIENCE_S, until
 from fake_worker import KEY, FakeWorker, Start
 from shape_reader import Follow, Poll, ShapeReader, reading
 
 from torpor.engine import read_feeds
 from torpor.sdk.async_client import AsyncClient
 from torpor.sdk.debounce import Debounce
+from torpor.server.hub import Hub
 from torpor.wire.runner import NewWait
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("by_word_alone")]
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ async def test_a_run_is_followed_to_its_end(client: AsyncClient, worker: FakeWor
 async def test_whatever_changes_a_run_is_announced(
     client: AsyncClient, worker: FakeWorker, follow: Follow, http: httpx2.AsyncClient, url: str
 ) -> None:
-    """By each verb: what isn't is told only when the next poll begins."""
+    """By each verb."""
     debounce = Debounce("key", "1h")
     run_id: str = (await client.trigger("echo", debounce=debounce, max_attempts=2))["id"]
     reader = follow(f"runs/{run_id}")
@@ -90,7 +91,7 @@ async def test_whatever_changes_a_run_is_announced(
         before = reader.rows[run_id]
         told = asyncio.create_task(reader.until(run_id, **values))
         done = await verb
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             assert await told != before
         return done
 
@@ -280,7 +281,7 @@ async def test_a_single_large_run_fills_a_page_by_itself(
 
 
 async def test_many_followers_of_a_feed_cost_one_query(
-    client: AsyncClient, worker: FakeWorker, follow: Follow, monkeypatch: pytest.MonkeyPatch
+    client: AsyncClient, worker: FakeWorker, follow: Follow, hubs: list[Hub], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = await client.trigger("echo", tags=["t"])
     readers = [follow("runs", tags="t") for _ in range(40)]
@@ -295,8 +296,9 @@ async def test_many_followers_of_a_feed_cost_one_query(
         return await look(*arguments, **named)
 
     monkeypatch.setattr(read_feeds, "runs_of", counted)
-    for verb in (worker.take_and_start, lambda: client.cancel(made["id"], at_once=True)):
+    for verb in (worker.take, lambda: client.cancel(made["id"], at_once=True)):
         polls = [Poll(reader) for reader in readers]
+        await until(lambda: hubs[0].feeds.held.total() == len(readers))
         await verb()
         for poll in polls:
             assert [row["id"] for row in await poll.told()] == [made["id"]]
@@ -304,7 +306,7 @@ async def test_many_followers_of_a_feed_cost_one_query(
 
 
 async def test_who_hangs_up_leaves_nothing_behind(
-    start: Start, database_url: str, caplog: pytest.LogCaptureFixture
+    start: Start, database_url: str, hubs: list[Hub], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Seen by the limit: while one subscription is open there is no room for another."""
     url = await start(database_url, realtime_subscriptions=1)
@@ -316,7 +318,9 @@ async def test_who_hangs_up_leaves_nothing_behind(
         await reader.read()
         await other.read()
         poll = Poll(reader)
-        refused = await _first_refusal(other)
+        await until(lambda: hubs[0].feeds.held.total() == 1)
+        refused = await other.ask(live=True)
+        assert refused.status_code == 429
         assert refused.json() == {
             "error": "this environment has 1 realtime subscriptions open, which is its limit",
             "limit": 1,
@@ -324,32 +328,13 @@ async def test_who_hangs_up_leaves_nothing_behind(
         }
         poll.task.cancel()
         await asyncio.gather(poll.task, return_exceptions=True)
-        polls: list[asyncio.Task[httpx2.Response]] = []
-
-        async def is_let_in() -> bool:
-            asked = asyncio.create_task(other.ask(live=True))
-            done, _ = await asyncio.wait({asked}, timeout=0.2)
-            polls.append(asked)
-            return not done
-
-        await eventually(is_let_in)
+        await until(lambda: not hubs[0].feeds.held)
+        let_in = Poll(other)
+        await until(lambda: hubs[0].feeds.held.total() == 1)
         await client.cancel(made["id"])
-        assert (await polls[-1]).status_code == 200
+        assert [row["status"] for row in await let_in.told()] == ["CANCELED"]
         await worker.close()
     assert not caplog.records
-
-
-async def _first_refusal(reader: ShapeReader) -> httpx2.Response:
-    """The other poll may be on its way still; then this one is let in, and hangs up."""
-    while True:
-        asked = asyncio.create_task(reader.ask(live=True))
-        done, _ = await asyncio.wait({asked}, timeout=0.2)
-        if done:
-            answer = asked.result()
-            assert answer.status_code == 429
-            return answer
-        asked.cancel()
-        await asyncio.gather(asked, return_exceptions=True)
 
 
 # -- who may, and what ------------------------------------------------------------------------------------------------

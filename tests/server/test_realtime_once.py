@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import httpx2
 import pytest
-from facts import eventually
+from facts import until
 from fake_worker import KEY, TOKEN, FakeWorker, Start
 from shape_reader import Follow, Poll, ShapeReader, reading
 
 from torpor.config import Settings
 from torpor.sdk.async_client import AsyncClient
+from torpor.server.hub import Hub
 from torpor.server.serve import serve
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("by_word_alone")]
 
 
 async def test_changes_that_commit_in_another_order_than_they_began_are_told_once_each(
@@ -98,7 +98,7 @@ async def test_two_servers_answer_in_turn(start: Start, database_url: str) -> No
 
 
 async def test_a_server_that_stops_ends_its_polls_and_the_next_one_goes_on(
-    start: Start, database_url: str, tmp_path: Path
+    start: Start, database_url: str, hubs: list[Hub], tmp_path: Path
 ) -> None:
     stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
     settings = Settings(port=0, secret_key=KEY, worker_token=TOKEN, data_dir=tmp_path / "data")
@@ -113,7 +113,7 @@ async def test_a_server_that_stops_ends_its_polls_and_the_next_one_goes_on(
         for reader in readers:
             await reader.read()
         polls = [Poll(reader) for reader in readers]
-        await eventually(lambda: _is_held(http, url))
+        await until(lambda: hubs[0].feeds.held.total() == len(polls))
         stop.set()
         for poll in polls:
             assert await poll.told() == []
@@ -124,11 +124,6 @@ async def test_a_server_that_stops_ends_its_polls_and_the_next_one_goes_on(
         for reader in readers:
             reader.http, reader.url = http, url
             assert [row["status"] for row in await reader.read(live=True)] == ["CANCELED"]
-
-
-async def _is_held(http: httpx2.AsyncClient, url: str) -> bool:
-    """A request after the polls has been answered: they were taken before."""
-    return (await http.get(f"{url}/healthz")).status_code == 200
 
 
 async def test_what_was_announced_while_nobody_listened_is_told(

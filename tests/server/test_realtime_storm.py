@@ -9,12 +9,13 @@ from collections.abc import Sequence
 import asyncpg
 import httpx2
 import pytest
+from facts import PATIENCE_S
 from fake_worker import KEY, FakeWorker, Start
 from shape_reader import Row, ShapeReader, reading
 
 from torpor.sdk.async_client import AsyncClient
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("by_word_alone")]
 
 SEED = 7
 COUNT_UP = """
@@ -86,7 +87,7 @@ async def test_in_a_storm_of_changes_each_is_told_once_and_none_is_missed(start:
         rows = await connection.fetch("select id, (metadata->>'n')::int as n from runs")
         await connection.close()
         numbers = {row["id"]: row["n"] for row in rows}
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while any(number != numbers[run_id] for each in readers for run_id, number in each.numbers.items()):
                 assert not any(task.done() for task in following), [
                     task.exception() for task in following if task.done()

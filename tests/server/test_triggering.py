@@ -7,6 +7,7 @@ from typing import Any
 import httpx2
 import msgspec
 import pytest
+from facts import PATIENCE_S
 from fake_worker import KEY, VERSION, FakeWorker
 
 from torpor.engine import payload as payloads
@@ -201,11 +202,12 @@ async def test_a_body_may_be_absent_under_a_json_content_type(
 
 
 async def test_a_delayed_run_waits_for_its_time(client: AsyncClient, worker: FakeWorker) -> None:
-    made = await client.trigger("echo", 1, delay=0.3)
+    made = await client.trigger("echo", 1, delay="1h")
     run = await client.run(made["id"])
     assert (run["status"], run["isQueued"]) == ("DELAYED", True)
     assert "delayedUntil" in run
     assert await worker.dequeue() == []
+    await client.reschedule(made["id"], 0.2)
     assert (await worker.take()).run_id == made["id"]
 
 
@@ -271,7 +273,7 @@ async def test_a_delayed_run_is_rescheduled(client: AsyncClient, worker: FakeWor
     assert after["delayedUntil"] > before["delayedUntil"]
     await client.reschedule(made["id"], 0)
     for run_id, status in ((made["id"], 400), ("run_unknown", 404)):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while (await client.run(made["id"]))["status"] == "DELAYED":
                 await asyncio.sleep(0.01)
         with pytest.raises(ApiError) as caught:
@@ -318,13 +320,13 @@ async def test_others_are_heard_while_a_large_payload_is_checked(
 
     def slowly(*args: Any) -> Any:
         begun.set()
-        assert may_go_on.wait(10), "nobody else was heard"
+        assert may_go_on.wait(PATIENCE_S), "nobody else was heard"
         return check(*args)
 
     monkeypatch.setattr(payloads, "fit", slowly)
     monkeypatch.setattr(payloads, "LARGE_CHARS", 1000)
     triggering = asyncio.create_task(client.trigger("echo", {"text": "x" * 2000}))
-    await asyncio.to_thread(begun.wait, 10)
+    await asyncio.to_thread(begun.wait, PATIENCE_S)
     assert [each["id"] for each in await client.tasks()] == ["echo", "mail/send"]
     may_go_on.set()
     assert (await client.run((await triggering)["id"]))["payload"] == {"text": "x" * 2000}

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import httpx2
 import msgspec
 import pytest
+from ahead import Ahead
 from fake_worker import KEY, FakeWorker, Start
 from hypothesis import given as any_of
 from hypothesis import settings as hypothesis_settings
@@ -214,21 +215,11 @@ async def test_an_upload_is_deleted_after_a_day_and_its_runs_payload_is_not(
     never, used = await upload(http, '"never triggered"'), await upload(http, msgspec.json.encode(LARGE))
     run_id = (await trigger(http, used)).json()["id"]
     assert await offload.sweep(hub) == 0, "a trigger may be on its way"
-    hub.clock = _In(timedelta(days=1, hours=1))
+    hub.clock = Ahead(days=1, hours=1)
     assert await offload.sweep(hub) == 2
     assert [file.name.startswith(f"{run_id}-payload-") for file in objects(data_dir)] == [True]
     assert (await trigger(http, never)).status_code == 422
     assert (await client.run(run_id))["payload"] == LARGE
-
-
-class _In:
-    """A clock that is ahead."""
-
-    def __init__(self, ahead: timedelta) -> None:
-        self._ahead = ahead
-
-    def now(self) -> datetime:
-        return datetime.now(UTC) + self._ahead
 
 
 # -- reading back -----------------------------------------------------------------------------------------------------

@@ -1,14 +1,17 @@
 """A run's life as a worker drives it, and what a worker with an old lease is told."""
 
 import asyncio
-import time
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
+from ahead import Ahead
+from facts import PATIENCE_S, asking_for_work, until
 from fake_worker import KEY, FakeWorker, Start
 
 from torpor import ids
 from torpor.sdk.async_client import AsyncClient
+from torpor.server.hub import Hub
 from torpor.wire import http as wire
 from torpor.wire.runner import NewWait
 
@@ -19,13 +22,15 @@ async def kinds(client: AsyncClient, run_id: str) -> list[str]:
     return [event["kind"] async for event in client.story(run_id)]
 
 
-async def test_a_run_waits_leaves_memory_comes_back_and_completes(client: AsyncClient, worker: FakeWorker) -> None:
+async def test_a_run_waits_leaves_memory_comes_back_and_completes(
+    client: AsyncClient, worker: FakeWorker, hubs: list[Hub]
+) -> None:
     """Twice: what works once may have left something behind."""
     run_id = (await client.trigger("echo", {"n": 1}))["id"]
     given = await worker.take_and_start()
     assert (given.task_id, given.context.attempt, msgspec.json.decode(given.payload)) == ("echo", 1, {"n": 1})
     for number in (1, 2):
-        blocked = await worker.block(given, NewWait(f"wait_{number}", "time", duration_s=0.4))
+        blocked = await worker.block(given, NewWait(f"wait_{number}", "time", duration_s=600))
         assert (blocked.status, blocked.answers) == ("ok", [])
         assert [wait.wait_id for wait in blocked.open] == [f"wait_{number}"]
         assert (await client.run(run_id))["isWaiting"]
@@ -33,11 +38,13 @@ async def test_a_run_waits_leaves_memory_comes_back_and_completes(client: AsyncC
         run = await client.run(run_id)
         assert (run["status"], run["isWaiting"], run["isCompleted"]) == ("WAITING", True, False)
         assert len(await client.checkpoints(run_id)) == number
+        hubs[0].clock = Ahead(minutes=10 * number)
+        hubs[0].wakeups.hear("reconnected", {})  # whoever sleeps looks again
         restored = await worker.take()
         assert restored.checkpoint is not None
+        assert restored.due_at
         assert restored.context.attempt == 1
         assert [answer.wait_id for answer in restored.answers] == [f"wait_{number}"]
-        assert restored.due_at
         assert await worker.start(restored, [f"wait_{number}"]) == "ok"
         given = restored
     assert await worker.finish(given, "done") == "ok"
@@ -46,24 +53,25 @@ async def test_a_run_waits_leaves_memory_comes_back_and_completes(client: AsyncC
     assert story.count("run.suspended") == story.count("run.resumed") == 2
 
 
-async def test_a_wait_that_is_due_wakes_the_run_within_milliseconds(client: AsyncClient, worker: FakeWorker) -> None:
+async def test_a_wait_that_is_due_wakes_the_run_at_its_time_and_not_at_a_look_now_and_then(
+    by_word_alone: None, client: AsyncClient, worker: FakeWorker
+) -> None:
     await client.trigger("echo")
     given = await worker.take_and_start()
     news = await worker.listen()
-    late_ms: list[float] = []
-    for number in range(10):
+    for number in range(5):
         wait_id = f"wait_{number}"
-        asked_at = time.monotonic()
+        asked_at = datetime.now(UTC)
         await worker.block(given, NewWait(wait_id, "time", duration_s=0.15))
-        assert await asyncio.wait_for(news.get(), 5) == wire.News("answered", given.run_id, given.lease)
-        late_ms.append((time.monotonic() - asked_at - 0.15) * 1000)
+        assert await asyncio.wait_for(news.get(), PATIENCE_S) == wire.News("answered", given.run_id, given.lease)
+        assert datetime.now(UTC) - asked_at >= timedelta(seconds=0.15)
         (answer,) = (await worker.collect(given, wait_id)).answers
         assert (answer.wait_id, answer.status) == (wait_id, "completed")
-    # Counted from before the request was sent, on a machine that does other things too.
-    assert sorted(late_ms)[len(late_ms) // 2] < 50, late_ms
 
 
-async def test_a_short_wait_entered_during_a_long_one_is_not_late(client: AsyncClient, worker: FakeWorker) -> None:
+async def test_a_short_wait_entered_during_a_long_one_is_not_late(
+    by_word_alone: None, client: AsyncClient, worker: FakeWorker
+) -> None:
     """The timer duty sleeps until the next due time; an earlier one must wake it."""
     await client.create_token("1h")
     await client.trigger("echo")
@@ -71,37 +79,40 @@ async def test_a_short_wait_entered_during_a_long_one_is_not_late(client: AsyncC
     news = await worker.listen()
     await worker.block(given, NewWait("wait_long", "time", duration_s=3600))
     await worker.block(given, NewWait("wait_short", "time", duration_s=0.05))
-    assert (await asyncio.wait_for(news.get(), 1)).kind == "answered"
+    assert (await asyncio.wait_for(news.get(), PATIENCE_S)).kind == "answered"
 
 
-async def test_a_worker_that_has_hung_up_is_given_nothing(url: str, client: AsyncClient, worker: FakeWorker) -> None:
+async def test_a_worker_that_has_hung_up_is_given_nothing(
+    by_word_alone: None, url: str, client: AsyncClient, worker: FakeWorker, hubs: list[Hub]
+) -> None:
     """Its request is still held here when the run comes; the run is for the next in line."""
     gone = FakeWorker(url)
     await gone.come_up()
-    held = asyncio.create_task(gone.dequeue(wait_s=20))
-    await asyncio.sleep(0.1)
+    held = asyncio.create_task(gone.dequeue(wait_s=PATIENCE_S))
+    await until(lambda: asking_for_work(hubs[0]) == 1)
     held.cancel()
     await asyncio.wait({held})
     await gone.close()
-    waiting = asyncio.create_task(worker.dequeue(wait_s=20))
-    await asyncio.sleep(0.1)
+    waiting = asyncio.create_task(worker.dequeue(wait_s=PATIENCE_S))
+    await until(lambda: asking_for_work(hubs[0]) == 2)
     made = await client.trigger("echo")
-    (given,) = await asyncio.wait_for(waiting, 1)
+    (given,) = await waiting
     assert given.run_id == made["id"]
 
 
-async def test_a_held_dequeue_wakes_when_a_run_is_triggered(client: AsyncClient, worker: FakeWorker) -> None:
-    held = asyncio.create_task(worker.dequeue(wait_s=20))
-    await asyncio.sleep(0.1)
-    assert not held.done()
-    triggered_at = time.monotonic()
+async def test_a_held_dequeue_wakes_when_a_run_is_triggered(
+    by_word_alone: None, client: AsyncClient, worker: FakeWorker, hubs: list[Hub]
+) -> None:
+    held = asyncio.create_task(worker.dequeue(wait_s=PATIENCE_S))
+    await until(lambda: asking_for_work(hubs[0]) == 1)
     made = await client.trigger("echo")
-    (given,) = await asyncio.wait_for(held, 5)
+    (given,) = await held
     assert given.run_id == made["id"]
-    assert time.monotonic() - triggered_at < 0.5
 
 
-async def test_each_run_goes_to_one_of_the_workers_that_ask(url: str, client: AsyncClient, worker: FakeWorker) -> None:
+async def test_each_run_goes_to_one_of_the_workers_that_ask(
+    by_word_alone: None, url: str, client: AsyncClient, worker: FakeWorker, hubs: list[Hub]
+) -> None:
     """Also when one of those asking can't take it: the wake-up is passed on."""
     others = [FakeWorker(url) for _ in range(3)]
     for other in others:
@@ -109,13 +120,13 @@ async def test_each_run_goes_to_one_of_the_workers_that_ask(url: str, client: As
     useless = FakeWorker(url)
     intro = wire.Introduction(useless.worker_id, useless.instance_id, "host", 1, False, {})
     await useless.say("hello", intro, wire.Welcome)
-    asked = wire.DequeueRequest(useless.worker_id, useless.instance_id, 1, ["v0"], False, 20.0)
+    asked = wire.DequeueRequest(useless.worker_id, useless.instance_id, 1, ["v0"], False, PATIENCE_S)
     in_vain = asyncio.create_task(useless.say("dequeue", asked, wire.DequeueReply))
-    await asyncio.sleep(0.1)
-    held = [asyncio.create_task(other.dequeue(wait_s=20, free=1)) for other in (worker, *others)]
-    await asyncio.sleep(0.1)
+    await until(lambda: asking_for_work(hubs[0]) == 1)
+    held = [asyncio.create_task(other.dequeue(wait_s=PATIENCE_S, free=1)) for other in (worker, *others)]
+    await until(lambda: asking_for_work(hubs[0]) == 5)
     made = {(await client.trigger("echo", n))["id"] for n in range(4)}
-    taken = [given.run_id for reply in await asyncio.wait_for(asyncio.gather(*held), 1.5) for given in reply]
+    taken = [given.run_id for reply in await asyncio.gather(*held) for given in reply]
     assert (set(taken), len(taken)) == (made, 4)
     assert not in_vain.done()
     in_vain.cancel()
@@ -128,7 +139,7 @@ async def test_a_stale_lease_is_told_so_and_changes_nothing(client: AsyncClient,
     given = await worker.take_and_start()
     news = await worker.listen()
     await client.cancel(run_id, at_once=True)
-    assert await asyncio.wait_for(news.get(), 5) == wire.News("stale", run_id, given.lease)
+    assert await asyncio.wait_for(news.get(), PATIENCE_S) == wire.News("stale", run_id, given.lease)
     assert (await worker.heartbeat(given)).news == [wire.News("stale", run_id, given.lease)]
     before = await client.run(run_id), await kinds(client, run_id)
     assert await worker.start(given) == "stale"
@@ -218,7 +229,7 @@ async def test_a_run_whose_worker_fell_silent_is_given_to_another(start: Start, 
     async with AsyncClient(url, KEY) as client:
         run_id = (await client.trigger("echo"))["id"]
         lost = await silent.take_and_start()
-        again = await other.take(wait_s=10)
+        again = await other.take()
         assert again.run_id == run_id
         assert again.lease > lost.lease
         assert await silent.finish(lost, "late") == "stale"

@@ -7,7 +7,7 @@ const { auth, batch, configure, deployments, envvars, idempotencyKeys, query, qu
 const once = { retry: { maxAttempts: 1 } };
 configure({ requestOptions: once });
 
-const PATIENCE_MS = 20_000;
+const PATIENCE_MS = 60_000;
 const told = {};
 
 // Asks one function, named as an author writes it, for example "runs.bulk.cancel". It answers what `ask` made of it.
@@ -125,13 +125,13 @@ await call("runs.subscribeToBatch", async (subscribe) => {
 let streaming;
 await call("streams.read", async (read) => {
   streaming = await tasks.trigger("stream", ["one", { two: 2 }]);
-  return all(await read(streaming.id, "tokens", { timeoutInSeconds: 5 }));
+  return all(await read(streaming.id, "tokens", { timeoutInSeconds: 60 }));
 });
 await call("runs.fetchStream", async (fetchStream) => {
-  const parts = await fetchStream(streaming.id, "tokens", { timeoutInSeconds: 5 });
+  const parts = await fetchStream(streaming.id, "tokens", { timeoutInSeconds: 60 });
   return all(parts);
 });
-await call("streams.define", async (define) => all(await define({ id: "tokens" }).read(streaming.id, { startIndex: 1, timeoutInSeconds: 5 })));
+await call("streams.define", async (define) => all(await define({ id: "tokens" }).read(streaming.id, { startIndex: 1, timeoutInSeconds: 60 })));
 await call("streams.input", async (input) => {
   const { id } = await tasks.trigger("stay");
   await input({ id: "answers" }).send(id, { approved: true });

@@ -33,6 +33,7 @@ const items = [150_000, 10, 700_000].map((length) => ({ id: "echo", payload: { t
 const { batchId } = await batch.trigger(items);
 let found;
 do {
+  await new Promise((done) => setTimeout(done, 50));
   found = await batch.retrieve(batchId);
 } while (found.status !== "COMPLETED");
 told.batch = await Promise.all(found.runs.map(echoed));

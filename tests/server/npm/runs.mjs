@@ -33,7 +33,7 @@ const filters = {
   isTest: { isTest: true },
   batch: { batch: process.env.BATCH },
   schedule: { schedule: "sched_none" },
-  from: { from: new Date(Date.now() - 60_000), to: new Date(Date.now() + 60_000), limit: 3 },
+  from: { from: new Date(Date.now() - 3600_000), to: new Date(Date.now() + 60_000), limit: 3 },
   until: { to: 1 },
   period: { period: "1h", limit: 2 },
   several: { status: "QUEUED", tag: "a b", taskIdentifier: ["echo", "mail/send"] },
@@ -127,7 +127,10 @@ told.callback = (await fetch(hook.url, { method: "POST", body: "not json" })).st
 told.callbackOutput = (await wait.retrieveToken(hook.id)).output;
 told.badCallback = (await fetch(hook.url.slice(0, -4) + "0000", { method: "POST" })).status;
 let late = await wait.retrieveToken(short.id);
-while (late.status === "WAITING") late = await wait.retrieveToken(short.id);
+while (late.status === "WAITING") {
+  await new Promise((done) => setTimeout(done, 50));
+  late = await wait.retrieveToken(short.id);
+}
 told.timedOut = [late.status, late.error?.message ?? null];
 told.tokens = {};
 for (const [name, filter] of Object.entries({

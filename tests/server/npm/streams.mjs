@@ -6,15 +6,17 @@ import { auth, configure, runs, streams, tasks } from "@trigger.dev/sdk";
 
 const target = new URL(process.env.TRIGGER_API_URL);
 let cuts = 0;
+let beginReading;
+const isReading = new Promise((resolve) => (beginReading = resolve));
 const proxy = http.createServer((asked, answer) => {
   const { method, headers, url: path } = asked;
   const reads = method === "GET" && path.startsWith("/realtime/v1/streams/");
   const onward = http.request({ host: target.hostname, port: target.port, method, path, headers }, (response) => {
     answer.writeHead(response.statusCode, response.headers);
-    let chunks = 0;
+    if (reads) beginReading();
     response.on("data", (data) => {
       answer.write(data);
-      if (reads && cuts < 6 && ++chunks === 2) {
+      if (reads && cuts < 6 && data.includes("event: batch")) {
         cuts++;
         setTimeout(() => answer.destroy(), 5); // in the middle, with no end
         onward.destroy();
@@ -41,7 +43,8 @@ async function all(parts) {
 }
 
 const run = await tasks.trigger("count", 40);
-const reading = all(await streams.read(run.id, "numbers", { timeoutInSeconds: 30 }));
+const reading = all(await streams.read(run.id, "numbers", { timeoutInSeconds: 300 }));
+await isReading;
 await control.send(run.id, "go");
 const appended = await fetch(`${target.origin}/realtime/v1/streams/${run.id}/self/numbers/append`, {
   method: "POST",
