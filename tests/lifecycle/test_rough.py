@@ -190,6 +190,23 @@ def test_runs_wait_for_runs_at_any_depth(make_stack: StackMaker) -> None:
     stack.assert_nothing_left()
 
 
+def test_a_run_that_somebody_had_stopped_when_it_was_frozen_wakes_up(stack: Stack) -> None:
+    """Its image is of a stopped process: woken by its signal alone, it would be killed for silence, on each worker anew."""
+    stack.pause_at("before_dump")
+    token = stack.client.create_token()["id"]
+    run_id = stack.trigger("waits_for_token", {"journal": str(stack.journal()), "token_id": token})
+    stack.await_reached("before_dump")
+    pid = stack.process_of(run_id)
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T", what="it is stopped")
+    stack.go_on("before_dump")
+    stack.await_event(run_id, "run.suspended")
+    stack.client.complete_token(token, "the answer")
+    assert stack.output(run_id) == "the answer"
+    stack.assert_nothing_left()
+
+
 def test_when_memory_is_short_runs_leave_it_though_an_answer_is_near(make_stack: StackMaker) -> None:
     """All of the memory is to be free, which it never is."""
     stack = make_stack(TORPOR_MEMORY_FLOOR_PERCENT="100", TORPOR_HOLD_S="3600", TORPOR_HOLD_CHILD_S="3600")

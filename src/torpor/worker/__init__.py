@@ -23,7 +23,7 @@
 `room.py`        what a run sees and who it is: a root of its own, a user of its own
 `template.py`    what all runs of a project see alike, read-only
 `privileges.py`  giving up what makes a process more than its user
-`process.py`     a run's process: what it says, how it stands, its end
+`process.py`     a run's process: what it says, its sleep, its end; `standing.py`: how it stands, as the kernel tells it
 `belongings.py`  what it has on the machine besides: its directory, its room, its limits, its network
 `control_socket.py` our end of the socket over which it speaks
 `inbox.py`       what happens to it, in order, and how much it may say ahead

@@ -21,7 +21,7 @@ from torpor.images import Later
 from torpor.sdk.canceling import INTERRUPT
 from torpor.wire import http, runner
 from torpor.wire.framing import MAX_MESSAGE_BYTES, FramingError, frame
-from torpor.worker import criu, files, usage
+from torpor.worker import criu, files, standing, usage
 from torpor.worker.belongings import Belongings
 from torpor.worker.control_socket import Connection
 from torpor.worker.inbox import Inbox
@@ -33,8 +33,6 @@ log = logging.getLogger(__name__)
 
 FIRST_WORDS_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 2.0
-_STILL = {"T", "t", "X", "Z"}
-_PF_EXITING = 0x4
 
 watched: set[int] = set()
 """Processes whose end is awaited here: whoever collects orphans leaves these alone."""
@@ -134,13 +132,7 @@ class RunProcess:
     @property
     def is_dying(self) -> bool:
         """It was killed, and is not gone yet: to give much memory back takes a while where there are other things to do."""
-        try:
-            flags = int(Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[6])
-            status = Path(f"/proc/{self.pid}/status").read_text()
-        except (OSError, IndexError):
-            return True
-        pending = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd:", "ShdPnd:"))]
-        return bool(flags & _PF_EXITING) or any(each & 1 << (signal.SIGKILL - 1) for each in pending)
+        return standing.is_dying(self.pid or 0)
 
     async def listen(self) -> None:
         """Before it is forked or restored, so that it can connect at once."""
@@ -203,7 +195,7 @@ class RunProcess:
                         return None
                 return event
         except TimeoutError:
-            self._kill_for(f"the run's process gave no sign of life for {timeout_s:.0f} s and was killed")
+            self._kill_silent(f"the run's process gave no sign of life for {timeout_s:.0f} s and was killed")
             await asyncio.wait([self.exited], timeout=FIRST_WORDS_TIMEOUT_S)
             return None
         finally:
@@ -217,9 +209,11 @@ class RunProcess:
 
     def wake(self) -> None:
         """End the sleep in which a checkpoint was taken. A process that does not wake up is killed: it never would."""
+        # Whoever had stopped it when it was frozen, its image is of a stopped process, and it would not hear us.
+        self._signal(signal.SIGCONT)
         self._signal(signal.SIGUSR1)
         told = f"the run's process did not wake up within {FIRST_WORDS_TIMEOUT_S:.0f} s and was killed"
-        self._wake_watch = asyncio.get_running_loop().call_later(FIRST_WORDS_TIMEOUT_S, self._kill_for, told)
+        self._wake_watch = asyncio.get_running_loop().call_later(FIRST_WORDS_TIMEOUT_S, self._kill_silent, told)
 
     # -- standing still, wherever it is -------------------------------------------------------------------------------
 
@@ -230,7 +224,7 @@ class RunProcess:
         """
         self._signal(signal.SIGSTOP)
         end = time.monotonic() + STOP_TIMEOUT_S
-        while not self._is_still():
+        while not standing.is_still(self.pid or 0):
             if time.monotonic() > end or not self.is_alive:
                 self._signal(signal.SIGCONT)
                 return False
@@ -261,15 +255,6 @@ class RunProcess:
     def nudge(self) -> None:
         """Have it look at its connection, though it reads no messages: it was let go, and is to connect again."""
         self._signal(INTERRUPT)
-
-    def _is_still(self) -> bool:
-        """Whether all of its threads are stopped."""
-        try:
-            threads = os.listdir(f"/proc/{self.pid}/task")
-            states = [Path(f"/proc/{self.pid}/task/{each}/stat").read_text().rpartition(")")[2] for each in threads]
-        except OSError:
-            return False
-        return all(state.split()[0] in _STILL for state in states)
 
     def ask_to_end(self, cancel: runner.Cancel) -> None:
         """Pass a cancel on. A sync task that computes reads no messages; a signal tells it, and doesn't matter to others."""
@@ -328,6 +313,11 @@ class RunProcess:
         log.warning("%s: %s", self.directory.name, reason)
         self._killed_for = reason
         self.kill()
+
+    def _kill_silent(self, reason: str) -> None:
+        if self.is_alive and self.pid is not None:
+            log.warning("%s: %s", self.directory.name, standing.told(self.pid))
+        self._kill_for(reason)
 
     def _stop_watching_for_waking(self) -> None:
         if self._wake_watch is not None:
