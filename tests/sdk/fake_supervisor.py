@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,7 +43,7 @@ from torpor.wire.runner import (
     from_supervisor,
 )
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 M = TypeVar("M")
 
 
@@ -63,6 +64,12 @@ def context(**values: Any) -> RunContext:
 
 def json(value: Any) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(value))
+
+
+def until_let_go_on(directory: Path) -> None:
+    """Work, for as long as the supervisor of this directory wants."""
+    while not (directory / "go").exists():
+        time.sleep(0.01)
 
 
 class Supervisor:
@@ -132,6 +139,17 @@ class Supervisor:
 
     def output(self) -> str:
         return (self.directory / "output.log").read_text()
+
+    def until_says(self, word: str) -> None:
+        """Until it is in the run's output."""
+        end = time.monotonic() + PATIENCE_S
+        while word not in (self.output() if (self.directory / "output.log").exists() else ""):
+            assert time.monotonic() < end, self.output()
+            time.sleep(0.01)
+
+    def lets_go_on(self) -> None:
+        """For code that stands in `until_let_go_on`."""
+        (self.directory / "go").touch()
 
     # -- the socket --
 

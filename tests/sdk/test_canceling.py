@@ -12,7 +12,7 @@ from torpor import RunCanceled, task
 from torpor import wait as awaited
 from torpor.sdk.canceling import INTERRUPT
 from torpor.sync import wait
-from torpor.wire.runner import Answer, Block, Cancel, Finished
+from torpor.wire.runner import Answer, Cancel, Finished
 
 CANCEL = Cancel("too dear")
 
@@ -21,13 +21,6 @@ def cancel(supervisor: Supervisor) -> None:
     """As a worker does: the message, then the signal for code that reads no messages."""
     supervisor.send(CANCEL)
     os.kill(supervisor.pid, INTERRUPT)
-
-
-def until_says(supervisor: Supervisor, word: str) -> None:
-    end = time.monotonic() + 20
-    while word not in (supervisor.output() if (supervisor.directory / "output.log").exists() else ""):
-        assert time.monotonic() < end, supervisor.output()
-        time.sleep(0.01)
 
 
 def test_an_async_task_gets_CancelledError_where_it_awaits(supervisor: Supervisor) -> None:
@@ -75,13 +68,14 @@ def test_an_async_task_that_swallows_it_is_canceled_all_the_same(supervisor: Sup
     @task
     async def stubborn() -> str:
         try:
+            print("sleeping")
             await asyncio.sleep(30)
         except asyncio.CancelledError:
             print("no")
         return "done"
 
     supervisor.start(stubborn)
-    time.sleep(0.2)
+    supervisor.until_says("sleeping")
     cancel(supervisor)
     done = supervisor.finished()
     assert (done.ok, done.canceled) == (False, True)
@@ -119,7 +113,7 @@ def test_BB8_a_sync_task_that_computes_is_interrupted(supervisor: Supervisor) ->
             raise
 
     supervisor.start(spin)
-    until_says(supervisor, "spinning")
+    supervisor.until_says("spinning")
     cancel(supervisor)
     assert supervisor.finished().canceled
     assert "stopped: too dear" in supervisor.output()
@@ -132,7 +126,7 @@ def test_a_sync_task_that_sleeps_is_interrupted(supervisor: Supervisor) -> None:
         time.sleep(3600)
 
     supervisor.start(doze)
-    until_says(supervisor, "dozing")
+    supervisor.until_says("dozing")
     cancel(supervisor)
     assert supervisor.finished().canceled
 
@@ -169,7 +163,7 @@ def test_except_Exception_does_not_stop_it(supervisor: Supervisor) -> None:
                 print("swallowed")
 
     supervisor.start(careless)
-    until_says(supervisor, "turning")
+    supervisor.until_says("turning")
     cancel(supervisor)
     assert supervisor.finished().canceled
     assert "swallowed" not in supervisor.output()
@@ -210,9 +204,7 @@ def test_threads_that_wait_are_told_too(supervisor: Supervisor) -> None:
             thread.join()
 
     supervisor.start(threaded)
-    while len(supervisor.expect(Block).waits) == 0:
-        pass
-    time.sleep(0.3)
+    supervisor.expect_idle_with(2)
     cancel(supervisor)
     assert supervisor.finished().canceled
     assert "thread told" in supervisor.output()

@@ -26,7 +26,7 @@ def own_address() -> str:
 def server(own_address: str) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind((own_address, 0))
-        server.settimeout(10)
+        server.settimeout(60)
         yield server
 
 
@@ -34,7 +34,7 @@ def test_a_connected_socket_has_no_address_while_it_is_let_go_and_its_old_port_a
     server: socket.socket,
 ) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(10)
+        client.settimeout(60)
         client.connect(server.getsockname())
         before = client.getsockname()
         server.sendto(b"unread", before)

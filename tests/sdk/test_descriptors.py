@@ -210,9 +210,15 @@ def test_an_outside_sqlite_forbids_the_freeze_while_it_is_locked(
         assert db.execute("select n from rows").fetchall() == [(2,)]
 
 
+def work(over: threading.Event) -> None:
+    while not over.is_set():
+        time.sleep(0.01)
+
+
 def test_no_file_is_parked_under_a_thread_that_is_at_work(run: str, outside: Path, others: set[int]) -> None:
     gate = threading.Event()
-    thread = threading.Thread(target=time.sleep, args=(0.5,), name="poller")
+    over = threading.Event()
+    thread = threading.Thread(target=work, args=(over,), name="poller")
     sleeper = threading.Thread(target=gate.wait)
     log = open(f"{outside}.log", "a")  # noqa: SIM115
     code = open(pytest.__file__)  # noqa: SIM115
@@ -226,6 +232,7 @@ def test_no_file_is_parked_under_a_thread_that_is_at_work(run: str, outside: Pat
         ]
         assert os.readlink(f"/proc/self/fd/{file.fileno()}") == str(outside)
         assert reasons(run, others | {file.fileno()}) == [], "a log, installed code and the kernel's files don't count"
+        over.set()
         thread.join()
         parked = park(run, others)
         assert str(outside) in [each.path for each in parked]
@@ -235,11 +242,13 @@ def test_no_file_is_parked_under_a_thread_that_is_at_work(run: str, outside: Pat
 
 
 def test_installed_code_that_is_open_for_writing_counts(run: str, others: set[int]) -> None:
-    thread = threading.Thread(target=time.sleep, args=(0.3,))
+    over = threading.Event()
+    thread = threading.Thread(target=work, args=(over,))
     thread.start()
     with open(pytest.__file__, "r+") as file:
         (reason,) = reasons(run, others)
         assert reason.startswith(f"fd {file.fileno()} is open on {os.path.realpath(pytest.__file__)}, ")
+    over.set()
     thread.join()
 
 
@@ -272,7 +281,7 @@ def test_redirected_output_is_parked_as_well(run: str, outside: Path, others: se
 def test_a_unix_socket_of_another_process_is_named(run: str, tmp_path: Path, others: set[int]) -> None:
     path = str(tmp_path / "other.sock")
     script = (
-        "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.settimeout(10); s.listen();"
+        "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.settimeout(60); s.listen();"
         "print('ready', flush=True); c = s.accept(); sys.stdin.read()"
     )
     # Its parent ends at once, so it is nobody's child of ours.

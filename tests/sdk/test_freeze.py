@@ -20,7 +20,7 @@ RT_SIGTIMEDWAIT = {"128", "137"}  # its number on x86-64 and on arm64
 
 def await_sleep(pid: int, is_asleep: bool) -> None:
     """Until the process sleeps in sigwait, or no longer does: the kernel says which system call it is in."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while (Path(f"/proc/{pid}/syscall").read_text().split()[0] in RT_SIGTIMEDWAIT) is not is_asleep:
         assert time.monotonic() < end
         time.sleep(0.005)

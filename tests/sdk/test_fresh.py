@@ -245,7 +245,7 @@ async def redis_async(port: int) -> AsyncIterator[Callable[[], Any]]:
 def psycopg_pool_sync(port: int) -> Iterator[Callable[[], Any]]:
     import psycopg_pool
 
-    with psycopg_pool.ConnectionPool(_conninfo(port), min_size=2, max_size=3, timeout=10) as made:
+    with psycopg_pool.ConnectionPool(_conninfo(port), min_size=2, max_size=3, timeout=60) as made:
 
         def use() -> int:
             with made.connection() as connection:
@@ -261,7 +261,7 @@ def psycopg_pool_sync(port: int) -> Iterator[Callable[[], Any]]:
 async def psycopg_pool_async(port: int) -> AsyncIterator[Callable[[], Any]]:
     import psycopg_pool
 
-    async with psycopg_pool.AsyncConnectionPool(_conninfo(port), min_size=2, max_size=3, timeout=10) as made:
+    async with psycopg_pool.AsyncConnectionPool(_conninfo(port), min_size=2, max_size=3, timeout=60) as made:
 
         async def use() -> int:
             async with made.connection() as connection:
@@ -350,7 +350,7 @@ def working(client: Client, port: int, pause: str) -> Any:
 
 
 def eventually(true: Callable[[], bool], told: Callable[[], object]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not true():
         assert time.monotonic() < end, told()
         time.sleep(0.01)

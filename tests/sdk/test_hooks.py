@@ -418,7 +418,8 @@ def test_an_answer_during_on_suspend_is_given_after_on_resume(supervisor: Superv
 
     @naps.on_suspend
     async def slow() -> None:
-        await asyncio.sleep(0.3)
+        while not (supervisor.directory / "go").exists():
+            await asyncio.sleep(0.01)
         print("- closed")
 
     @naps.on_resume
@@ -429,6 +430,7 @@ def test_an_answer_during_on_suspend_is_given_after_on_resume(supervisor: Superv
     (new,) = supervisor.expect_idle().waits
     supervisor.send(Suspend())
     supervisor.answer(new.wait_id)
+    supervisor.lets_go_on()
     assert supervisor.expect(StayingAwake).moved
     assert supervisor.finished().ok
     assert lines(supervisor) in (["- closed", "- opened", "- went on"], ["- went on"])

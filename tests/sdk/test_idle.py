@@ -18,6 +18,13 @@ from torpor.sdk import idle
 from torpor.sdk.idle import Verdict, WaitFuture
 
 Program = Callable[[], Coroutine[Any, Any, Any]]
+PATIENCE_S = 30.0
+over = threading.Event()
+"""What was looked at may end."""
+
+
+def is_idle(verdict: Verdict) -> bool:
+    return verdict.is_idle
 
 
 async def answered() -> Any:
@@ -25,16 +32,21 @@ async def answered() -> Any:
     return await WaitFuture(loop=asyncio.get_running_loop())
 
 
-def look(program: Program, after_s: float = 0.05) -> Verdict:
-    """Let the program run until it has nothing left to do, and look."""
+def look(program: Program, until: Callable[[Verdict], bool]) -> Verdict:
+    """Let the program run until it is where it has nothing left to do, and look."""
     loop = asyncio.new_event_loop()
+    over.clear()
     try:
         task = loop.create_task(program(), name="main")
-        loop.run_until_complete(asyncio.sleep(after_s))
-        verdict = idle.look(loop)
-        assert not task.done() or task.exception() is None
-        return verdict
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            loop.run_until_complete(asyncio.sleep(0.02))
+            verdict = idle.look(loop)
+            assert not task.done() or task.exception() is None
+            if until(verdict) or time.monotonic() > end:
+                return verdict
     finally:
+        over.set()
         for left in asyncio.all_tasks(loop):
             left.cancel()
         loop.run_until_complete(asyncio.sleep(0.01))
@@ -213,7 +225,7 @@ IDLE = [
 
 @pytest.mark.parametrize("program", IDLE, ids=lambda program: program.__name__)
 def test_what_only_an_answer_can_wake_is_idle(program: Program) -> None:
-    assert look(program) == Verdict(True, [])
+    assert look(program, is_idle) == Verdict(True, [])
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
@@ -222,7 +234,7 @@ def test_eager_tasks_are_seen() -> None:
         asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # pyright: ignore
         await asyncio.gather(answered(), asyncio.sleep(1000))
 
-    (blocker,) = look(eager).blockers
+    (blocker,) = look(eager, lambda verdict: bool(verdict.blockers)).blockers
     assert "asyncio.sleep" in blocker
 
 
@@ -243,7 +255,8 @@ async def sleeps_below() -> None:
 
 
 def crunch() -> None:
-    time.sleep(0.3)
+    while not over.is_set():
+        time.sleep(0.01)
 
 
 async def in_a_thread() -> None:
@@ -302,7 +315,7 @@ async def a_socket() -> None:
 
 
 async def a_subprocess() -> None:
-    process = await asyncio.create_subprocess_exec("sleep", "0.5")
+    process = await asyncio.create_subprocess_exec("sleep", "60")
     try:
         await process.wait()
     finally:
@@ -339,14 +352,14 @@ if sys.version_info >= (3, 13):
 
 @pytest.mark.parametrize("program", AWAKE, ids=lambda program: program.__name__)
 def test_what_something_else_can_wake_is_told(program: Program) -> None:
-    verdict = look(program, 0.1)
+    verdict = look(program, lambda verdict: any(AWAKE[program] in blocker for blocker in verdict.blockers))
     assert not verdict.is_idle
     (blocker,) = verdict.blockers
     assert AWAKE[program] in blocker
 
 
 def test_a_task_that_is_about_to_run_is_not_idle_but_nothing_to_tell() -> None:
-    assert look(spins) == Verdict(False, [])
+    assert look(spins, lambda verdict: verdict == Verdict(False, [])) == Verdict(False, [])
 
 
 @contextlib.contextmanager
@@ -399,7 +412,7 @@ def asleep_in(what: str, stop: threading.Event) -> None:
 def test_a_thread_that_only_another_can_wake_is_asleep(what: str) -> None:
     stop = threading.Event()
     with another_thread(asleep_in, what, stop):
-        assert look(answered) == Verdict(True, [])
+        assert look(answered, is_idle) == Verdict(True, [])
         stop.set()
 
 
@@ -421,7 +434,7 @@ def wait_with_a_timeout(stop: threading.Event) -> None:
 def test_a_thread_at_work_keeps_a_run_awake_and_is_named(work: Callable[..., Any]) -> None:
     stop = threading.Event()
     with another_thread(work, stop):
-        verdict = look(answered)
+        verdict = look(answered, lambda verdict: any("test_idle.py:" in blocker for blocker in verdict.blockers))
         stop.set()
     assert not verdict.is_idle
     assert verdict.is_up_to_threads
@@ -432,7 +445,7 @@ def test_a_thread_at_work_keeps_a_run_awake_and_is_named(work: Callable[..., Any
 def test_a_daemon_thread_does_not_keep_a_run_awake() -> None:
     stop = threading.Event()
     with another_thread(nap, stop, daemon=True):
-        assert look(answered).is_idle
+        assert look(answered, is_idle).is_idle
         stop.set()
 
 
@@ -448,8 +461,9 @@ def test_threads_of_an_executor_that_are_idle_or_asleep_do_not_keep_a_run_awake(
     with ThreadPoolExecutor(1) as idling:
         idling.submit(int).result()
         task = loop.create_task(in_threads())
-        loop.run_until_complete(asyncio.sleep(0.1))
-        assert idle.look(loop) == Verdict(True, []), "two run and sleep, two are in line for them"
+        while not (verdict := idle.look(loop)).is_idle:
+            loop.run_until_complete(asyncio.sleep(0.02))
+        assert verdict == Verdict(True, []), "two run and sleep, two are in line for them"
         stop.set()
         loop.run_until_complete(task)
     loop.close()

@@ -3,11 +3,10 @@
 import os
 import signal
 import threading
-import time
 
 import msgspec
 import pytest
-from fake_supervisor import Supervisor, context, json
+from fake_supervisor import Supervisor, context, json, until_let_go_on
 
 from torpor import current, task
 from torpor import wait as awaited
@@ -17,13 +16,6 @@ from torpor.sync import wait
 from torpor.wire.runner import Answer, Awoken, Begin, Block, Call, Cancel, Finished, Finishing, Hello, Result, Resumed
 
 DOORS = pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])
-
-
-def until_says(supervisor: Supervisor, word: str) -> None:
-    end = time.monotonic() + 20
-    while word not in (supervisor.output() if (supervisor.directory / "output.log").exists() else ""):
-        assert time.monotonic() < end, supervisor.output()
-        time.sleep(0.01)
 
 
 @DOORS
@@ -82,7 +74,7 @@ def test_a_run_that_computes_is_told_by_the_signal(supervisor: Supervisor, is_as
         return os.environ["NEWS"]
 
     supervisor.start(spin if is_async else spin_blocking)
-    until_says(supervisor, "spinning")
+    supervisor.until_says("spinning")
     supervisor.freeze()
     assert supervisor.met_again(nudge=True).open_waits == []
     supervisor.freeze()  # twice in a row
@@ -104,13 +96,12 @@ def test_a_run_that_computes_finds_out_when_it_next_uses_the_socket(supervisor: 
 
     def compute() -> None:
         print("spinning")
-        end = time.monotonic() + 0.5
-        while time.monotonic() < end:
-            pass
+        until_let_go_on(supervisor.directory)
 
     supervisor.start(spin if is_async else spin_blocking)
-    until_says(supervisor, "spinning")
+    supervisor.until_says("spinning")
     supervisor.freeze()
+    supervisor.lets_go_on()
     assert supervisor.met_again().open_waits == []  # the new wait is not in it: it was not heard of
     (new,) = supervisor.expect_idle_with(1)
     supervisor.answer(new.wait_id)
@@ -250,14 +241,13 @@ def test_the_signal_alone_says_nothing(supervisor: Supervisor, is_async: bool) -
 
     def compute() -> str:
         print("spinning")
-        end = time.monotonic() + 0.5
-        while time.monotonic() < end:
-            pass
+        until_let_go_on(supervisor.directory)
         return "done"
 
     supervisor.start(spin if is_async else spin_blocking)
-    until_says(supervisor, "spinning")
+    supervisor.until_says("spinning")
     os.kill(supervisor.pid, INTERRUPT)
+    supervisor.lets_go_on()
     assert supervisor.output_of_run() == "done"
 
 

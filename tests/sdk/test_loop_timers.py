@@ -76,7 +76,7 @@ def test_the_alarm_follows_the_earliest_timer_and_a_timer_in_memory_fires_by_its
     @task
     async def nested() -> str:
         rung = asyncio.Event()
-        asyncio.get_running_loop().call_later(0.3, rung.set)
+        asyncio.get_running_loop().call_later(1.5, rung.set)
         async with asyncio.timeout(500):
             await asyncio.wait(
                 [asyncio.create_task(rung.wait()), asyncio.create_task(wait.for_("1h"))],
@@ -88,7 +88,7 @@ def test_the_alarm_follows_the_earliest_timer_and_a_timer_in_memory_fires_by_its
 
     supervisor.start(nested)
     short = alarm_of(supervisor.expect(Block))
-    assert (short.duration_s or 0) < 0.31
+    assert (short.duration_s or 0) < 1.51
     block = supervisor.expect(Block)
     assert block.dropped == [short.wait_id]
     assert 90 < (alarm_of(block).duration_s or 0) <= 100

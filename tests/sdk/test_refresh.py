@@ -195,7 +195,7 @@ except OSError:
     print("no rights"); raise SystemExit
 for address in ("127.0.0.71", "127.0.0.72"):
     with open("/etc/resolv.conf", "w") as file:
-        file.write(f"nameserver {{address}}\\noptions timeout:1 attempts:1\\n")
+        file.write(f"nameserver {{address}}\\noptions timeout:30 attempts:1\\n")
     try:
         socket.getaddrinfo("example.test", 80)
     except socket.gaierror:

@@ -7,18 +7,19 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_supervisor import Supervisor, context, json
+from fake_supervisor import Supervisor, context, json, until_let_go_on
 
 import torpor.sdk.loop as loop_door
 import torpor.sync
 from torpor import BlockingInLoop, Checkpoint, NotInRun, checkpoint, current, task
 from torpor import wait as awaited
 from torpor.sync import wait
-from torpor.wire.runner import Answer, Call, NotSaved, Result, Suspend
+from torpor.wire.runner import Answer, Block, Call, NotSaved, Result, Suspend
 
 DOORS = pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])
 
@@ -182,7 +183,7 @@ def test_waits_of_other_threads_are_told_and_their_reader_is_sent_away(superviso
         ]
         for thread in threads:
             thread.start()
-        time.sleep(0.3)  # one of them reads the socket by now
+        until_let_go_on(supervisor.directory)
         for _ in range(3):
             torpor.sync.checkpoint("loaded")
         for thread in threads:
@@ -190,6 +191,9 @@ def test_waits_of_other_threads_are_told_and_their_reader_is_sent_away(superviso
         return sorted(outputs)
 
     supervisor.start(both)
+    told = [new for _ in range(3) for new in supervisor.expect(Block).waits]  # and one of them reads the socket
+    assert len(told) == 3
+    supervisor.lets_go_on()
     told = supervisor.save_point()
     assert len(told.open_waits) == 3
     assert len(told.waiting_at) == 4
@@ -221,10 +225,17 @@ def test_a_save_point_waits_for_replies_and_holds_up_calls(supervisor: Superviso
     @task
     def parent_blocking() -> list[str]:
         ids: list[str] = []
+
+        def trigger_meanwhile() -> None:
+            while not any(each.name == "_save" for each in traceback.extract_stack(sys._current_frames()[main])):
+                time.sleep(0.01)  # the save point has not begun
+            ids.append(child.sync.trigger().id)
+
+        main = threading.get_ident()
         first = threading.Thread(target=lambda: ids.append(child.sync.trigger().id))
         first.start()
-        time.sleep(0.3)
-        second = threading.Timer(0.3, lambda: ids.append(child.sync.trigger().id))
+        until_let_go_on(supervisor.directory)
+        second = threading.Thread(target=trigger_meanwhile)
         second.start()
         saved = torpor.sync.checkpoint("loaded")
         first.join()
@@ -233,6 +244,7 @@ def test_a_save_point_waits_for_replies_and_holds_up_calls(supervisor: Superviso
 
     supervisor.start(parent if is_async else parent_blocking)
     call = supervisor.expect(Call)
+    supervisor.lets_go_on()
     assert supervisor.says_nothing(0.6)
     supervisor.send(Result(call.call_id, True, json({"run_id": "run_1"})))
     supervisor.save_point()
@@ -242,16 +254,12 @@ def test_a_save_point_waits_for_replies_and_holds_up_calls(supervisor: Superviso
 
 
 @DOORS
-def test_a_supervisor_that_freezes_the_run_just_then_is_asked_again(
-    supervisor: Supervisor, tmp_path: Path, is_async: bool
-) -> None:
+def test_a_supervisor_that_freezes_the_run_just_then_is_asked_again(supervisor: Supervisor, is_async: bool) -> None:
     """The connection has ended, and the save point is the first to notice: nobody has heard of it."""
-    signs = {name: tmp_path / name for name in ("begun", "go")}
 
     def compute() -> None:
-        signs["begun"].touch()
-        while not signs["go"].exists():
-            time.sleep(0.01)
+        print("begun")
+        until_let_go_on(supervisor.directory)
 
     @task
     async def save() -> str | None:
@@ -264,12 +272,9 @@ def test_a_supervisor_that_freezes_the_run_just_then_is_asked_again(
         return torpor.sync.checkpoint("loaded").id
 
     supervisor.start(save if is_async else save_blocking)
-    end = time.monotonic() + 20
-    while not signs["begun"].exists():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    supervisor.until_says("begun")
     supervisor.freeze()
-    signs["go"].touch()
+    supervisor.lets_go_on()
     supervisor.met_again()
     assert supervisor.save_point().name == "loaded"
     supervisor.wake(saved="checkpoint_1")

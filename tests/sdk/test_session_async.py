@@ -2,12 +2,11 @@
 
 import asyncio
 import os
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from fake_supervisor import Supervisor, one_by_one
+from fake_supervisor import Supervisor, one_by_one, until_let_go_on
 
 from torpor import RunFailed, TokenTimeout, WaitCycle, WaitTimeout, current, task, wait
 from torpor.sdk import channel
@@ -126,7 +125,7 @@ def test_what_keeps_a_run_awake_is_told_and_then_that_it_is_idle(supervisor: Sup
     @task
     async def busy() -> None:
         async def work() -> None:
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(1)
 
         await asyncio.gather(work(), wait.for_(hours=1))
 
@@ -332,7 +331,7 @@ def test_a_thread_at_work_keeps_the_run_awake_until_it_waits_as_well(supervisor:
     @task
     async def threaded() -> None:
         def work() -> None:
-            time.sleep(0.5)
+            until_let_go_on(supervisor.directory)
             sync.wait.for_("2h")
 
         await asyncio.gather(wait.for_("1h"), asyncio.to_thread(work))
@@ -341,6 +340,7 @@ def test_a_thread_at_work_keeps_the_run_awake_until_it_waits_as_well(supervisor:
     block = supervisor.expect(Block)
     assert not block.idle
     assert "awaits a thread of asyncio.to_thread that runs test_a_thread_at_work" in block.blockers[0]
+    supervisor.lets_go_on()
     (second,) = supervisor.expect_idle().waits
     supervisor.suspend()
     supervisor.wake(Answer(second.wait_id, "completed"))

@@ -1,11 +1,13 @@
 """Blocking tasks: no event loop, no thread of ours; whoever waits reads."""
 
+import os
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
-from fake_supervisor import Supervisor, json
+from fake_supervisor import Supervisor, json, until_let_go_on
 
 from torpor import TokenTimeout, task
 from torpor.sync import create_token, wait
@@ -74,7 +76,7 @@ def test_threads_of_a_blocking_task_may_wait_side_by_side(supervisor: Supervisor
 
         thread = threading.Thread(target=other)
         thread.start()
-        time.sleep(0.2)
+        until_let_go_on(supervisor.directory)
         wait.for_(hours=2)
         done.append("main")
         thread.join()
@@ -83,8 +85,9 @@ def test_threads_of_a_blocking_task_may_wait_side_by_side(supervisor: Supervisor
     supervisor.start(threaded)
     block = supervisor.expect(Block)
     assert not block.idle
-    assert block.blockers[0].startswith("the main thread is at work at test_session_sync.py:")
+    assert block.blockers[0].startswith("the main thread is at work at fake_supervisor.py:")
     (other,) = block.waits
+    supervisor.lets_go_on()
     (main,) = supervisor.expect_idle().waits
     supervisor.suspend()
     supervisor.wake(Answer(other.wait_id, "completed"))
@@ -105,12 +108,13 @@ def test_a_run_that_calls_the_server_meanwhile_stays_awake(supervisor: Superviso
     def threaded() -> None:
         thread = threading.Thread(target=child.sync.trigger)
         thread.start()
-        time.sleep(0.2)
+        until_let_go_on(supervisor.directory)
         wait.for_(hours=2)
         thread.join()
 
     supervisor.start(threaded)
     call = supervisor.expect(Call)
+    supervisor.lets_go_on()
     block = supervisor.expect(Block)
     assert not block.idle
     supervisor.send(Suspend())
@@ -122,15 +126,12 @@ def test_a_run_that_calls_the_server_meanwhile_stays_awake(supervisor: Superviso
 
 
 def test_a_wait_thrown_out_of_by_a_signal_handler_is_dropped(supervisor: Supervisor) -> None:
-    import signal
-
     @task
     def alarmed() -> str:
         def ring(*_: object) -> None:
             raise TimeoutError("ring")
 
         signal.signal(signal.SIGALRM, ring)
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
         try:
             wait.for_(hours=1)
         except TimeoutError:
@@ -139,6 +140,7 @@ def test_a_wait_thrown_out_of_by_a_signal_handler_is_dropped(supervisor: Supervi
 
     supervisor.start(alarmed)
     (first,) = supervisor.expect_idle().waits
+    os.kill(supervisor.pid, signal.SIGALRM)
     block = supervisor.expect(Block)
     assert block.dropped == [first.wait_id]
     supervisor.answer((block.waits or supervisor.expect_idle().waits)[0].wait_id)
@@ -175,19 +177,15 @@ def test_a_thread_at_work_is_named_and_the_run_is_frozen_when_it_is_done(supervi
 
     @task
     def threaded() -> str:
-        def crunch() -> None:
-            end = time.monotonic() + 0.6
-            while time.monotonic() < end:
-                pass
-
-        threading.Thread(target=crunch, name="cruncher").start()
+        threading.Thread(target=until_let_go_on, args=(supervisor.directory,), name="cruncher").start()
         wait.for_(hours=1)
         return "done"
 
     supervisor.start(threaded)
     block = supervisor.expect(Block)
     assert not block.idle
-    assert block.blockers[0].startswith("thread 'cruncher' is at work at test_session_sync.py:")
+    assert block.blockers[0].startswith("thread 'cruncher' is at work at fake_supervisor.py:")
+    supervisor.lets_go_on()
     assert supervisor.expect_idle().waits == []
     supervisor.suspend()
     supervisor.wake(Answer(block.waits[0].wait_id, "completed"))

@@ -157,7 +157,7 @@ def test_a_blocking_append_goes_on_when_it_is_listened_to_again(supervisor: Supe
 
     supervisor.start(telling)
     supervisor.expect(Append)
-    time.sleep(0.05)  # it fills the socket meanwhile
+    supervisor.until_says("append() waits for it")  # it has filled the socket
     said = of_the_stream(supervisor, 99)
     assert [text.split()[0] for text in said] == [str(number) for number in range(1, 100)]
     assert supervisor.output_of_run() == 100
