@@ -178,6 +178,6 @@ async def test_two_that_look_at_each_other_in_the_same_instant(world: World):
         except asyncpg.DeadlockDetectedError:
             return await persistently(world, lease)
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         answers = await asyncio.gather(becomes_idle(first), becomes_idle(second))
     assert len([each for each in answers if each]) == 1

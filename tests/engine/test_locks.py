@@ -25,7 +25,7 @@ async def meanwhile(world: World, *others: Any) -> AsyncIterator[list["asyncio.T
     """Start these, and go on when the database says that each is blocked. Leave the block, then await them."""
     tasks = [asyncio.ensure_future(other) for other in others]
     async with world.db.transaction() as tx:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await blocked_backends(tx) < len(tasks):
                 assert not any(task.done() for task in tasks), "it was not blocked"
                 await tx.execute("select pg_stat_clear_snapshot()")
@@ -198,7 +198,7 @@ async def test_crosswise_blocks_and_completions_do_not_deadlock(world: World):
         await world.block(lease, *[token_wait(f"w{token}", token) for token in order])
         await world.suspend(lease)
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await asyncio.gather(
             *[wait_for_all(lease, tokens[::-1] if nth % 2 else tokens) for nth, lease in enumerate(leases)],
             *[world.complete(token) for token in tokens],
@@ -214,7 +214,7 @@ async def test_a_family_that_waits_for_each_other_does_not_deadlock(world: World
     """A parent waits for two children, one of which waits for the other; both end while the parent blocks."""
     for _ in range(5):
         parent, first, second = await world.begin(), await world.begin(), await world.begin()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await asyncio.gather(
                 world.block(parent, run_wait("a", first.run_id), run_wait("b", second.run_id)),
                 world.block(second, run_wait("c", first.run_id)),
@@ -250,7 +250,7 @@ async def test_a_time_wait_of_another_run_is_not_held_up(world: World):
     first, second = await world.begin(), await world.begin()
     async with world.db.transaction() as tx:
         await engine.block(tx, first, report(first, time_wait("a", 60)), now=world.now)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await world.block(second, time_wait("a", 60))
             await world.finish(second)
 
@@ -269,6 +269,6 @@ async def test_two_runs_complete_each_others_tokens_at_once(world: World):
             await both_hold.wait()
             return await engine.complete_waitpoint(tx, tokens[other.run_id], output="1", now=world.now)
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         done = await asyncio.gather(complete_for(first, second), complete_for(second, first))
     assert done == [engine.Completed([second.run_id]), engine.Completed([first.run_id])]

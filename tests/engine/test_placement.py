@@ -256,7 +256,7 @@ async def test_a_worker_that_was_too_full_is_told_when_it_has_room(fleet: World)
 async def until(is_so: Any) -> None:
     import asyncio
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not is_so():
             await asyncio.sleep(0.01)
 

@@ -2,6 +2,7 @@
 
 import secrets
 import shutil
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -47,9 +48,31 @@ async def fresh_url(shared_server: str) -> str:
     return shared_server.replace("/torpor?", f"/{name}?")
 
 
+@pytest.fixture(scope="session")
+async def made_before() -> AsyncIterator[Path]:
+    """A directory with a cluster that nobody serves, for copies: to make one takes a second of a processor."""
+    directory = Path(tempfile.mkdtemp(prefix="torpor-test-"))
+    directory.chmod(0o755)
+    embedded = EmbeddedPostgres(directory / "postgres")
+    await embedded.start()
+    await embedded.stop()
+    yield embedded.directory
+    await embedded.destroy()
+    directory.rmdir()
+
+
+@pytest.fixture
+async def cluster(reachable: Path, made_before: Path) -> AsyncIterator[EmbeddedPostgres]:
+    """An embedded Postgres whose cluster is made, and which has not been started."""
+    subprocess.run(["cp", "--archive", made_before, reachable / "postgres"], check=True)
+    embedded = EmbeddedPostgres(reachable / "postgres")
+    yield embedded
+    await embedded.destroy()
+
+
 @pytest.fixture
 async def postgres(reachable: Path) -> AsyncIterator[EmbeddedPostgres]:
-    """An embedded Postgres that has not been started."""
+    """An embedded Postgres that has not been started, and has no cluster."""
     embedded = EmbeddedPostgres(reachable / "postgres")
     yield embedded
     await embedded.destroy()

@@ -39,9 +39,9 @@ update runs set attempt = 1, lease = 2, checkpoint_id = 'checkpoint_1' where id 
 """
 
 
-async def test_runs_of_the_first_release_are_handed_out_after_the_upgrade(postgres: EmbeddedPostgres):
-    url = urlsplit(await postgres.ensure())._replace(path="/upgraded").geturl()
-    connection = await asyncpg.connect(await postgres.ensure())
+async def test_runs_of_the_first_release_are_handed_out_after_the_upgrade(cluster: EmbeddedPostgres):
+    url = urlsplit(await cluster.ensure())._replace(path="/upgraded").geturl()
+    connection = await asyncpg.connect(await cluster.ensure())
     await connection.execute("create database upgraded")
     await connection.close()
     first, *later = migrate.migrations()

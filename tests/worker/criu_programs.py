@@ -22,6 +22,7 @@ from torpor.worker.criu_proof import run_apart
 
 WORK = Path("/run/work")
 TICKS = WORK / "ticks"
+PATIENCE_S = 60.0
 
 
 def in_child(setup: Callable[[], object]) -> int:
@@ -66,7 +67,7 @@ def last_tick() -> int:
 
 def next_tick() -> int:
     """Wait until the process has counted on."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     before = TICKS.read_text() if TICKS.exists() else ""
     while not TICKS.exists() or TICKS.read_text() == before:
         assert time.monotonic() < deadline, "the process does not count"
@@ -81,10 +82,10 @@ def images(name: str = "images") -> Path:
 
 
 def dump(tool: criu.Criu, pid: int, place: Path) -> None:
-    asyncio.run(criu.dump(tool, pid=pid, images=place, timeout_s=20))
+    asyncio.run(criu.dump(tool, pid=pid, images=place, timeout_s=PATIENCE_S))
 
 
-def restore(tool: criu.Criu, place: Path, *, timeout_s: float = 20) -> int:
+def restore(tool: criu.Criu, place: Path, *, timeout_s: float = PATIENCE_S) -> int:
     return asyncio.run(criu.restore(tool, images=place, timeout_s=timeout_s))
 
 
@@ -144,7 +145,7 @@ def is_thawed_and_frozen_where_the_files_of_criu_are_hidden(tool: criu.Criu) -> 
     dump(tool, pid, first)
     kill(pid)
     frozen_at = last_tick()
-    pid = asyncio.run(criu.restore(tool, images=first, enter=hide, timeout_s=20))
+    pid = asyncio.run(criu.restore(tool, images=first, enter=hide, timeout_s=PATIENCE_S))
     assert next_tick() > frozen_at
     dump(tool, pid, images("second"))
     kill(pid)
@@ -247,7 +248,7 @@ def an_image_cut_short_leaves_nothing(tool: criu.Criu) -> None:
     shutil.copytree(place, broken)
     os.truncate(broken / "pages-1.img", 8192)
     with pytest.raises(CriuError):
-        restore(tool, broken, timeout_s=1.5)
+        restore(tool, broken, timeout_s=0.7)
     assert_alone()
     kill(restore(tool, place))
 

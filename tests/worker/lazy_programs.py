@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from criu_programs import WORK, assert_alone, dump, images, in_child, kill, last_tick, next_tick, restore
+from criu_programs import PATIENCE_S, WORK, assert_alone, dump, images, in_child, kill, last_tick, next_tick, restore
 
 from torpor.errors import ImageDamaged, MemoryLost
 from torpor.images.pages import PAGE, parse
@@ -25,8 +25,8 @@ from torpor.worker import criu, namespaces
 from torpor.worker.criu_proof import run_apart
 from torpor.worker.lazy import LazyMemory
 
-PAGES = 300 * 256
-"""300 MB, beside what the interpreter has."""
+PAGES = 100 * 256
+"""100 MB, beside what the interpreter has."""
 
 
 def filled(pages: int = PAGES) -> mmap.mmap:
@@ -95,7 +95,7 @@ def living(setup: Callable[[], Callable[[], bool]]) -> int:
     return in_child(looked_after)
 
 
-def verdict(*, timeout_s: float = 30) -> str:
+def verdict(*, timeout_s: float = PATIENCE_S) -> str:
     deadline = time.monotonic() + timeout_s
     while not (WORK / "verdict").exists():
         assert time.monotonic() < deadline, "the process does not say what it found"
@@ -119,7 +119,7 @@ def frozen(tool: criu.Criu, setup: Callable[[], Callable[[], bool]] = plain) -> 
 async def thawed(tool: criu.Criu, place: Path, *later: FromFile) -> tuple[int, LazyMemory]:
     memory = LazyMemory(later)
     memory.listen(place)
-    return await criu.restore(tool, images=place, memory=memory, timeout_s=20), memory
+    return await criu.restore(tool, images=place, memory=memory, timeout_s=PATIENCE_S), memory
 
 
 async def ticking() -> None:
@@ -140,7 +140,7 @@ def runs_before_its_memory_is_there(tool: criu.Criu) -> None:
         assert later.waited_for * (1 << 20) < later.size / 2
         assert last_tick() > before
         later.rest.set()
-        await asyncio.wait_for(memory.whole, 20)
+        await asyncio.wait_for(memory.whole, PATIENCE_S)
         await memory.close()
         return pid
 
@@ -165,7 +165,7 @@ def finds_all_it_had_though_it_looks_at_once(tool: criu.Criu) -> None:
             pid, memory = await thawed(tool, place, later)
             assert await asyncio.to_thread(verdict) == "right"
             later.rest.set()
-            await asyncio.wait_for(memory.whole, 20)
+            await asyncio.wait_for(memory.whole, PATIENCE_S)
             await memory.close()
             return pid
 
@@ -179,7 +179,7 @@ def may_fork_move_and_give_up_memory_meanwhile(tool: criu.Criu) -> None:
 
         def act() -> bool:
             given_up.madvise(mmap.MADV_DONTNEED, 0, 2048 * PAGE)
-            moved.resize(64 * 4096 * PAGE)  # it can't stay where it is
+            moved.resize(4 * 4096 * PAGE)  # it can't stay where it is
             closed.close()
             child = os.fork()
             if child == 0:
@@ -204,7 +204,7 @@ def may_fork_move_and_give_up_memory_meanwhile(tool: criu.Criu) -> None:
         assert await asyncio.to_thread(verdict) == "right"
         assert not memory.whole.done()
         later.rest.set()
-        await asyncio.wait_for(memory.whole, 20)
+        await asyncio.wait_for(memory.whole, PATIENCE_S)
         await memory.close()
         return pid
 
@@ -239,7 +239,7 @@ def each_process_of_a_tree_has_its_own(tool: criu.Criu) -> None:
         assert not memory.whole.done()
         later.rest.set()
         child.rest.set()
-        await asyncio.wait_for(memory.whole, 20)
+        await asyncio.wait_for(memory.whole, PATIENCE_S)
         await memory.close()
         return pid
 
@@ -258,7 +258,7 @@ def never_sees_zeros_in_place_of_what_is_damaged(tool: criu.Criu) -> None:
             await ticking()
             later.rest.set()
             with pytest.raises(expected, match=str(damage)):
-                await asyncio.wait_for(asyncio.shield(memory.whole), 20)
+                await asyncio.wait_for(asyncio.shield(memory.whole), PATIENCE_S)
             (WORK / "look").touch()
             await asyncio.sleep(0.2)
             kill(pid)
@@ -284,7 +284,7 @@ def dies_with_us_rather_than_see_zeros(tool: criu.Criu) -> None:
 
         asyncio.run(story())
     assert os.waitstatus_to_exitcode(os.waitpid(us, 0)[1]) == -signal.SIGKILL
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         try:
             if os.waitpid(-1, os.WNOHANG)[0] == 0:
@@ -301,7 +301,7 @@ def a_restore_that_is_canceled_leaves_nothing(tool: criu.Criu) -> None:
     async def story(delay_s: float) -> None:
         memory = LazyMemory([later])
         memory.listen(place)
-        restoring = asyncio.ensure_future(criu.restore(tool, images=place, memory=memory, timeout_s=20))
+        restoring = asyncio.ensure_future(criu.restore(tool, images=place, memory=memory, timeout_s=PATIENCE_S))
         await asyncio.wait([restoring], timeout=delay_s)
         restoring.cancel()
         await asyncio.wait([restoring])

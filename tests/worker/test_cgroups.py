@@ -21,7 +21,7 @@ from torpor.worker.cgroups import SPARE_PIDS, Cgroup, Cgroups, look
 
 MB = 1 << 20
 SMALL = Preset("small", cpu=0.5, memory_bytes=64 * MB, disk_bytes=32 * MB, pids=20)
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 @pytest.fixture(scope="session")

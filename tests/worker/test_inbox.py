@@ -99,7 +99,7 @@ async def test_a_flood_is_left_in_the_socket_and_read_on_later(tmp_path: Path, m
         assert not done
         assert process.inbox.qsize() * len(message) < 2 * ENOUGH
         for _ in range(200):
-            await asyncio.wait_for(process.inbox.get(), 10)
+            await asyncio.wait_for(process.inbox.get(), 60)
         await sending
         assert process.inbox.empty()
     await process.bury()
@@ -116,8 +116,8 @@ async def test_what_it_said_before_it_left_is_heard_though_we_were_speaking(
         peer.sendall(frame(runner.from_runner.encode(runner.Suspending([], []))))
         peer.close()
         process.say(runner.Finishing())
-        assert isinstance(await asyncio.wait_for(process.inbox.get(), 10), runner.Suspending)
-        assert isinstance(await asyncio.wait_for(process.inbox.get(), 10), Closed)
+        assert isinstance(await asyncio.wait_for(process.inbox.get(), 60), runner.Suspending)
+        assert isinstance(await asyncio.wait_for(process.inbox.get(), 60), Closed)
     await process.bury()
 
 
@@ -138,7 +138,7 @@ async def test_who_never_reads_the_answers_is_ended(tmp_path: Path, monkeypatch:
     killed: list[str] = []
     monkeypatch.setattr(process, "_kill_for", killed.append)
     with connected(process):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not process.is_connected:
                 await asyncio.sleep(0.01)
         answer = runner.Result(1, True, msgspec.Raw(json.dumps("x" * (32 << 20)).encode()))
@@ -175,7 +175,7 @@ async def test_nonsense_ends_the_process_and_nothing_else(
     monkeypatch.setattr(process, "_kill_for", killed.append)
     with connected(process) as peer:
         await asyncio.get_running_loop().sock_sendall(peer, frame(body))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not killed:
                 await asyncio.sleep(0.01)
     assert "can't be understood" in killed[0]

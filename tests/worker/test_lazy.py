@@ -63,7 +63,7 @@ def test_a_process(scenario: str, criu: Criu) -> None:
         [sys.executable, str(PROGRAMS), scenario, *criu.command],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=False,
     )
     assert done.returncode == 0, done.stderr

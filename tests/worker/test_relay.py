@@ -96,7 +96,7 @@ class Scene:
         await self.hear(Append("self", key, Part(f"c{text}", msgspec.Raw(msgspec.json.encode(text)))))
 
     async def until(self, look: Callable[[], Any]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not look():
                 await asyncio.sleep(0.005)
 
