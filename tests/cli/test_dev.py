@@ -19,7 +19,10 @@ from torpor.errors import TorporError
 from torpor.sdk.client import Client
 from whole_files import put
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
+    pytest.mark.timeout(400),
+]
 
 HELLO = Path(__file__).resolve().parents[2] / "examples" / "hello"
 QUESTIONS = """
@@ -31,7 +34,7 @@ async def ask(question: str) -> str:
     answer = await wait.for_approval(question)
     return f"{bool(answer)}, says {answer.by}: {answer.comment}"
 """
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 T = TypeVar("T")
 
 
@@ -60,8 +63,12 @@ class RunningDev:
         shutil.copytree(HELLO, self.project, ignore=shutil.ignore_patterns(".torpor", "__pycache__"))
         (self.project / "questions.py").write_text(QUESTIONS)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("TORPOR_", "TRIGGER_"))}
-        # Freezing has tests of its own; here it would only cost the look for a CRIU.
-        self.environment = kept | {"XDG_STATE_HOME": str(directory / "state"), "TORPOR_FREEZE": "no", "NO_COLOR": "1"}
+        self.environment = kept | {
+            "XDG_STATE_HOME": str(directory / "state"),
+            "TORPOR_FREEZE": "no",  # that has tests of its own; here it would only cost the look for a CRIU
+            "TORPOR_DRAIN_S": "0.5",  # for runs that can't be frozen it is waited in vain
+            "NO_COLOR": "1",
+        }
         self.process = self.start()
 
     def start(self) -> "subprocess.Popen[bytes]":
@@ -109,6 +116,13 @@ class RunningDev:
             tasks = client.tasks()
         return str(tasks[0]["version"]) if tasks else None
 
+    def sleeper(self) -> str:
+        """A run that waits for an hour, and is held."""
+        run_id = self.torpor("trigger", "hello", "seconds=3600").stdout.strip()
+        with self.client() as client:
+            eventually(lambda: "run.held" in [event["kind"] for event in client.story(run_id)], "a run that is held")
+        return run_id
+
     def left_over(self) -> list[str]:
         """Processes that have our directory on their command line."""
         return [title for title in titles() if str(self.directory) in title]
@@ -137,7 +151,7 @@ def dev() -> Iterator[RunningDev]:
         print(running.text())  # shown when a test failed
         if running.process.poll() is None:
             running.process.terminate()
-            running.process.wait(30)
+            running.process.wait(PATIENCE_S)
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -165,7 +179,7 @@ def test_a_run_that_ends_badly_has_exit_code_1_and_an_unknown_task_3(dev: Runnin
     assert wrong.returncode == 3
     assert "does not accept the secret key from TORPOR_SECRET_KEY" in wrong.stderr
 
-    run_id = dev.torpor("trigger", "hello", "seconds=3600").stdout.strip()
+    run_id = dev.sleeper()
     following = subprocess.Popen(
         dev.command("runs", "logs", run_id, "--follow"),
         cwd=dev.project,
@@ -173,7 +187,7 @@ def test_a_run_that_ends_badly_has_exit_code_1_and_an_unknown_task_3(dev: Runnin
         stdout=subprocess.PIPE,
         text=True,
     )
-    eventually(lambda: run_id in dev.torpor("runs", "list", "--status", "waiting").stdout, "the run in the list")
+    assert run_id in dev.torpor("runs", "list", "--status", "waiting").stdout
     assert dev.torpor("runs", "cancel", run_id).returncode == 0
     out, _ = following.communicate(timeout=PATIENCE_S)
     assert "Hello, world." in out
@@ -189,6 +203,7 @@ def test_services_that_are_killed_come_back(dev: RunningDev) -> None:
         os.kill(killed, signal.SIGKILL)
         eventually(lambda killed=killed, service=service: dev.pid(service) not in (None, killed), f"a new {service}")
         assert f"the {service} was killed (SIGKILL)" in dev.text()
+    eventually(dev.version, "an answer of the server")
     done = dev.torpor("trigger", "hello", "seconds=0.1", "--follow")
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -235,7 +250,10 @@ def test_a_second_dev_on_the_same_data_is_refused(dev: RunningDev) -> None:
 def test_approvals_are_answered_by_run_by_token_or_by_being_the_only_one(dev: RunningDev) -> None:
     def open_question(question: str) -> str:
         run_id = dev.torpor("trigger", "ask", f'"{question}"').stdout.strip()
-        eventually(lambda: run_id in dev.torpor("tokens", "list", "--status", "waiting").stdout, "the open approval")
+        with dev.client() as client:
+            eventually(
+                lambda: any(run_id in each["runIds"] for each in client.tokens(status="WAITING")), "the question"
+            )
         return run_id
 
     def output(run_id: str) -> str | None:
@@ -243,6 +261,7 @@ def test_approvals_are_answered_by_run_by_token_or_by_being_the_only_one(dev: Ru
             return client.run(run_id).get("output")
 
     first = open_question("Publish?")
+    assert first in dev.torpor("tokens", "list", "--status", "waiting").stdout
     assert "torpor approve " + first in dev.torpor("runs", "show", first).stdout
     approved = dev.torpor("approve", "--by", "Ada", "--comment", "fine")
     assert approved.stdout == "approved: Publish?\n"
@@ -266,21 +285,20 @@ def test_approvals_are_answered_by_run_by_token_or_by_being_the_only_one(dev: Ru
 
 
 def test_a_killed_dev_takes_its_services_along_and_the_next_one_takes_over(dev: RunningDev) -> None:
-    sleeping = dev.torpor("trigger", "hello", "seconds=3600").stdout.strip()
-    eventually(lambda: sleeping in dev.torpor("runs", "list", "--status", "waiting").stdout, "a waiting run")
+    sleeping = dev.sleeper()
     services = [dev.pid("server"), dev.pid("worker")]
     dev.process.kill()
     dev.process.wait()
     eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in services), "the end of the services")
     dev.process = dev.start()
     eventually(lambda: dev.pid("server") not in (None, *services) and dev.pid("worker"), "server and worker")
+    eventually(dev.version, "an answer of the server")
     assert sleeping in dev.torpor("runs", "list").stdout, "its database is the same"
     assert dev.torpor("runs", "cancel", sleeping).returncode == 0
 
 
 def test_ctrl_c_stops_everything_in_order_and_leaves_nothing(dev: RunningDev) -> None:
-    sleeping = dev.torpor("trigger", "hello", "seconds=3600").stdout.strip()
-    eventually(lambda: sleeping in dev.torpor("runs", "list", "--status", "waiting").stdout, "a waiting run")
+    sleeping = dev.sleeper()
     dev.process.send_signal(signal.SIGINT)
     assert dev.process.wait(PATIENCE_S) == 0
     assert dev.left_over() == []

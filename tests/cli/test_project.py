@@ -3,13 +3,15 @@
 import json
 import os
 import re
+import socket
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from torpor.cli.connection import Target, find_target, told, wrong_key
-from torpor.cli.dev import free_port, is_source
+from torpor.cli.dev import is_source, kept_port
 from torpor.cli.project import DevState, find_state, is_running, make_key, only_one, read_state, write_state
 from torpor.errors import ConfigError, NotFound, Unprocessable
 
@@ -89,12 +91,20 @@ def test_refusals_are_told_with_what_to_do() -> None:
 
 
 def test_a_taken_port_is_told_with_the_way_out() -> None:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as taken:
         with pytest.raises(ConfigError, match="choose another with --port"):
-            free_port("127.0.0.1", taken.getsockname()[1])
-    assert free_port("127.0.0.1", 0) > 0
+            with kept_port("127.0.0.1", taken.getsockname()[1]):
+                pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a port can be kept")
+def test_a_port_is_kept_for_the_server_that_is_not_up_yet_or_died() -> None:
+    with kept_port("127.0.0.1", 0) as port:
+        for _ in range(2):
+            with socket.socket() as stranger, pytest.raises(OSError, match="in use"):
+                stranger.bind(("127.0.0.1", port))
+            with socket.create_server(("127.0.0.1", port)), socket.create_connection(("127.0.0.1", port)):
+                pass
 
 
 @pytest.mark.parametrize(

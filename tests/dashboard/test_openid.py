@@ -18,8 +18,8 @@ from playwright.async_api import Browser, Page, expect
 from provider import CLIENT, SECRET, Liar, asked, real_provider
 from served import serving
 
+from ports import kept_port
 from scratch_postgres import create_database
-from torpor.cli.dev import free_port
 from torpor.clock import SystemClock
 from torpor.config import Settings
 from torpor.errors import ConfigError
@@ -47,7 +47,7 @@ async def test_whom_the_rule_names_comes_in_by_a_real_provider_and_nobody_else(
     postgres: str, browser: Browser, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    port = free_port("127.0.0.1", 0)
+    port = kept_port()
     url = f"http://127.0.0.1:{port}"
     async with (
         real_provider(tmp_path, PEOPLE, f"{url}/openid/callback") as issuer,

@@ -44,7 +44,7 @@ def shop() -> Iterator[DevState]:
     finally:
         print(log.read_text(errors="replace"))  # shown when a test failed
         dev.terminate()
-        dev.wait(30)
+        dev.wait(60)
         shutil.rmtree(directory, ignore_errors=True)
 
 

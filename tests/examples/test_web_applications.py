@@ -10,8 +10,9 @@ from typing import Any
 
 import httpx2
 import pytest
-from stack import eventually, free_port
+from stack import eventually
 
+from ports import kept_port
 from torpor.cli.project import DevState
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -26,7 +27,7 @@ def serving(shop: DevState, *command: str, port: int) -> Iterator[httpx2.Client]
     environment |= {"TORPOR_API_URL": shop.url, "TORPOR_SECRET_KEY": shop.secret_key}
     with (
         subprocess.Popen([sys.executable, *command], env=environment, start_new_session=True) as application,
-        httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as http,
+        httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http,
     ):
         try:
             eventually(lambda: status(http, "/orders/0") == 404, what="the application answers")
@@ -60,7 +61,7 @@ RECEIPT = {"item": "lamp", "price": 14, "shipped": True, "confirmed_by": "the we
 
 
 def test_fastapi(shop: DevState) -> None:
-    port = free_port()
+    port = kept_port()
     command = ["-m", "uvicorn", "--app-dir", str(EXAMPLES / "from_fastapi"), "app:app", "--port", str(port)]
     with serving(shop, *command, port=port) as http:
         assert order_and_answer(http, 1) == {"status": "COMPLETED", "receipt": RECEIPT}
@@ -70,7 +71,7 @@ def test_fastapi(shop: DevState) -> None:
 
 
 def test_django(shop: DevState) -> None:
-    port = free_port()
+    port = kept_port()
     command = [str(EXAMPLES / "from_django" / "app.py"), "runserver", "--noreload", str(port)]
     with serving(shop, *command, port=port) as http:
         assert order_and_answer(http, 2) == {"status": "COMPLETED", "receipt": RECEIPT}

