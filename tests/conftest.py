@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from httpx2._transports import default as transports
+from httpx2._config import create_ssl_context
 
 from torpor.config import Settings
 from torpor.worker import criu_setup
@@ -28,7 +28,7 @@ def anyio_backend() -> str:
 def one_tls_context() -> Iterator[None]:
     """For all HTTP clients: each would read the machine's certificates anew, which takes 20 ms, and none here needs them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transports, "create_ssl_context", cache(transports.create_ssl_context))
+        patch.setattr("httpx2._transports.default.create_ssl_context", cache(create_ssl_context))
         yield
 
 
