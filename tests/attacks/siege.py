@@ -22,6 +22,8 @@ TOKEN = "tr_worker_attacked_" + secrets.token_hex(8)
 PATIENCE_S = 300.0
 """A minute is enough where nobody else wants the CPU."""
 CANCELED_AFTER_S = 6.0
+HELD_S = 15.0
+"""A run that isn't frozen within this time is taken for one that can't be, once it attacks."""
 QUIET_IN_ONE = 25
 """Attacks in one run."""
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -144,28 +146,37 @@ class Siege:
             loud: by name, whether the run is to be canceled.
         """
         begun: dict[str, bool] = {}
+        frozen_first: set[str] = set()
         for part in range(0, len(quiet), QUIET_IN_ONE):
             names = quiet[part : part + QUIET_IN_ONE]
             run_id = self.stack.trigger("make_quiet_attacks", {"world": self.world, "names": names})
             self._quiet |= dict.fromkeys(names, run_id)
             begun[run_id] = False
+            frozen_first.add(run_id)
         for name, is_canceled in loud.items():
             for restored in (False, True):
                 run_id = self.stack.trigger(name, {"world": self.world, "restored": restored})
                 self._runs[name, restored] = run_id
                 begun[run_id] = is_canceled
-        asyncio.run(self._answer(begun))
+                if restored:
+                    frozen_first.add(run_id)
+        asyncio.run(self._answer(begun, frozen_first))
 
     def do_nothing_wrong(self) -> int:
         """What a run gets that does nothing wrong."""
         run_id = self.stack.trigger("does_nothing_wrong", 21)
-        asyncio.run(self._answer({run_id: False}))
+        asyncio.run(self._answer({run_id: False}, {run_id}))
         return self.stack.output(run_id)
 
-    async def _answer(self, runs: dict[str, bool]) -> None:
-        """Complete their tokens when they are frozen, or can't be; cancel those that would never end."""
+    async def _answer(self, runs: dict[str, bool], frozen_first: set[str]) -> None:
+        """Complete their tokens when they are frozen, or can't be; cancel those that would never end.
+
+        Of those that attack when they were frozen and thawed, the first token is completed when they are frozen, however long
+        that takes, and none is canceled before.
+        """
         left, until = set(runs), time.monotonic() + PATIENCE_S
         since: dict[str, float] = {}
+        not_yet = set(frozen_first)
         connection = await asyncpg.connect(self.stack.database_url)
         try:
             while left and time.monotonic() < until:
@@ -180,12 +191,17 @@ class Siege:
                     if state.upper() in ENDS:
                         left.discard(run_id)
                         continue
-                    began = since.setdefault(f"{run_id} {token}" if token else f"{run_id} {state}", time.monotonic())
-                    if token and (state == "suspended" or time.monotonic() - began > 15):
+                    part = token or f"{state}, and {'is to be frozen' if run_id in not_yet else 'attacks'}"
+                    began = since.setdefault(f"{run_id} {part}", time.monotonic())
+                    if token and (
+                        state == "suspended" or (run_id not in not_yet and time.monotonic() - began > HELD_S)
+                    ):
                         with suppress(Exception):
                             await asyncio.to_thread(self.stack.client.complete_token, token)
+                            not_yet.discard(run_id)
                     elif (
                         not token
+                        and run_id not in not_yet
                         and state in ("executing", "waiting")
                         and runs[run_id]
                         and run_id not in self._canceled

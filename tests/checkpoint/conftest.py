@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from elsewhere import Elsewhere
 from elsewhere import make as make_elsewhere
-from journey import PROGRAMS, Journey, addresses, limits, programs, travellers, two_lives
+from journey import PROGRAMS, Journey, addresses, limits, stayers, travellers, two_lives
 from stack import Stack, fresh_database
 
 from scratch_postgres import ScratchPostgres
@@ -99,7 +99,7 @@ def reachable(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def journey(
     tmp_path_factory: pytest.TempPathFactory, postgres: EmbeddedPostgres, servers: dict[str, str]
 ) -> Iterator[Journey]:
-    """All programs on one worker, on their way at once."""
+    """Programs on one worker, on their way at once."""
     stack = Stack(
         tmp_path_factory.mktemp("programs") / "stack",
         fresh_database(postgres, "programs"),
@@ -109,7 +109,7 @@ def journey(
     )
     stack.start()
     made = Journey(stack, servers, meanwhile)
-    made.begin(programs() | limits() | two_lives())
+    made.begin(stayers() | limits() | two_lives())
     answering = made.in_background()
     yield made
     made.end()

@@ -35,10 +35,20 @@ def programs() -> dict[str, bool]:
 
 def travellers() -> dict[str, bool]:
     """As `programs`: those that go on two workers, every second one of each file; all with TORPOR_PROGRAMS=all."""
-    step = 1 if os.environ.get("TORPOR_PROGRAMS") == "all" else 2
+    step = 1 if _all_everywhere() else 2
     by_file = [list(_programs(file)) for file in sorted(PROGRAMS.glob("*.py"))]
     chosen = {name for names in by_file for name in names[::step]}
     return {name: wants_to_know for name, wants_to_know in programs().items() if name in chosen}
+
+
+def stayers() -> dict[str, bool]:
+    """As `programs`: those that stay on one worker, the others; all with TORPOR_PROGRAMS=all."""
+    leave = {} if _all_everywhere() else travellers()
+    return {name: wants_to_know for name, wants_to_know in programs().items() if name not in leave}
+
+
+def _all_everywhere() -> bool:
+    return os.environ.get("TORPOR_PROGRAMS") == "all"
 
 
 def limits() -> dict[str, bool]:
@@ -175,7 +185,7 @@ class Journey:
                 for run_id, token in dict(reversed([tuple(each) for each in tokens])).items():
                     answered[run_id] += 1
                     await asyncio.to_thread(self.stack.client.complete_token, token)
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.2)
         finally:
             await connection.close()
 
@@ -183,5 +193,5 @@ class Journey:
 def addresses(directory: Path) -> dict[str, str]:
     """Of the servers that were started on this directory, when they are up."""
     file = directory / "addresses.json"
-    eventually(file.exists, what="the servers are up")
+    eventually(file.exists, what="the servers are up", patience_s=PATIENCE_S)
     return json.loads(file.read_text())

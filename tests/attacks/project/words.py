@@ -15,6 +15,9 @@ from loud import loud
 
 from torpor import wait
 
+FLOOD_S = 1.5
+"""For so long it is said as quickly as it goes."""
+
 
 def control() -> int:
     """The descriptor of the connection to the supervisor: the one unix socket with a peer in another view of processes."""
@@ -167,7 +170,7 @@ async def asks_and_never_listens(world: World) -> str:
     descriptor = control()
     os.set_blocking(descriptor, False)
     message = frame({"type": "call", "call_id": 1, "kind": "k" * 50_000, "body": {}})
-    until, sent, rest = time.monotonic() + 4, 0, memoryview(message)
+    until, sent, rest = time.monotonic() + FLOOD_S, 0, memoryview(message)
     while time.monotonic() < until:
         try:
             rest = rest[os.write(descriptor, rest) :]
@@ -184,7 +187,7 @@ async def tells_without_end(world: World) -> str:
     descriptor = control()
     os.set_blocking(descriptor, False)
     message = frame({"type": "not_saved", "name": "n", "reasons": ["r" * 1000]}) * 64
-    until, rest = time.monotonic() + 4, memoryview(message)
+    until, rest = time.monotonic() + FLOOD_S, memoryview(message)
     while time.monotonic() < until:
         try:
             rest = rest[os.write(descriptor, rest) :]
@@ -225,7 +228,7 @@ async def says_nonsense_of_itself(world: World) -> str:
 def _without_end(messages: Iterator[Any]) -> None:
     descriptor = control()
     os.set_blocking(descriptor, False)
-    until, rest = time.monotonic() + 4, memoryview(b"")
+    until, rest = time.monotonic() + FLOOD_S, memoryview(b"")
     while time.monotonic() < until:
         if not rest:
             rest = memoryview(b"".join(frame(next(messages)) for _ in range(64)))

@@ -84,5 +84,6 @@ async def seeded_random_numbers_go_on() -> None:
     random.seed(7)
     for n in range(3):
         assert random.random() == expected[0][n]
-        await freeze()
+        if n < 2:
+            await freeze()
     assert own.random() == expected[1][0]

@@ -143,4 +143,4 @@ async def pseudo_terminal() -> None:
         assert os.get_terminal_size(theirs) == (77, 33)
         assert not termios.tcgetattr(theirs)[3] & termios.ECHO
     os.write(ours, b"\x04")
-    assert cat.wait(30) == 0
+    assert cat.wait(60) == 0

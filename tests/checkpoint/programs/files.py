@@ -46,7 +46,8 @@ async def open_file_read_and_written(outside: Outside) -> None:
         for n in range(3):
             for file in files:
                 file.write(f"line {n}\n")
-            await freeze()
+            if n < 2:
+                await freeze()
         for file, double in zip(files, doubles, strict=True):
             file.seek(5)
             assert os.lseek(double, 0, os.SEEK_CUR) == 5
@@ -62,7 +63,8 @@ async def open_file_appended_to(outside: Outside) -> None:
             for file in files:
                 file.write(f"line {n}\n")
                 file.flush()
-            await freeze()
+            if n < 2:
+                await freeze()
     assert Path("log").read_text() == "line 0\nline 1\nline 2\n"
     assert [line for line in Path(outside["directory"], "log").read_text().splitlines() if line != "meanwhile"] == [
         "line 0",
@@ -81,7 +83,8 @@ async def open_file_deleted(outside: Outside) -> None:
             for file in files:
                 file.write(f"line {n}\n")
                 file.flush()
-            await freeze()
+            if n < 2:
+                await freeze()
         for file in files:
             file.seek(0)
             assert file.read() == "line 0\nline 1\nline 2\n"
@@ -125,7 +128,8 @@ async def file_without_a_name() -> None:
     number = os.open(os.environ["TMPDIR"], os.O_TMPFILE | os.O_RDWR)
     for n in range(3):
         os.write(number, b"%d" % n)
-        await freeze()
+        if n < 2:
+            await freeze()
     assert os.pread(number, 10, 0) == b"012"
 
 
@@ -136,7 +140,7 @@ async def temporary_files() -> None:
     spooled = tempfile.SpooledTemporaryFile(max_size=2)  # noqa: SIM115 - on disk with its third byte
     directory = tempfile.TemporaryDirectory()
     Path(directory.name, "inside").write_text("kept")
-    for n in range(3):
+    for n in range(2):
         for file in (named, deleted, spooled):
             file.write(b"%d" % n)
             file.flush()
@@ -158,7 +162,8 @@ async def sqlite_in_a_transaction() -> None:
         db.commit()
         for n in range(3):
             db.execute("insert into rows values (?)", (n,))  # not committed: its lock and journal travel too
-            await freeze()
+            if n < 2:
+                await freeze()
         db.commit()
         assert db.execute("select sum(n) from rows").fetchone() == (3,)
 
@@ -171,7 +176,7 @@ async def sqlite_wal_in_a_transaction() -> None:
         db.execute("create table rows (n int)")
         db.commit()
         cursor = db.cursor()
-        for n in range(3):
+        for n in range(1, 3):
             cursor.execute("insert into rows values (?)", (n,))
             await freeze()
             assert other.execute("select count(*) from rows").fetchone() == (0,)
@@ -245,7 +250,8 @@ async def logging_to_files(outside: Outside) -> None:
     for n in range(3):
         log.info("line %d", n)
         log.info("more %d", n)
-        await freeze()
+        if n < 2:
+            await freeze()
     expected = [f"INFO {word} {n}" for n in range(3) for word in ("line", "more")]
     for path in (Path("here.log"), Path(outside["directory"], "there.log")):
         assert path.read_text().splitlines() == expected

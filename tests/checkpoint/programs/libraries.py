@@ -23,7 +23,8 @@ async def structlog_loggers() -> None:
     log: Any = structlog.get_logger().bind(part="x")
     for n in range(3):
         log.info("line", n=n)
-        await freeze()
+        if n < 2:
+            await freeze()
     assert [json.loads(line) for line in written.getvalue().splitlines()] == [
         {"part": "x", "n": n, "event": "line", "order": 7} for n in range(3)
     ]
@@ -52,10 +53,10 @@ async def sentry_in_the_background() -> None:
     sentry_sdk.init(dsn="http://key@127.0.0.1:9/1", transport=Kept, default_integrations=False)
     transport: Any = sentry_sdk.get_client().transport
     sentry_sdk.set_tag("kept", "yes")
-    for n in range(3):
+    for n in range(2):
         sentry_sdk.capture_message(f"message {n}")
         await freeze()
-        transport.worker.flush(30)
+        transport.worker.flush(60)
         assert sent == [f"message {m}" for m in range(n + 1)]
         assert sentry_sdk.get_isolation_scope()._tags == {"kept": "yes"}
 
@@ -68,7 +69,8 @@ async def tqdm_progress() -> None:
     with tqdm(total=3, file=drawn, mininterval=0, maxinterval=0.2, desc="work") as bar:
         for n in range(3):
             bar.update()
-            await freeze()
+            if n < 2:
+                await freeze()
             assert bar.n == n + 1
     assert "3/3" in drawn.getvalue()
     assert drawn.getvalue().count("work") >= 3

@@ -201,6 +201,6 @@ async def a_connection_to_a_server_of_the_run() -> None:
     connection.settimeout(5)
     with contextlib.suppress(OSError):
         assert connection.recv(100) == b""
-    assert caller.wait(30) in (0, 1)
+    assert caller.wait(60) in (0, 1)
     with socket.create_connection(listening.getsockname()):
         listening.accept()[0].close()

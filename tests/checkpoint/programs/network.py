@@ -13,24 +13,25 @@ def place(address: str) -> tuple[str, int]:
 
 
 def call(address: tuple[str, int]) -> socket.socket:
-    return socket.create_connection(address, 10)
+    return socket.create_connection(address, 60)
 
 
 @program
 async def listening_socket() -> None:
     """It keeps its port and its options, and takes callers again."""
     listening = socket.create_server(("127.0.0.1", 0), backlog=7, reuse_port=False)
-    listening.settimeout(10)
+    listening.settimeout(60)
     address = listening.getsockname()
-    for _ in range(3):
+    for n in range(3):
         with call(address) as caller:
             caller.sendall(b"hello")
             peer, _ = listening.accept()
             with peer:
                 assert peer.recv(100) == b"hello"
-        await freeze()
+        if n < 2:
+            await freeze()
         assert listening.getsockname() == address
-        assert listening.gettimeout() == 10
+        assert listening.gettimeout() == 60
 
 
 @program
@@ -58,16 +59,17 @@ async def unix_sockets() -> None:
 async def udp_socket(outside: Outside) -> None:
     """Connected to a server elsewhere, and bound to a port of its own with a datagram in its queue."""
     connected = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    connected.settimeout(10)
+    connected.settimeout(60)
     connected.connect(place(outside["udp"]))
     bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     bound.bind(("127.0.0.1", 0))
-    bound.settimeout(10)
+    bound.settimeout(60)
     address = bound.getsockname()
     for n in range(3):
         connected.send(b"%d" % n)
         assert connected.recv(100) == b"%d" % n
-        await freeze()
+        if n < 2:
+            await freeze()
         assert bound.getsockname() == address
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             sender.sendto(b"note", address)
@@ -158,7 +160,8 @@ async def tls_without_a_socket() -> None:
                 done += 1
     for n in range(3):
         client.write(b"message %d" % n)
-        await freeze()
+        if n < 2:
+            await freeze()
         assert server.read(100) == b"message %d" % n
         server.write(b"reply")
         assert client.read(100) == b"reply"

@@ -6,12 +6,12 @@ from freezing import freeze, program
 
 
 @program
-async def numpy_200_mb() -> None:
+async def numpy_120_mb() -> None:
     import numpy as np
 
     generator = np.random.default_rng(7)
-    array = generator.random(25_000_000)
-    assert array.nbytes == 200_000_000
+    array = generator.random(15_000_000)
+    assert array.nbytes == 120_000_000
     view, digest = array[::1000], hashlib.blake2b(array.data).digest()
     matrix = generator.random((300, 300))
     product = matrix @ matrix.T
@@ -22,7 +22,7 @@ async def numpy_200_mb() -> None:
     array[0] = -1
     assert view[0] == -1
     expected = np.random.default_rng(7)
-    expected.random(25_000_000 + 300 * 300)
+    expected.random(15_000_000 + 300 * 300)
     assert generator.random() == expected.random()
 
 

@@ -63,11 +63,12 @@ async def multiprocessing_queue() -> None:
     full.put({"left": "in the queue"})
     for n in range(3):
         there.put(n)
-        await freeze()
-        assert back.get(timeout=30) == n
-    assert full.get(timeout=30) == {"left": "in the queue"}
+        if n < 2:
+            await freeze()
+        assert back.get(timeout=60) == n
+    assert full.get(timeout=60) == {"left": "in the queue"}
     there.put(None)
-    child.join(30)
+    child.join(60)
     assert child.exitcode == 0
 
 
@@ -93,9 +94,10 @@ async def multiprocessing_shared_memory() -> None:
         for n in range(3):
             child = context.Process(target=add_one, args=(memory.name, lock))
             child.start()
-            child.join(30)
+            child.join(60)
             assert bytes_of(memory)[0] == n + 1
-            await freeze()
+            if n < 2:
+                await freeze()
         assert bytes_of(memory)[0] == 3
         assert bytes(bytes_of(memory)[-5:]) == b"hello"
     finally:
@@ -110,7 +112,8 @@ async def multiprocessing_manager() -> None:
         shared, events = manager.dict(), manager.Event()
         for n in range(3):
             shared[n] = str(n)
-            await freeze()
+            if n < 2:
+                await freeze()
             assert dict(shared) == {m: str(m) for m in range(n + 1)}
         events.set()
         assert events.is_set()
@@ -124,7 +127,8 @@ async def subprocess_with_pipes() -> None:
     for n in range(3):
         cat.stdin.write(b"%d\n" % n)
         cat.stdin.flush()
-        await freeze()
+        if n < 2:
+            await freeze()
         assert cat.stdout.readline() == b"%d\n" % n
     cat.stdin.close()
     assert cat.wait() == 0
@@ -138,7 +142,8 @@ async def asyncio_subprocess() -> None:
     for n in range(3):
         cat.stdin.write(b"%d\n" % n)
         await cat.stdin.drain()
-        await freeze()
+        if n < 2:
+            await freeze()
         assert await cat.stdout.readline() == b"%d\n" % n
     cat.stdin.close()
     assert await cat.wait() == 0

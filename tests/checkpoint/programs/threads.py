@@ -124,7 +124,7 @@ async def thread_pool_executor() -> None:
             await freeze()
             assert not any(future.done() for future in futures)
         gate.set()
-        assert [future.result(30) for future in futures] == [0, 1, 4, 9, 16]
+        assert [future.result(60) for future in futures] == [0, 1, 4, 9, 16]
         assert list(pool.map(str, range(3))) == ["0", "1", "2"]
     assert called == [16]
 
