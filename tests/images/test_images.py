@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from made import fetched, images, keyring, memory, publish, write_memory
 
 from torpor.errors import ImageMissing
-from torpor.images import Images, Keyring, delta, needed_by, packing, prints, scrub
-from torpor.images.delta import WORTH_A_PACK
+from torpor.images import Images, Keyring, delta, needed_by, packing, packs, prints, scrub
+from torpor.images.delta import MOST_PACKS, WORTH_A_PACK
 from torpor.images.pages import PAGE, parse
 from torpor.images.tars import large_members
 from torpor.objects import Directory, ObjectsDown
@@ -112,12 +112,19 @@ async def test_large_memory_goes_into_several_packs(tmp_path: Path):
     assert await fetched(other, stored) == content
 
 
+@pytest.fixture
+def small_packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An eighth of the real ones."""
+    monkeypatch.setattr(packs, "PACK_BYTES", 2 << 20)
+
+
+@pytest.mark.usefixtures("small_packs")
 async def test_an_image_of_many_packs_is_shared_as_a_whole(tmp_path: Path):
     one = images(tmp_path)
-    pages = [os.urandom(PAGE) for _ in range(110_000)]
+    pages = [os.urandom(PAGE) for _ in range(14_000)]
     large = {0x10000 + n * PAGE: page for n, page in enumerate(pages)}
     first, _, _ = await publish(one, "checkpoint_1", large)
-    assert len(first.packs) > 24
+    assert len(first.packs) > MOST_PACKS
     again, _, _ = await publish(one, "checkpoint_2", large)
     assert again.new_bytes < 2_000_000
 
@@ -255,13 +262,14 @@ class Failing(Directory):
         raise ObjectsDown("the store is down")
 
 
+@pytest.mark.usefixtures("small_packs")
 @pytest.mark.parametrize("puts", [0, 1, 2, 5])
 async def test_a_store_that_is_down_in_the_middle_leaves_no_image_and_the_draft_may_be_tried_again(
     tmp_path: Path, puts: int
 ):
     failing = images(tmp_path, Failing(tmp_path / "store", puts))
     draft = failing.begin("checkpoint_1", expected_bytes=100 << 20)
-    write_memory(draft.criu, {at: os.urandom(PAGE) for at in memory(17_000)})
+    write_memory(draft.criu, {at: os.urandom(PAGE) for at in memory(2_200)})
     draft.dumped()
     with pytest.raises(ObjectsDown, match="down"):
         await failing.publish(draft, {"about": "checkpoint_1"}, base=None)
