@@ -12,7 +12,7 @@ import pytest
 from argon2 import PasswordHasher
 from fake_worker import KEY
 from history import Site
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Route, expect
 from served import serving
 
 from scratch_postgres import create_database
@@ -34,7 +34,7 @@ async def account(site: Site) -> str:
 @asynccontextmanager
 async def visitor(site: Site) -> AsyncIterator[httpx2.AsyncClient]:
     """Somebody with a browser's memory, and without its manners."""
-    async with httpx2.AsyncClient(base_url=site.url, timeout=20) as http:
+    async with httpx2.AsyncClient(base_url=site.url, timeout=60) as http:
         yield http
 
 
@@ -65,6 +65,38 @@ async def test_a_page_sends_who_is_signed_out_to_the_door_and_back(site: Site, a
     await page.goto("/")
     await expect(page).to_have_title("Sign in · Torpor")
     await context.close()
+
+
+async def test_nothing_that_a_page_asks_for_leads_who_is_leaving_it_elsewhere(site: Site, page: Page) -> None:
+    """Its reader signs out; a part of it is told so before the page is."""
+    held: dict[str, asyncio.Future[Route]] = {
+        name: asyncio.get_running_loop().create_future() for name in ("part", "form")
+    }
+
+    async def hold(route: Route) -> None:
+        asks = "part" if "hx-request" in route.request.headers else "form" if route.request.method == "POST" else None
+        if asks is None or held[asks].done():
+            return await route.continue_()
+        return held[asks].set_result(route)
+
+    await page.goto("/waiting?x=1")
+    token = await page.locator("input[name=csrf]").first.get_attribute("value")
+    await page.route("**/*", hold)
+    await page.evaluate("dispatchEvent(new Event('focus'))")  # somebody comes back to it: each part asks
+    part = await held["part"]
+    heard = "(event) => console.log('heard', event.detail.xhr.status)"
+    await page.evaluate(f"document.addEventListener('htmx:afterRequest', {heard})")
+    pressed = asyncio.create_task(page.get_by_role("button", name="Sign out").press("Enter"))
+    form = await held["form"]
+    assert (await page.request.post("/sign-out", form={"csrf": token or ""}, max_redirects=0)).status == 303
+    async with page.expect_console_message(lambda said: said.text == "heard 204"):
+        await part.continue_()
+    answer = await part.request.response()
+    assert answer
+    assert answer.headers["hx-redirect"] == "/sign-in?next=/waiting%3Fx%3D1"
+    await form.continue_()
+    await expect(page).to_have_url(f"{site.url}/sign-in")
+    await pressed
 
 
 async def test_a_link_signs_in_once_and_not_by_looking_ahead(site: Site) -> None:
@@ -107,7 +139,10 @@ async def test_a_cookie_is_out_of_reach_of_scripts_and_other_sites(site: Site) -
 
 async def test_with_tls_outside_it_is_for_tls_and_this_host_alone(postgres: str, tmp_path: Path) -> None:
     secure = await create_database(postgres, "secure")
-    async with serving(secure, tmp_path, public_url="https://torpor.example") as url, httpx2.AsyncClient() as http:
+    async with (
+        serving(secure, tmp_path, public_url="https://torpor.example") as url,
+        httpx2.AsyncClient(timeout=60) as http,
+    ):
         made = await http.post(f"{url}/api/v1/sign-in-links", headers={"authorization": f"Bearer {KEY}"})
         link = made.json()["url"]
         assert link.startswith("https://torpor.example/sign-in/")

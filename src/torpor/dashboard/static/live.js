@@ -33,13 +33,37 @@
     state.timer = setTimeout(() => {
       state.timer = 0;
       const part = document.getElementById(id);
-      if (state.isBusy || !part) return;
+      if (state.isBusy || !part || leaving) return;
       if (hands.isHeld(part, state.wantedAt)) return later(id, state, 200);
       state.isWanted = false;
       state.askedAt = performance.now();
       htmx.trigger(part, "live");
     }, Math.max(0, pause));
   };
+
+  // A page that is being left asks for nothing any more, and goes nowhere else: a part that asks while its reader signs out would be
+  // sent to the door, and take the page along. It may stay after all: its reader stops the browser or does something else here, or
+  // what comes is a file.
+  let leaving = 0;
+
+  const leave = () => {
+    clearTimeout(leaving);
+    leaving = setTimeout(stay, 60_000);
+  };
+  const stay = () => {
+    if (!leaving) return;
+    clearTimeout(leaving);
+    leaving = 0;
+    refresh();
+  };
+  window.addEventListener("submit", (event) => {
+    if (event.defaultPrevented || event.target.method === "dialog") stay();
+    else leave();
+  });
+  window.addEventListener("beforeunload", leave);
+  document.addEventListener("htmx:beforeOnLoad", (event) => {
+    if (leaving && event.detail.xhr.getResponseHeader("HX-Redirect")) event.preventDefault();
+  });
 
   document.addEventListener("htmx:beforeSwap", (event) => {
     const part = event.detail.target;
@@ -73,6 +97,7 @@
   });
   window.addEventListener("pageshow", () => {
     for (const state of states.values()) state.isBusy = false;
+    stay();
   });
 
   const refresh = (kinds) => {
@@ -93,7 +118,7 @@
   };
 
   const listen = async () => {
-    if (source || isLooking || document.hidden) return;
+    if (source || isLooking || leaving || document.hidden) return;
     isLooking = true;
     place = await Place.take(stop);
     isLooking = false;
