@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from browser import chromium
-from history import History, Site, lived_in, on_site
+from history import PATIENCE_MS, History, Site, lived_in, on_site
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
 from scratch_postgres import ScratchPostgres, create_database
 
-expect.set_options(timeout=20_000)
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @pytest.fixture(scope="session")
@@ -46,15 +46,8 @@ async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
 
 @pytest.fixture
 async def context(browser: Browser, site: Site) -> AsyncIterator[BrowserContext]:
-    """A browser that is signed in, and that may not break: no error of a script, nothing that the policy forbids."""
-    context = await browser.new_context(base_url=site.url, viewport={"width": 1280, "height": 900})
-    complaints: list[str] = []
-    context.on("weberror", lambda error: complaints.append(str(error.error)))
-    context.on("console", lambda said: complaints.append(said.text) if "Content Security Policy" in said.text else None)
-    await site.sign_in(context)
-    yield context
-    await context.close()
-    assert complaints == []
+    async with site.signed_in(browser) as context:
+        yield context
 
 
 @pytest.fixture

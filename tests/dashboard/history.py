@@ -12,13 +12,16 @@ from urllib.parse import urlsplit
 import asyncpg
 import httpx2
 from fake_worker import KEY, FakeWorker, manifest
-from playwright.async_api import BrowserContext
+from playwright.async_api import Browser, BrowserContext
 from said import say
 from served import serving
 
 from scratch_postgres import create_database
 from torpor.sdk.async_client import AsyncClient
 from torpor.wire.runner import NewWait
+
+PATIENCE_MS = 60_000
+"""For what a page shows, or a browser does: on a machine with much else to do."""
 
 MARKUP = "<img src=x onerror=alert(1)><b>bold</b>"
 """What a user might have named something. It must stay text."""
@@ -36,14 +39,28 @@ class Site:
 
     async def link(self) -> str:
         """A link that signs one browser in."""
-        async with httpx2.AsyncClient() as http:
+        async with httpx2.AsyncClient(timeout=60) as http:
             response = await http.post(f"{self.url}/api/v1/sign-in-links", headers={"authorization": f"Bearer {KEY}"})
         return response.json()["url"]
 
     async def sign_in(self, context: BrowserContext) -> None:
-        page = await context.new_page()
-        await page.goto(await self.link())
-        await page.close()
+        """Without opening a page: the cookie is what counts."""
+        assert (await context.request.post(await self.link(), max_redirects=0)).status == 303
+
+    @asynccontextmanager
+    async def signed_in(self, browser: Browser) -> AsyncIterator[BrowserContext]:
+        """A browser that is signed in, and that may not break: no error of a script, nothing that the policy forbids."""
+        context = await browser.new_context(base_url=self.url, viewport={"width": 1280, "height": 900})
+        context.set_default_timeout(PATIENCE_MS)
+        complaints: list[str] = []
+        context.on("weberror", lambda error: complaints.append(str(error.error)))
+        context.on(
+            "console", lambda said: complaints.append(said.text) if "Content Security Policy" in said.text else None
+        )
+        await self.sign_in(context)
+        yield context
+        await context.close()
+        assert complaints == []
 
 
 @asynccontextmanager

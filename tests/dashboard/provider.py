@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,27 +25,39 @@ CLIENT, SECRET = "torpor", "the client's secret: & %"
 
 
 @asynccontextmanager
-async def real_provider(directory: Path, people: dict[str, Any], redirect_url: str) -> AsyncIterator[str]:
-    """Its issuer. Anybody of the people signs in there by the name, with any password."""
-    client = {"client_id": CLIENT, "client_secret": SECRET, "redirect_uris": [redirect_url]}
+async def real_provider(
+    directory: Path, people: dict[str, Any]
+) -> AsyncIterator[tuple[str, Callable[[str], Awaitable[None]]]]:
+    """Its issuer, and what begins it: it is told where its client takes people back to. Anybody of them signs in there by the
+    name, with any password."""
     shutil.copy(NPM / "openid_provider.mjs", directory)
     (directory / "node_modules").symlink_to(installed("openid"))
     process = await asyncio.create_subprocess_exec(
         *("node", "openid_provider.mjs"),
         cwd=directory,
-        env={"PATH": os.environ["PATH"], "KNOWS": json.dumps({"people": people, "client": client})},
+        env={"PATH": os.environ["PATH"], "PEOPLE": json.dumps(people)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
     assert process.stdin
     assert process.stdout
-    try:
-        while not (line := (await process.stdout.readline()).decode().strip()).startswith("http"):
+    stdin, stdout = process.stdin, process.stdout
+
+    async def line(beginning: str) -> str:
+        while not (line := (await stdout.readline()).decode().strip()).startswith(beginning):
             assert line, "it did not come up"
-        yield line
+        return line
+
+    async def begin(redirect_url: str) -> None:
+        client = {"client_id": CLIENT, "client_secret": SECRET, "redirect_uris": [redirect_url]}
+        stdin.write(json.dumps(client).encode() + b"\n")
+        await line("ready")
+
+    try:
+        yield await line("http"), begin
     finally:
-        process.stdin.close()
+        stdin.close()
         await process.wait()
 
 

@@ -10,8 +10,7 @@ pytestmark = pytest.mark.anyio
 async def test_a_batch_fills_its_bar_as_its_runs_end(site: Site, page: Page) -> None:
     batch_id = (await site.client.batch_trigger("invoices/chase", [1, 2, 3]))["id"]
     await page.goto("/")
-    await page.keyboard.press("g")
-    await page.keyboard.press("b")
+    await page.keyboard.type("gb")
     row = page.locator(f"tr[id={batch_id}]")
     await expect(row).to_contain_text("0 of 3")
     await row.get_by_role("link").focus()

@@ -13,8 +13,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_a_frozen_run_shows_up_with_where_it_stands_and_what_it_takes(site: Site, page: Page) -> None:
     await page.goto("/")
-    await page.keyboard.press("g")
-    await page.keyboard.press("c")
+    await page.keyboard.type("gc")
     await page.wait_for_url("**/checkpoints")
     await site.client.trigger("orders/process")
     (given,) = await site.worker.dequeue(5, free=1)

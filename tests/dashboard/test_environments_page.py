@@ -24,7 +24,7 @@ OF_DEV = (*TASKS, "Refund order 4711", "run_", "batch_", "sched_", "checkpoint_"
 async def browser_of(site: Site) -> AsyncIterator[httpx2.AsyncClient]:
     """What asks for pages as a browser does that is signed in."""
     async with httpx2.AsyncClient(
-        base_url=site.url, headers={"accept": "text/html"}, follow_redirects=True, timeout=30
+        base_url=site.url, headers={"accept": "text/html"}, follow_redirects=True, timeout=60
     ) as http:
         await http.post(await site.link())
         yield http

@@ -40,7 +40,7 @@ async def change_all(site: Site) -> None:
 
 async def test_each_kind_of_change_is_told(site: Site) -> None:
     told: set[str] = set()
-    async with httpx2.AsyncClient(base_url=site.url) as http:
+    async with httpx2.AsyncClient(base_url=site.url, timeout=60) as http:
         await http.post(await site.link())
         async with http.stream("GET", "/live") as response:
             events = Events(response)

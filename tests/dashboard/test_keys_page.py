@@ -133,7 +133,7 @@ async def test_what_cannot_be_made_is_told_and_kept_in_the_form(page: Page) -> N
 
 
 async def test_nobody_makes_a_key_from_another_site(site: Site) -> None:
-    async with httpx2.AsyncClient() as http:
+    async with httpx2.AsyncClient(timeout=60) as http:
         response = await http.post(f"{site.url}/keys", data={"name": "x", "kind": "secret"})
         assert (response.status_code, response.headers["location"]) == (303, "/sign-in")
     assert "x" not in [key["name"] for key in await site.client.api_keys()]

@@ -18,7 +18,6 @@ from playwright.async_api import Browser, Page, expect
 from provider import CLIENT, SECRET, Liar, asked, real_provider
 from served import serving
 
-from ports import kept_port
 from scratch_postgres import create_database
 from torpor.clock import SystemClock
 from torpor.config import Settings
@@ -44,16 +43,16 @@ def openid(issuer: str, **more: object) -> dict[str, Any]:
 
 
 async def test_whom_the_rule_names_comes_in_by_a_real_provider_and_nobody_else(
-    postgres: str, browser: Browser, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    postgres: str, browser: Browser, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    port = kept_port()
-    url = f"http://127.0.0.1:{port}"
+    monkeypatch.setattr("torpor.server.openid.TIMEOUT_S", 60.0)
     async with (
-        real_provider(tmp_path, PEOPLE, f"{url}/openid/callback") as issuer,
-        serving(await create_database(postgres, "openid"), tmp_path / "data", port=port, **openid(issuer)),
+        real_provider(tmp_path, PEOPLE) as (issuer, begin),
+        serving(await create_database(postgres, "openid"), tmp_path / "data", **openid(issuer)) as url,
         AsyncClient(url, KEY) as client,
     ):
+        await begin(f"{url}/openid/callback")
         await client.create_account("Taken@example.com", "correct horse battery")
 
         async def comes(name: str, then: str) -> Page:
@@ -135,7 +134,7 @@ class Visitor:
     """A browser without manners, each time from another address."""
 
     def __init__(self, url: str) -> None:
-        self.http = httpx2.AsyncClient(base_url=url, timeout=20, headers={"x-forwarded-for": f"10.0.0.{next(NUMBERS)}"})
+        self.http = httpx2.AsyncClient(base_url=url, timeout=60, headers={"x-forwarded-for": f"10.0.0.{next(NUMBERS)}"})
         self.sent: dict[str, str] = {}
 
     async def begins(self, then: str = "/waiting") -> "Visitor":
@@ -255,7 +254,7 @@ async def test_passwords_can_be_turned_off(postgres: str, liar: Liar, tmp_path: 
     fresh = await create_database(postgres, "openid_only")
     async with serving(fresh, tmp_path, **openid(liar.issuer, oidc_only=True)) as url, AsyncClient(url, KEY) as client:
         await client.create_account("Ada", "correct horse battery")
-        async with httpx2.AsyncClient(base_url=url) as http:
+        async with httpx2.AsyncClient(base_url=url, timeout=60) as http:
             assert "password" not in (await http.get("/sign-in")).text
             told = await http.post("/sign-in", data={"name": "Ada", "password": "correct horse battery"})
             assert (told.status_code, "set-cookie" in told.headers) == (403, False)

@@ -21,8 +21,7 @@ async def cell(row: Locator, name: str) -> Locator:
 
 async def test_a_queue_is_paused_and_resumed_by_keys_alone(site: Site, page: Page) -> None:
     await page.goto("/")
-    await page.keyboard.press("g")
-    await page.keyboard.press("q")
+    await page.keyboard.type("gq")
     await page.wait_for_url("**/queues")
     row = await row_of(page, site, "invoices/chase")
     await expect(row).to_be_visible()

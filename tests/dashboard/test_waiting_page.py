@@ -45,13 +45,12 @@ async def test_a_run_asks_and_goes_on(site: Site, page: Page) -> None:
 
 async def test_the_first_answer_wins(site: Site, page: Page) -> None:
     token = await ask(site, "Ship it?")
-    await page.goto("/waiting")
-    asked = page.locator(f"#{token}")
-    await expect(asked).to_be_visible()
     # The page doesn't come to know: it can load nothing but whole pages.
     await page.route(
         "**/*", lambda route: route.abort() if "hx-request" in route.request.headers else route.continue_()
     )
+    await page.goto("/waiting")
+    asked = page.locator(f"#{token}")
     await site.client.approve(token, True, by="Grace")
     await asked.get_by_role("button", name="Reject").click()
     await expect(page.locator(".note")).to_contain_text("Approved: Ship it?, by Grace.")

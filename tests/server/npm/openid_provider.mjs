@@ -1,11 +1,18 @@
-// An OpenID provider that knows some people, whatever their passwords. It prints its address, and serves until stdin ends.
+// An OpenID provider that knows some people, whatever their passwords. It prints its address, reads in a line of stdin who its
+// client is, and serves until stdin ends.
 import { createServer } from 'node:http'
+import { createInterface } from 'node:readline'
 import Provider from 'oidc-provider'
 
-const { people, client } = JSON.parse(process.env.KNOWS)
+const people = JSON.parse(process.env.PEOPLE)
+const lines = createInterface({ input: process.stdin })
+const told = new Promise((resolve) => lines.once('line', (line) => resolve(JSON.parse(line))))
+lines.on('close', () => process.exit())
 const server = createServer()
-server.listen(0, '127.0.0.1', () => {
+server.listen(0, '127.0.0.1', async () => {
   const issuer = `http://127.0.0.1:${server.address().port}`
+  console.log(issuer)
+  const client = await told
   const provider = new Provider(issuer, {
     clients: [client],
     claims: { openid: ['sub'], email: ['email', 'email_verified'], profile: ['groups'] },
@@ -20,7 +27,5 @@ server.listen(0, '127.0.0.1', () => {
     },
   })
   server.on('request', provider.callback())
-  console.log(issuer)
+  console.log('ready')
 })
-process.stdin.resume()
-process.stdin.on('end', () => process.exit())
