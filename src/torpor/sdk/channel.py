@@ -51,7 +51,28 @@ class _Outgoing:
             raise ValueError(f"a message of {len(body)} bytes can't be sent; at most {MAX_MESSAGE_BYTES} are allowed")
         self.message = message
         self.data = memoryview(frame(body))
-        self.sent = 0
+        self._counts: list[int] = []
+
+    @property
+    def sent(self) -> int:
+        """How many bytes have left."""
+        return sum(self._counts)
+
+    @property
+    def has_left(self) -> bool:
+        """Whether all of them have."""
+        return self.sent == len(self.data)
+
+    def begin_anew(self) -> None:
+        """What has left of it was for nothing."""
+        self._counts = []
+
+    def send_some(self, connection: socket.socket) -> None:
+        """As many bytes as are taken now.
+
+        They are sent and counted in one call of C code: a signal handler that raises comes before both, or after both.
+        """
+        self._counts.extend(map(connection.send, [self.data[self.sent :]]))
 
 
 class Channel:
@@ -80,7 +101,7 @@ class Channel:
     @property
     def unsent(self) -> list[RunnerMessage]:
         """What has not left whole."""
-        return [each.message for each in self._outbox]
+        return [each.message for each in self._outbox if not each.has_left]
 
     def send(self, message: RunnerMessage) -> None:
         """Send one message, whole. Blocks while the supervisor is slow to read.
@@ -93,7 +114,7 @@ class Channel:
 
     def keeps(self, message: RunnerMessage) -> bool:
         """Whether it has not left whole."""
-        return any(each.message is message for each in self._outbox)
+        return any(each.message is message and not each.has_left for each in self._outbox)
 
     def withdraw(self, message: RunnerMessage) -> None:
         """Don't send it after all: it was kept, and has lost its meaning."""
@@ -159,8 +180,9 @@ class Channel:
         self._is_up = False
         self._unframer = Unframer()
         self._inbox.clear()
+        self._outbox = deque(each for each in self._outbox if not each.has_left)
         for each in self._outbox:
-            each.sent = 0
+            each.begin_anew()
 
     def reconnect(self, greeting: RunnerMessage, reply: type[M]) -> M:
         """Connect anew, say this first, and wait for that reply; then send what had not left.
@@ -245,8 +267,8 @@ class Channel:
     def _write(self, outgoing: _Outgoing) -> None:
         self.in_use += 1
         try:
-            while outgoing.sent < len(outgoing.data):
-                outgoing.sent += self._socket.send(outgoing.data[outgoing.sent :])
+            while not outgoing.has_left:
+                outgoing.send_some(self._socket)
         except OSError as error:
             _judge(error)
             raise
