@@ -83,13 +83,11 @@ async def test_the_token_that_an_approval_comes_with_may_answer_it_and_no_other(
         assert (await http.get("/api/v1/approvals")).status_code == 401
 
 
-@pytest.mark.parametrize(("value", "status"), [({"approved": 1}, "REJECTED"), (True, "APPROVED"), ([], "REJECTED")])
-async def test_a_value_from_elsewhere_counts_as_it_does_in_the_run(
-    client: AsyncClient, value: Any, status: str
-) -> None:
-    made = await client.create_token(title="?")
-    await client.complete_token(made["id"], value)
-    assert (await client.approval(made["id"]))["status"] == status
+async def test_a_value_from_elsewhere_counts_as_it_does_in_the_run(client: AsyncClient) -> None:
+    for value, status in (({"approved": 1}, "REJECTED"), (True, "APPROVED"), ([], "REJECTED")):
+        made = await client.create_token(title="?")
+        await client.complete_token(made["id"], value)
+        assert (await client.approval(made["id"]))["status"] == status, value
 
 
 async def test_a_token_without_a_title_is_no_approval(client: AsyncClient) -> None:

@@ -20,6 +20,12 @@ TRIGGER = b"POST /api/v1/tasks/echo/trigger HTTP/1.1\r\n" + BEARER
 CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
 
 
+@pytest.fixture(scope="module")
+async def url(lasting_url: str) -> str:
+    """One server for all: they are about their connections."""
+    return lasting_url
+
+
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     where = urlsplit(url)
@@ -56,15 +62,16 @@ async def test_what_is_hardly_http_is_400_in_the_one_shape(url: str, sent: bytes
 
 
 async def test_a_body_that_breaks_off_or_breaks_makes_no_run(url: str, worker: FakeWorker) -> None:
-    for rest in (b"", b"QQ\r\n"):
-        async with connected(url) as (reader, writer):
-            writer.write(TRIGGER + CHUNKED + b'd\r\n{"payload": 1\r\n')
-            await writer.drain()
-            if rest:
-                writer.write(rest)
-                assert (await answered(reader))[0] == 400
     async with httpx2.AsyncClient(headers={"authorization": f"Bearer {KEY}"}) as http:
-        assert (await http.get(f"{url}/api/v1/runs")).json()["data"] == []
+        before = (await http.get(f"{url}/api/v1/runs")).json()["data"]
+        for rest in (b"", b"QQ\r\n"):
+            async with connected(url) as (reader, writer):
+                writer.write(TRIGGER + CHUNKED + b'd\r\n{"payload": 1\r\n')
+                await writer.drain()
+                if rest:
+                    writer.write(rest)
+                    assert (await answered(reader))[0] == 400
+        assert (await http.get(f"{url}/api/v1/runs")).json()["data"] == before
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,13 @@ from fake_worker import KEY, FakeWorker
 
 pytestmark = pytest.mark.anyio
 
+
+@pytest.fixture(scope="module")
+async def url(lasting_url: str) -> str:
+    """One server for all: what is refused leaves nothing."""
+    return lasting_url
+
+
 ODD: list[tuple[str, str, dict[str, Any], int]] = [
     # What means nothing is refused, also where a default is at hand.
     ("POST", "/api/v1/tasks/echo/trigger", {"json": {"payload": 1, "options": {"payloadType": {}}}}, 400),
