@@ -92,7 +92,7 @@ class Stack:
             "TORPOR_HOLD_CHILD_S": "0.1",
             "TORPOR_FREEZE_RETRY_S": "0.5",
             "TORPOR_TIDY_INTERVAL_S": "0.5",
-            "TORPOR_CANCEL_GRACE_S": "2",
+            "TORPOR_CANCEL_GRACE_S": "5",
             "TORPOR_CHECKPOINT_RETENTION_S": "0",
             "TORPOR_CHECKPOINT_GRACE_S": "0.5",
             "TORPOR_DRAIN_S": "10",
@@ -262,10 +262,17 @@ class Stack:
             pid
             for pid, command, environment in _all_processes()
             if (naming is None or naming in command)
-            and str(self.directory) in environment + command
+            and (str(self.directory) in environment + command or self._is_of_our_worker(pid, command))
             and pid not in (self._server_pid, self._worker_pid)
             and "torpor server" not in command
         ]
+
+    def _is_of_our_worker(self, pid: int, command: str) -> bool:
+        """A run's title overwrites its environment. But it sees our data directory mounted, or something over it."""
+        with suppress(OSError):
+            data = self._environment["TORPOR_DATA_DIR"]
+            return command.startswith("torpor ") and data in Path(f"/proc/{pid}/mountinfo").read_text()
+        return False
 
     def process_of(self, run_id: str) -> int | None:
         """The pid of a run's process, seen from outside; None when it has none."""
@@ -435,7 +442,8 @@ def _descendants(pid: int) -> list[int]:
     found = [pid]
     for each in found:
         for children in Path(f"/proc/{each}/task").glob("*/children"):
-            found += [int(child) for child in children.read_text().split()]
+            with suppress(OSError):  # it has just ended
+                found += [int(child) for child in children.read_text().split()]
     return found
 
 

@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from stack import Stack, eventually, fresh_database
@@ -96,11 +95,12 @@ def test_of_two_reloads_the_later_one_wins(changing: Stack) -> None:
 
 
 def test_a_zygote_that_died_never_imports_changed_files_under_the_old_name(changing: Stack) -> None:
+    spare = eventually(lambda: changing.processes(naming="torpor spare"), what="a process is made ahead")
     rewrite(changing, WHICH + "5\n")  # and nobody tells the worker
-    for pid in changing.worker_pids():
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        if b"torpor.worker.zygote" in command or b"torpor spare" in command:
-            os.kill(pid, signal.SIGKILL)
+    zygote = changing.zygote()
+    assert zygote is not None
+    for pid in (zygote, *spare):
+        os.kill(pid, signal.SIGKILL)
     run_id = changing.trigger("which")
     assert changing.output(run_id) == 5
     assert f"version {changing.run(run_id)['version']}: which" in changing.worker_log()

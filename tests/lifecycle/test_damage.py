@@ -56,7 +56,11 @@ def lose(manifest: Path) -> None:
 
 def swap(manifest: Path) -> None:
     """The manifest of another run's image takes its place."""
-    [other] = [path for path in manifest.parent.glob("checkpoint_*") if path != manifest]
+
+    def others() -> list[Path]:
+        return [path for path in manifest.parent.glob("checkpoint_*") if path != manifest]
+
+    [other] = eventually(lambda: found if len(found := others()) == 1 else None, what="images of ended runs are gone")
     manifest.write_bytes(other.read_bytes())
 
 

@@ -145,7 +145,7 @@ def test_a_disk_that_becomes_full_in_the_middle_of_a_freeze_keeps_nothing_of_it(
 def command_of(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-    except FileNotFoundError:
+    except OSError:  # it has just ended
         return ""
 
 

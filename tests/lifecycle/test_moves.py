@@ -91,8 +91,8 @@ def test_a_run_with_a_connection_is_given_time_and_then_moved(two: tuple[Stack, 
         connections = [server.accept()[0] for _ in range(2)]
         eventually(lambda: one.lines() and one.lines("patient"), what="both are connected")
         other.start_worker()
-        os.kill(one._worker.pid, signal.SIGUSR2)  # pyright: ignore[reportOptionalMemberAccess]
         closing = next(each for each in connections if _belongs_to(each, one.process_of(patient)))
+        os.kill(one._worker.pid, signal.SIGUSR2)  # pyright: ignore[reportOptionalMemberAccess]
         closing.close()  # as one that has been answered does
         assert one.output(patient) == "closed"
         assert "run.moved" not in one.kinds(patient)

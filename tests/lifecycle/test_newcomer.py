@@ -39,8 +39,8 @@ def stack(make_stack: StackMaker, tmp_path_factory: pytest.TempPathFactory) -> S
 async def test_everything_is_found_without_being_told(stack: Stack) -> None:
     async with chromium() as browser:
         page = await browser.new_page(viewport={"width": 1200, "height": 860})
-        page.set_default_timeout(30_000)
-        expect.set_options(timeout=30_000)
+        page.set_default_timeout(60_000)
+        expect.set_options(timeout=60_000)
         await page.goto(stack.client.create_sign_in_link()["url"])
         await expect(page.get_by_role("heading", name="No run yet")).to_be_visible()
         await page.get_by_role("link", name="Test order").click()
@@ -105,7 +105,8 @@ async def menu(page: Page, name: str) -> None:
 async def it_is_frozen(page: Page, stack: Stack) -> None:
     await expect(page.get_by_role("heading", name="Frozen: it asks a person")).to_be_visible()
     await expect(page.get_by_text("It has no process now")).to_be_visible()
-    assert stack.process_of(page.url.rsplit("/", 1)[1]) is None
+    run_id = page.url.rsplit("/", 1)[1]
+    eventually(lambda: stack.process_of(run_id) is None, what="its process is gone")
 
 
 async def it_ends_with(page: Page, output: str) -> None:

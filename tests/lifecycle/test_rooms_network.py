@@ -18,25 +18,22 @@ from torpor.store.embedded import EmbeddedPostgres
 pytestmark = pytest.mark.criu
 
 TASKS = """
-import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from torpor import task, wait
 
 
-def reached(host, port):
+def reached(host, port, patience_s):
     try:
-        with socket.create_connection((host, port), timeout=2) as stream:
+        with socket.create_connection((host, port), timeout=patience_s) as stream:
             return stream.recv(100).decode() or "open"
-    except TimeoutError:
-        return "refused: timed out" if port != int(os.environ.get("SILENT_PORT", "0")) else "open"
     except OSError as error:
         return f"refused: {error}"
 
 
-def asked(host, port):
+def asked(host, port, patience_s):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
-        datagrams.settimeout(2)
+        datagrams.settimeout(patience_s)
         try:
             datagrams.sendto(b"a question", (host, port))
             return datagrams.recv(100).decode()
@@ -61,16 +58,22 @@ def abstract(name):
 
 
 def look(places, name, path):
-    with ThreadPoolExecutor(len(places) + 3) as pool:  # what is dropped on the way is waited for
-        tcp = {host: pool.submit(reached, host, port) for host, port in places}
-        udp = {host: pool.submit(asked, host, port) for host, port in places[:2]}
+    devices = sorted(device for _, device in socket.if_nameindex())
+    world, talks = places[0] if places else (None, None)
+    # Who could answer is waited for; not what is dropped on the way, and who waits for a question.
+    patience_s = {
+        host: 30 if host == world or port == talks and devices != ["eth0", "lo"] else 2 for host, port in places
+    }
+    with ThreadPoolExecutor(len(places) + 3) as pool:
+        tcp = {host: pool.submit(reached, host, port, patience_s[host]) for host, port in places}
+        udp = {host: pool.submit(asked, host, port, patience_s[host]) for host, port in places[:2]}
         found = pool.submit(named, name)
     return {
         "tcp": {host: each.result() for host, each in tcp.items()},
         "udp": {host: each.result() for host, each in udp.items()},
         "name": found.result(),
         "abstract": abstract(path),
-        "devices": sorted(device for _, device in socket.if_nameindex()),
+        "devices": devices,
     }
 
 
@@ -86,7 +89,7 @@ async def listens(token_id):
         await wait.for_token(token_id)
         heard = []
         for each in (server, other):
-            with socket.create_connection(each.getsockname(), timeout=1):
+            with socket.create_connection(each.getsockname(), timeout=30):
                 heard.append(each.accept()[1][0])
         return heard
 
@@ -122,7 +125,7 @@ async def listens_alone(token_id: str):
 
 @task(network="private")
 async def is_connected(host: str, port: int, token_id: str):
-    with socket.create_connection((host, port), timeout=2) as stream:
+    with socket.create_connection((host, port), timeout=30) as stream:
         heard = stream.recv(100).decode()
         await wait.for_token(token_id)
         return [heard, stream.recv(100).decode()]
@@ -151,7 +154,7 @@ def abstract() -> Iterator[str]:
 def asks_the_world_for_names(stack: Stack, world: Internet) -> Stack:
     """A stack whose machine has a resolver in the internet."""
     names = stack.directory / "resolv.conf"
-    names.write_text(f"nameserver {world.neighbour}\noptions timeout:1 attempts:1\n")
+    names.write_text(f"nameserver {world.neighbour}\noptions timeout:20 attempts:1\n")
     command = 'mount --make-rprivate / && mount --bind "$0" /etc/resolv.conf && exec "$@"'
     stack.within = ("unshare", "--mount", "sh", "-c", command, str(names))
     return stack

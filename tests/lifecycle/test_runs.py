@@ -109,7 +109,7 @@ def test_ten_runs_are_restored_at_once(stack: Stack) -> None:
     ]
     for run_id in runs:
         stack.await_event(run_id, "run.suspended")
-    assert not stack.processes(naming="torpor run")
+    eventually(lambda: not stack.processes(naming="torpor run"), what="none has a process")
     stack.client.complete_token(token, "go")
     assert [stack.output(run_id) for run_id in runs] == ["go"] * 10
     assert [stack.lines(f"j{n}") for n in range(10)] == [["before", "after"]] * 10

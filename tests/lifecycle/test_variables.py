@@ -1,6 +1,7 @@
 """D5: environment variables on their way to a run: at its start, at the import, and after a freeze."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -87,8 +88,16 @@ def test_a_run_has_them_when_it_starts_and_as_they_are_when_it_comes_back(
 def assert_nothing_tells_them(stack: Stack, run_id: str) -> None:
     """No log, no story and no file, such as the images, which are sealed."""
     told = [json.dumps([*stack.client.story(run_id)]), json.dumps(stack.run(run_id))]
-    files = [each for each in stack.directory.rglob("*") if each.is_file() and not each.is_symlink()]
+    files = [Path(place, name) for place, _, names in os.walk(stack.directory) for name in names]
     assert {"server.log", "worker.log"} <= {each.name for each in files}
     for secret in SECRETS:
         assert not [each for each in told if secret in each]
-        assert not [str(each) for each in files if secret.encode() in each.read_bytes()]
+        assert not [str(each) for each in files if secret.encode() in content(each)]
+
+
+def content(file: Path) -> bytes:
+    """Nothing of what is no file, or has just been removed: runs come and go."""
+    try:
+        return file.read_bytes() if file.is_file() and not file.is_symlink() else b""
+    except FileNotFoundError:
+        return b""

@@ -80,10 +80,10 @@ async def tell_failure(payload: str, error: RunFailed) -> None:
     note(payload, f"{error.status}: {error.error and error.error['name']} of {current.run_id}")
 
 
-@task(retry=Retry(max_attempts=1), max_duration="1s")
+@task(retry=Retry(max_attempts=1), max_duration="3s")
 async def works_too_long(journal: str) -> None:
     note(journal, "begins")
-    await wait.for_(seconds=1.5)  # doesn't count
+    await wait.for_(seconds=3.5)  # doesn't count
     note(journal, "waited")
     time.sleep(3600)  # noqa: ASYNC251
 
