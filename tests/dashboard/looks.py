@@ -8,9 +8,11 @@ from npm_packages import installed
 from playwright.async_api import Page
 
 SEVERE = ("serious", "critical")
-CONTRAST = "{runOnly: ['color-contrast']}"
+CONTRAST = "runOnly: ['color-contrast']"
+VIOLATIONS = "resultTypes: ['violations'], selectors: false, preload: false, iframes: false"
+"""Not where in the page each of its elements is that is well."""
 LOOKS: dict[str, tuple[int, Literal["light", "dark"], str]] = {
-    "light": (1280, "light", "{}"),
+    "light": (1280, "light", ""),
     "dark": (1280, "dark", CONTRAST),
     "narrow": (390, "light", CONTRAST),
 }
@@ -36,8 +38,9 @@ REACHED = """() => {
 
 async def shuts_nobody_out(page: Page, name: str, directory: Path) -> None:
     """In each look: no serious finding of axe (too little contrast, controls without a name, …), nothing beyond the edge
-    of a phone, and a picture, in TORPOR_SCREENSHOTS if given, for people to look at."""
-    shots = Path(os.environ.get("TORPOR_SCREENSHOTS") or directory)
+    of a phone. And for people to look at a picture of the page by day, or with TORPOR_SCREENSHOTS one of each look, there."""
+    wanted = os.environ.get("TORPOR_SCREENSHOTS")
+    shots = Path(wanted or directory)
     shots.mkdir(parents=True, exist_ok=True)
     await page.evaluate((installed("newest") / "axe-core" / "axe.min.js").read_text(encoding="utf-8"))
     await page.keyboard.press("Shift")
@@ -46,6 +49,9 @@ async def shuts_nobody_out(page: Page, name: str, directory: Path) -> None:
         await page.set_viewport_size({"width": width, "height": 900})
         await page.emulate_media(color_scheme=scheme)
         assert await page.evaluate("document.documentElement.scrollWidth") <= width
-        found = (await page.evaluate(f"axe.run({{exclude: [['tbody tr:nth-child(n+9)']]}}, {rules})"))["violations"]
+        found = (
+            await page.evaluate(f"axe.run({{exclude: [['tbody tr:nth-child(n+9)']]}}, {{{VIOLATIONS}, {rules}}})")
+        )["violations"]
         assert [f"{each['id']}: {each['nodes'][0]['html']}" for each in found if each["impact"] in SEVERE] == []
-        await page.screenshot(path=shots / f"{name}-{look}.png", full_page=True)
+        if wanted or look == "light":
+            await page.screenshot(path=shots / f"{name}-{look}.png", full_page=True)
