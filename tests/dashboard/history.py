@@ -49,8 +49,13 @@ class Site:
 
     @asynccontextmanager
     async def signed_in(self, browser: Browser) -> AsyncIterator[BrowserContext]:
-        """A browser that is signed in, and that may not break: no error of a script, nothing that the policy forbids."""
-        context = await browser.new_context(base_url=self.url, viewport={"width": 1280, "height": 900})
+        """A browser that is signed in, and that may not break: no error of a script, nothing that the policy forbids.
+
+        It is asked to keep still (prefers-reduced-motion): a picture that turns is drawn sixty times a second.
+        """
+        context = await browser.new_context(
+            base_url=self.url, viewport={"width": 1280, "height": 900}, reduced_motion="reduce"
+        )
         context.set_default_timeout(PATIENCE_MS)
         complaints: list[str] = []
         context.on("weberror", lambda error: complaints.append(str(error.error)))

@@ -77,22 +77,25 @@ async def test_pages_of_what_is_no_run_are_fresh_too(site: Site, page: Page, con
 
 async def test_no_row_moves_while_somebody_is_at_it(site: Site, page: Page, context: BrowserContext) -> None:
     """A button that is held down, a text that is marked, an open menu, a question: the other window is fresh meanwhile. Then the
-    mouse rests on a row: what is new waits until it has left, or is asked for, and rows change in their places."""
+    mouse rests on a row: what is new waits until it has left, or is asked for, and rows change in their places, also while the
+    mouse is where that is asked for."""
     other = await context.new_page()
     await page.goto("/")
     await other.goto("/")
     row = (await site.client.trigger("mail/send", delay="1h"))["id"]
     held = page.locator("[data-held]")
-    for hold, let_go, leave in (
-        (page.mouse.down, page.mouse.up, held.click),
+    for hold, let_go, rest, leave in (
+        (page.mouse.down, page.mouse.up, held.hover, held.click),
         (
             lambda: page.evaluate("getSelection().selectAllChildren(document.querySelector('tr[data-row] .run'))"),
             lambda: page.evaluate("getSelection().empty()"),
+            page.locator("tr[data-row] .when").first.hover,
             lambda: page.mouse.move(5, 5),
         ),
         (
             lambda: page.keyboard.press("?"),
             lambda: page.keyboard.press("Escape"),
+            page.locator("tr[data-row] .when").first.hover,
             lambda: page.mouse.move(5, 5),
         ),
     ):
@@ -103,6 +106,7 @@ async def test_no_row_moves_while_somebody_is_at_it(site: Site, page: Page, cont
         assert await page.locator(f"#{made}").count() == 0
         await let_go()
         await expect(held).to_have_text("1 new row: show")
+        await rest()
         await site.client.cancel(row)
         await expect(page.locator(f"#{row} .badge")).to_have_text("Canceled")
         assert await page.locator("tr[data-row]").first.get_attribute("id") == row
@@ -151,6 +155,7 @@ async def test_more_windows_than_a_browser_has_connections(site: Site, context: 
     windows = [await context.new_page() for _ in range(8)]
     await windows[0].goto((await site.link()).replace(site.url, url))
     await windows[0].get_by_role("button", name="Sign in").click()
+    await expect(windows[0]).to_have_url(f"{url}/")
     for window in windows:
         await window.goto(f"{url}/variables")
     assert not await windows[0].evaluate("isSecureContext")

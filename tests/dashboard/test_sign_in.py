@@ -269,6 +269,7 @@ async def test_a_password_is_changed_and_all_other_sessions_end(site: Site, brow
     await page.get_by_label("Name").fill("Iris")
     await page.get_by_label("Password").fill(PASSWORD)
     await page.get_by_role("button", name="Sign in").click()
+    await expect(page).to_have_url(f"{site.url}/account")
     async with visitor(site) as other:
         assert (await other.post("/sign-in", data={"name": "Iris", "password": PASSWORD})).status_code == 303
         await page.reload()

@@ -56,8 +56,10 @@
     sign.textContent = many ? `${many} new ${many === 1 ? "row" : "rows"}: show` : "This has changed: show";
   };
 
+  const isAtSign = () => mouse && document.elementFromPoint(...mouse) === sign; // it is there until it is pressed, or left
+
   const free = () => {
-    if (mouse && document.elementFromPoint(...mouse) === sign) return; // it is there until it is pressed, or left
+    if (isAtSign()) return;
     for (const id of held.keys()) {
       const part = document.getElementById(id);
       if (part && (pointed(part, "[data-row]") || focused(part))) continue;
@@ -83,7 +85,7 @@
     const [was, is] = [before.map(ids), after.map(ids)];
     const row = pointed(part, "[data-row]") ?? focused(part);
     const isInTheWay = row && JSON.stringify(was) !== JSON.stringify(is) && (row !== focused(part) || pointed(part, "[data-row]") || !is.flat().includes(row.id));
-    if (!isInTheWay) {
+    if (!isInTheWay && !(held.has(part.id) && isAtSign())) {
       if (held.delete(part.id)) tell();
       return text;
     }
