@@ -90,9 +90,7 @@ def test_every_module_is_used(package: dict[str, ast.Module]) -> None:
         named |= {
             node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
         }
-        for other in package.keys() - {name}:
-            if other in named or any(each.rpartition(".")[0] == other for each in named):
-                used.add(other)
+        used |= (named | {each.rpartition(".")[0] for each in named}) - {name}
     # A package is there for its modules.
     packages = {name.rpartition(".")[0] for name in package}
     assert not package.keys() - used - packages

@@ -6,6 +6,7 @@ Between a run and its server there is a relay that knows how many connections ar
 import asyncio
 import contextlib
 import http.server
+import importlib
 import socket
 import socketserver
 import subprocess
@@ -371,7 +372,24 @@ def test_nothing_is_open_while_the_run_is_frozen_and_the_client_works_after_it(
     assert "could not be looked after" not in supervisor.output()
 
 
+@pytest.fixture(scope="module")
+def loaded() -> None:
+    """The libraries, in this process: those that are forked from it have them, as those of a zygote do."""
+    for name in (
+        "asyncpg",
+        "boto3",
+        "httpx",
+        "httpx2",
+        "psycopg_pool",
+        "redis.asyncio",
+        "requests",
+        "sqlalchemy.ext.asyncio",
+    ):
+        importlib.import_module(name)
+
+
 @ALL
+@pytest.mark.usefixtures("loaded")
 def test_a_save_point_leaves_connections_open_and_a_restored_process_drops_them(
     supervisor: Supervisor, client: Client, relay: Relay
 ) -> None:

@@ -6,15 +6,15 @@ so that a test which fails leaves no process, mount or image behind, and two tes
 """
 
 import asyncio
+import contextlib
 import os
+import re
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import pytest
 
 from torpor.errors import CriuError
 from torpor.worker import criu, namespaces
@@ -23,6 +23,18 @@ from torpor.worker.criu_proof import run_apart
 WORK = Path("/run/work")
 TICKS = WORK / "ticks"
 PATIENCE_S = 60.0
+
+
+@contextlib.contextmanager
+def raises(kind: type[Exception], match: str = "") -> Iterator[None]:
+    """As pytest's, which takes a fifth of a second to import."""
+    raised: Exception | None = None
+    try:
+        yield
+    except kind as error:
+        raised = error
+    assert raised is not None, f"{kind.__name__} was not raised"
+    assert re.search(match, str(raised)), raised
 
 
 def in_child(setup: Callable[[], object]) -> int:
@@ -177,7 +189,7 @@ def an_outside_unix_socket_is_named(tool: criu.Criu) -> None:
 
     pid = in_child(setup)
     accepted, _ = ours.accept()
-    with accepted, ours, pytest.raises(CriuError, match=r"a unix socket connected to another process \(fd 77\)"):
+    with accepted, ours, raises(CriuError, match=r"a unix socket connected to another process \(fd 77\)"):
         dump(tool, pid, images())
     next_tick()
     kill(pid)
@@ -191,7 +203,7 @@ def an_io_uring_is_named(tool: criu.Criu) -> None:
         return ring if ring >= 0 else None
 
     pid = in_child(setup)
-    with pytest.raises(CriuError, match="an io_uring is open"):
+    with raises(CriuError, match="an io_uring is open"):
         dump(tool, pid, images())
     next_tick()
     kill(pid)
@@ -247,7 +259,7 @@ def an_image_cut_short_leaves_nothing(tool: criu.Criu) -> None:
     broken = WORK / "broken"
     shutil.copytree(place, broken)
     os.truncate(broken / "pages-1.img", 8192)
-    with pytest.raises(CriuError):
+    with raises(CriuError):
         restore(tool, broken, timeout_s=0.7)
     assert_alone()
     kill(restore(tool, place))
@@ -262,10 +274,10 @@ def a_file_that_grew_is_named(tool: criu.Criu) -> None:
     dump(tool, pid, place)
     kill(pid)
     (WORK / "notes").write_text("more")
-    with pytest.raises(CriuError, match=r"a file grew while frozen: .*notes"):
+    with raises(CriuError, match=r"a file grew while frozen: .*notes"):
         restore(tool, place)
     (WORK / "notes").unlink()
-    with pytest.raises(CriuError, match=r"a file is gone that was open when the run was frozen: .*notes"):
+    with raises(CriuError, match=r"a file is gone that was open when the run was frozen: .*notes"):
         restore(tool, place)
     assert_alone()
 
@@ -274,7 +286,7 @@ def no_space_is_said_and_the_process_goes_on(tool: criu.Criu) -> None:
     place = images()
     namespaces.mount("tmpfs", str(place), "tmpfs", data="size=256k")
     pid = in_child(lambda: bytes(1 << 20))
-    with pytest.raises(CriuError, match="no space left on device"):
+    with raises(CriuError, match="no space left on device"):
         dump(tool, pid, place)
     next_tick()
     kill(pid)

@@ -16,8 +16,19 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import pytest
-from criu_programs import PATIENCE_S, WORK, assert_alone, dump, images, in_child, kill, last_tick, next_tick, restore
+from criu_programs import (
+    PATIENCE_S,
+    WORK,
+    assert_alone,
+    dump,
+    images,
+    in_child,
+    kill,
+    last_tick,
+    next_tick,
+    raises,
+    restore,
+)
 
 from torpor.errors import ImageDamaged, MemoryLost
 from torpor.images.pages import PAGE, parse
@@ -80,7 +91,7 @@ def living(setup: Callable[[], Callable[[], bool]]) -> int:
     """A process that counts, and does once what `setup` returned when it finds the file `look`."""
 
     def looked_after() -> object:
-        act = setup()
+        act, aside = setup(), filled(2048)  # of the latter nothing is fetched in a hurry: nobody looks at it
 
         def look() -> None:
             while not (WORK / "look").exists():
@@ -90,7 +101,7 @@ def living(setup: Callable[[], Callable[[], bool]]) -> int:
             (WORK / "verdict.draft").rename(WORK / "verdict")
 
         threading.Thread(target=look, daemon=True).start()
-        return act
+        return act, aside
 
     return in_child(looked_after)
 
@@ -257,7 +268,7 @@ def never_sees_zeros_in_place_of_what_is_damaged(tool: criu.Criu) -> None:
             pid, memory = await thawed(tool, place, later)
             await ticking()
             later.rest.set()
-            with pytest.raises(expected, match=str(damage)):
+            with raises(expected, match=str(damage)):
                 await asyncio.wait_for(asyncio.shield(memory.whole), PATIENCE_S)
             (WORK / "look").touch()
             await asyncio.sleep(0.2)

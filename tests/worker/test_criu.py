@@ -1,12 +1,12 @@
 """CRIU's log in plain words, and what holds when dumps and restores go well, fail, or are cut short."""
 
 import asyncio
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import apart
 from torpor.errors import CriuError
 from torpor.worker import criu as criu_rpc
 from torpor.worker.criu import Criu
@@ -183,11 +183,5 @@ def test_a_missing_image_directory_is_an_error_that_names_it(tmp_path: Path) -> 
     ],
 )
 def test_a_process(scenario: str, criu: Criu) -> None:
-    done = subprocess.run(
-        [sys.executable, str(PROGRAMS), scenario, *criu.command],
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
+    done = apart.run(sys.executable, str(PROGRAMS), scenario, *criu.command)
     assert done.returncode == 0, done.stderr

@@ -1,11 +1,11 @@
 """A process runs before its memory is there, and never sees anything but its memory."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import apart
 from torpor.worker.criu import Criu
 from torpor.worker.missing import BLOCK, Missing, Piece, pieces
 
@@ -59,11 +59,5 @@ def test_a_copy_goes_its_own_way() -> None:
     ],
 )
 def test_a_process(scenario: str, criu: Criu) -> None:
-    done = subprocess.run(
-        [sys.executable, str(PROGRAMS), scenario, *criu.command],
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
+    done = apart.run(sys.executable, str(PROGRAMS), scenario, *criu.command)
     assert done.returncode == 0, done.stderr
