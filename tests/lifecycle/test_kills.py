@@ -20,6 +20,18 @@ VICTIMS = ["run", "zygote", "worker", "server", "postgres"]
 Kill = Callable[[str, str], None]
 
 
+def moments(**of: str) -> pytest.MarkDecorator:
+    """Each victim at each of its moments. Who has a part in what happens there dies at every one; the others, where it matters
+    that they are away: what is said to a server is repeated until it is heard, whatever it is."""
+    return pytest.mark.parametrize(
+        ("victim", "fault"), [(victim, fault) for victim, faults in of.items() for fault in faults.split()]
+    )
+
+
+DUMP = "before_dump during_dump dumped published accepted"
+RESTORE = "before_restore during_restore restored resumed"
+
+
 @pytest.fixture
 def kill(stack: Stack, postgres: EmbeddedPostgres) -> Kill:
     """SIGKILL the victim and, where it is a service, start it again, as whatever supervises it would."""
@@ -93,8 +105,14 @@ def test_a_kill_while_the_run_sleeps(stack: Stack, kill: Kill, victim: str) -> N
 
 
 @pytest.mark.criu
-@pytest.mark.parametrize("fault", ["before_dump", "during_dump", "dumped", "published", "accepted"])
-@pytest.mark.parametrize("victim", [*VICTIMS, "criu"])
+@moments(
+    run=DUMP,
+    worker=f"{DUMP} packed packs_stored killed",
+    criu=DUMP,
+    zygote="dumped",
+    server="before_dump published accepted killed",
+    postgres="during_dump published",
+)
 def test_a_kill_during_a_dump(stack: Stack, kill: Kill, victim: str, fault: str) -> None:
     stack.pause_at(fault)
     token, run_id = begin(stack)
@@ -115,23 +133,7 @@ def test_a_kill_during_a_dump(stack: Stack, kill: Kill, victim: str, fault: str)
 
 
 @pytest.mark.criu
-@pytest.mark.parametrize("fault", ["packed", "packs_stored", "killed"])
-@pytest.mark.parametrize("victim", ["worker", "server"])
-def test_a_kill_between_a_dump_and_the_death_of_its_process(stack: Stack, kill: Kill, victim: str, fault: str) -> None:
-    test_a_kill_during_a_dump(stack, kill, victim, fault)
-
-
-@pytest.mark.criu
-@pytest.mark.parametrize(
-    ("victim", "fault"),
-    [
-        ("run", "stopped"),
-        ("worker", "stopped"),
-        ("worker", "packs_stored"),
-        ("worker", "published"),
-        ("worker", "accepted"),
-    ],
-)
+@moments(run="stopped", worker="stopped packs_stored published accepted")
 def test_a_kill_while_a_working_run_is_moved(stack: Stack, victim: str, fault: str) -> None:
     """It leaves once at most, whatever dies. Before the engine has the image, there is nothing but the beginning."""
     run_id = stack.trigger("busy", str(stack.journal()))
@@ -155,16 +157,7 @@ def test_a_kill_while_a_working_run_is_moved(stack: Stack, victim: str, fault: s
 
 
 @pytest.mark.criu
-@pytest.mark.parametrize(
-    ("victim", "fault"),
-    [
-        ("run", "before_dump"),
-        ("run", "accepted"),
-        ("worker", "packed"),
-        ("worker", "published"),
-        ("worker", "accepted"),
-    ],
-)
+@moments(run="before_dump accepted", worker="packed published accepted")
 def test_a_kill_at_a_save_point(stack: Stack, kill: Kill, victim: str, fault: str) -> None:
     stack.pause_at(fault)
     run_id = stack.trigger("saved_by_name", str(stack.journal()))
@@ -181,15 +174,14 @@ def test_a_kill_at_a_save_point(stack: Stack, kill: Kill, victim: str, fault: st
 
 
 @pytest.mark.criu
-@pytest.mark.parametrize("fault", ["before_fetch", "fetched"])
-@pytest.mark.parametrize("victim", ["worker", "server"])
-def test_a_kill_while_an_image_is_fetched(stack: Stack, kill: Kill, victim: str, fault: str) -> None:
-    test_a_kill_during_a_restore(stack, kill, victim, fault)
-
-
-@pytest.mark.criu
-@pytest.mark.parametrize("fault", ["before_restore", "during_restore", "restored", "resumed"])
-@pytest.mark.parametrize("victim", [*VICTIMS, "criu"])
+@moments(
+    run=RESTORE,
+    worker=f"before_fetch fetched {RESTORE}",
+    criu=RESTORE,
+    zygote="during_restore",
+    server="before_fetch restored resumed",
+    postgres="during_restore resumed",
+)
 def test_a_kill_during_a_restore(stack: Stack, kill: Kill, victim: str, fault: str) -> None:
     token, run_id = begin(stack)
     stack.await_event(run_id, "run.suspended")
@@ -235,6 +227,21 @@ def test_an_outcome_that_is_known_here_only_is_not_lost(stack: Stack, kill: Kill
         stack.start_worker()
     assert stack.output(run_id) == 3
     stack.assert_nothing_left()
+
+
+@pytest.mark.criu
+def test_a_zygote_that_died_before_its_warm_image_was_made_has_one_all_the_same(stack: Stack) -> None:
+    """Whoever makes it finds the zygote dead, has another one started, and is not mistaken for somebody who makes the same."""
+
+    def made() -> int:
+        return stack.worker_log().count("warm image of dev-")
+
+    before, former = made(), eventually(stack.zygote, what="there is a zygote")
+    os.kill(former, signal.SIGKILL)
+    assert stack.output(stack.trigger("adder", {"a": 1, "b": 2})) == 3
+    eventually(lambda: stack.processes(naming="torpor spare"), what="another one has made a process ahead")
+    os.kill(eventually(stack.zygote, what="it is there"), signal.SIGKILL)
+    eventually(lambda: made() > before, what="the warm image is made")
 
 
 def test_a_zygote_that_is_killed_while_it_imports_is_no_end_of_the_worker(stack: Stack) -> None:

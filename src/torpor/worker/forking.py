@@ -30,6 +30,12 @@ class ZygoteDied(TorporError):
     """The zygote is gone; it will be started again for the next run."""
 
 
+class NotForked(ZygoteDied):
+    """It was asked for a runner and has not said that there is one. There may be one all the same, in the place that it was
+    given: nobody else may be born there.
+    """
+
+
 class Zygote:
     """The zygote of one version, running or not.
 
@@ -101,17 +107,22 @@ class Zygote:
         if not isinstance(reply, wire.ZygoteReady):
             raise self._misunderstood(reply)
 
-    async def fork(self, request: wire.Fork) -> int | None:
-        """The runner's pid; None if none could be made.
+    async def fork(self, request: wire.Fork) -> int:
+        """The runner's pid.
 
         Raises:
-            ZygoteDied: the zygote is gone, so a new one may do better.
+            NotForked: there is none, as far as is known.
         """
-        reply = await self._ask(request)
-        if isinstance(reply, wire.Forked) and reply.name == request.name and reply.pid > 0:
+        try:
+            reply = await self._ask(request)
+            while isinstance(reply, wire.Forked) and reply.name != request.name:
+                reply = await self._reply(FORK_TIMEOUT_S)  # that was the answer to somebody who no longer waited for it
+        except ZygoteDied as error:
+            raise NotForked(str(error)) from None
+        if isinstance(reply, wire.Forked) and reply.pid > 0:
             return reply.pid
         self.stop()
-        return None
+        raise NotForked(f"the zygote of version {self._project.version} could not fork")
 
     def stop(self) -> None:
         """End it. Its runners aren't its children any more."""

@@ -32,7 +32,7 @@ from torpor.wire.networks import HOST, strictest
 from torpor.worker import discovery, first_runner, usage
 from torpor.worker.cgroups import Cgroups
 from torpor.worker.discovery import Project
-from torpor.worker.forking import ImportFailed, Zygote, ZygoteDied
+from torpor.worker.forking import ImportFailed, NotForked, Zygote, ZygoteDied
 from torpor.worker.network import Networks
 from torpor.worker.process import Origin, RunProcess
 from torpor.worker.room import Rooms
@@ -250,6 +250,12 @@ class Version:
         return await self._forked(self.network if self._rooms else HOST, parked=True)
 
     async def _forked(self, network: str, *, parked: bool = False, tells: bool = False) -> RunProcess:
+        for _ in range(TRIES - 1):
+            with contextlib.suppress(NotForked):
+                return await self._forked_once(network, parked=parked, tells=tells)
+        return await self._forked_once(network, parked=parked, tells=tells)
+
+    async def _forked_once(self, network: str, *, parked: bool, tells: bool) -> RunProcess:
         process = RunProcess(self._run_root / ids.new("runner"))
         process.trust = self.trust
         try:
@@ -287,13 +293,9 @@ class Version:
         directory, order = process.directory, process.belongings.order()
         request = wire.Fork(directory.name, str(directory), self._isolated, parked, order, tells, environment)
         async with self._one_at_a_time:
-            for _ in range(TRIES):
-                if not self._zygote.is_up:
-                    await self._start_zygote()
-                with contextlib.suppress(ZygoteDied):
-                    if pid := await self._zygote.fork(request):
-                        return pid
-        raise ZygoteDied(f"the zygote of version {self.name} could not fork")
+            if not self._zygote.is_up:
+                await self._start_zygote()
+            return await self._zygote.fork(request)
 
     # -- ends ---------------------------------------------------------------------------------------------------------
 

@@ -101,8 +101,8 @@ class Warming:
             imported: what is in it.
             to_thaw: at once, and runners are thawed from it; else it is what images of runs are compared with.
         """
-        if self._warm is None:
-            return
+        if self._warm is None or self._making is asyncio.current_task():
+            return  # who makes one has found the zygote dead and had it started anew: it is of the new one
         if self._making is not None:
             self._making.cancel()
         self._noisy_at = time.monotonic()
