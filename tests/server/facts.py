@@ -8,6 +8,9 @@ from torpor.server.hub import Hub
 PATIENCE_S = 60.0
 """For what comes at once on an idle machine. It may be long: it costs nothing but where something is wrong."""
 
+PROGRAM_S = 300.0
+"""For what a program does that has yet to start: node reads its packages within a second, or within half a minute."""
+
 
 async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(PATIENCE_S):

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import httpx2
 import msgspec
+from facts import PROGRAM_S
 
 from torpor import ids
 from torpor.wire import http as wire
@@ -85,9 +86,10 @@ class FakeWorker:
         return (await self.say("dequeue", asked, wire.DequeueReply)).assignments
 
     async def take(self) -> wire.Assignment:
-        """The one run that there is to take, however long it takes to come: a program that triggers it may start first."""
-        while not (assignments := await self.dequeue(wait_s=20)):
-            pass
+        """The one run that there is to take, when it comes: a program that triggers it may have to start first."""
+        async with asyncio.timeout(PROGRAM_S):
+            while not (assignments := await self.dequeue(wait_s=20)):
+                pass
         (assignment,) = assignments
         return assignment
 
@@ -114,10 +116,11 @@ class FakeWorker:
         return (await self.say(f"runs/{given.run_id}/suspend", report, wire.LeaseReply)).status
 
     async def hear(self, given: wire.Assignment, key: str, after: int = -1) -> wire.InputPart:
-        """The one part of its input that was sent to it since, however long it takes to come."""
+        """The one part of its input that was sent to it since, when it comes."""
         asked = wire.InputRead(given.lease, key, after, wait_s=20)
-        while not (parts := (await self.say(f"runs/{given.run_id}/inputs", asked, wire.InputReply)).parts):
-            pass
+        async with asyncio.timeout(PROGRAM_S):
+            while not (parts := (await self.say(f"runs/{given.run_id}/inputs", asked, wire.InputReply)).parts):
+                pass
         (part,) = parts
         return part
 

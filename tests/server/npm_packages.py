@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from facts import PROGRAM_S
 
 NPM = Path(__file__).parent / "npm"
-PATIENCE_S = 300.0
-"""For a program. That node starts and reads its packages takes a second on an idle machine, and half a minute on a busy one."""
 
 
 def installed(name: str) -> Path:
@@ -67,7 +66,7 @@ async def node(program: str, node_modules: Path, directory: Path, **environment:
         stderr=subprocess.PIPE,
     )
     try:
-        printed, complaints = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+        printed, complaints = await asyncio.wait_for(process.communicate(), PROGRAM_S)
     finally:
         if process.returncode is None:
             process.kill()

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from facts import PATIENCE_S
 from fake_worker import KEY, TOKEN, FakeWorker, Start
 
 from torpor import engine
@@ -25,8 +26,9 @@ pytestmark = pytest.mark.anyio
 
 
 async def over(client: AsyncClient, bulk_id: str) -> dict[str, Any]:
-    while (found := await client.bulk_action(bulk_id))["status"] == "PENDING":
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(PATIENCE_S):
+        while (found := await client.bulk_action(bulk_id))["status"] == "PENDING":
+            await asyncio.sleep(0.01)
     return found
 
 

@@ -124,7 +124,7 @@ async def test_a_worker_that_is_full_gets_work_as_soon_as_a_run_of_its_own_ends(
     await client.trigger("echo", 1)
     second = await client.trigger("echo", 2)
     first = await worker.take_and_start()
-    held = asyncio.create_task(worker.dequeue(wait_s=PATIENCE_S))
+    held = asyncio.create_task(worker.dequeue(wait_s=3600))
     await until(lambda: asking_for_work(hubs[0]) == 1)
     await worker.finish(first)
-    assert [given.run_id for given in await held] == [second["id"]]
+    assert [given.run_id for given in await asyncio.wait_for(held, PATIENCE_S)] == [second["id"]]

@@ -7,6 +7,7 @@ from typing import Any
 import httpx2
 import msgspec
 import pytest
+from facts import PATIENCE_S
 from fake_worker import KEY, FakeWorker, manifest
 
 from torpor.errors import ApiError, NotFound, Unprocessable
@@ -123,12 +124,13 @@ async def test_a_tick_is_fired_at_its_time_and_not_at_a_look_now_and_then(
         "echo", "* * * * * *", deduplication_key="k", external_id="user_1", catch_up="all"
     )
     ticks: list[datetime] = []
-    while len(ticks) < 2:
-        for assignment in await worker.dequeue(wait_s=20):
-            tick = msgspec.json.decode(assignment.payload)
-            assert (tick["scheduleId"], tick["externalId"], tick["type"]) == (made["id"], "user_1", "IMPERATIVE")
-            ticks.append(datetime.fromisoformat(tick["timestamp"]))
-            assert ticks[-1] <= datetime.now(UTC)
+    async with asyncio.timeout(PATIENCE_S):
+        while len(ticks) < 2:
+            for assignment in await worker.dequeue(wait_s=20):
+                tick = msgspec.json.decode(assignment.payload)
+                assert (tick["scheduleId"], tick["externalId"], tick["type"]) == (made["id"], "user_1", "IMPERATIVE")
+                ticks.append(datetime.fromisoformat(tick["timestamp"]))
+                assert ticks[-1] <= datetime.now(UTC)
     first, second, *_ = sorted(ticks)
     assert (second - first).total_seconds() == 1
     await client.deactivate_schedule(made["id"])
@@ -138,8 +140,9 @@ async def test_a_run_names_its_schedule(client: AsyncClient, worker: FakeWorker)
     """C4: in the run's JSON, and as a filter."""
     made = await client.create_schedule("echo", "* * * * * *", deduplication_key="k", external_id="user_1")
     await client.trigger("echo", 1)
-    while not (found := [run async for run in client.runs(schedule=made["id"])]):
-        await asyncio.sleep(0.05)
+    async with asyncio.timeout(PATIENCE_S):
+        while not (found := [run async for run in client.runs(schedule=made["id"])]):
+            await asyncio.sleep(0.05)
     run = await client.run(found[0]["id"])
     assert run["schedule"] == {
         "id": made["id"],
@@ -160,8 +163,9 @@ async def test_two_servers_fire_each_tick_once(start: Any, database_url: str) ->
     async with AsyncClient(url, KEY) as client:
         made = await client.create_schedule("echo", "* * * * * *", deduplication_key="k", catch_up="all")
         ticks: list[str] = []
-        while len(ticks) < 4:
-            ticks += [msgspec.json.decode(each.payload)["timestamp"] for each in await worker.dequeue(wait_s=5)]
+        async with asyncio.timeout(PATIENCE_S):
+            while len(ticks) < 4:
+                ticks += [msgspec.json.decode(each.payload)["timestamp"] for each in await worker.dequeue(wait_s=5)]
         await client.deactivate_schedule(made["id"])
         ticks += [msgspec.json.decode(each.payload)["timestamp"] for each in await worker.dequeue(wait_s=0.5)]
     await worker.close()

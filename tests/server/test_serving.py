@@ -133,9 +133,9 @@ async def test_two_servers_on_one_database_serve_each_others_waiters(
     by_word_alone: None, start: Start, database_url: str, url: str, worker: FakeWorker, hubs: list[Hub]
 ) -> None:
     second = await start(database_url)
-    held = asyncio.create_task(worker.dequeue(wait_s=PATIENCE_S))
+    held = asyncio.create_task(worker.dequeue(wait_s=3600))
     await until(lambda: asking_for_work(hubs[0]) == 1)
     async with AsyncClient(second, KEY) as client:
         made = await client.trigger("echo")
-        (given,) = await held
+        (given,) = await asyncio.wait_for(held, PATIENCE_S)
         assert given.run_id == made["id"]

@@ -88,25 +88,25 @@ async def test_a_worker_that_has_hung_up_is_given_nothing(
     """Its request is still held here when the run comes; the run is for the next in line."""
     gone = FakeWorker(url)
     await gone.come_up()
-    held = asyncio.create_task(gone.dequeue(wait_s=PATIENCE_S))
+    held = asyncio.create_task(gone.dequeue(wait_s=3600))
     await until(lambda: asking_for_work(hubs[0]) == 1)
     held.cancel()
     await asyncio.wait({held})
     await gone.close()
-    waiting = asyncio.create_task(worker.dequeue(wait_s=PATIENCE_S))
+    waiting = asyncio.create_task(worker.dequeue(wait_s=3600))
     await until(lambda: asking_for_work(hubs[0]) == 2)
     made = await client.trigger("echo")
-    (given,) = await waiting
+    (given,) = await asyncio.wait_for(waiting, PATIENCE_S)
     assert given.run_id == made["id"]
 
 
 async def test_a_held_dequeue_wakes_when_a_run_is_triggered(
     by_word_alone: None, client: AsyncClient, worker: FakeWorker, hubs: list[Hub]
 ) -> None:
-    held = asyncio.create_task(worker.dequeue(wait_s=PATIENCE_S))
+    held = asyncio.create_task(worker.dequeue(wait_s=3600))
     await until(lambda: asking_for_work(hubs[0]) == 1)
     made = await client.trigger("echo")
-    (given,) = await held
+    (given,) = await asyncio.wait_for(held, PATIENCE_S)
     assert given.run_id == made["id"]
 
 
@@ -120,13 +120,13 @@ async def test_each_run_goes_to_one_of_the_workers_that_ask(
     useless = FakeWorker(url)
     intro = wire.Introduction(useless.worker_id, useless.instance_id, "host", 1, False, {})
     await useless.say("hello", intro, wire.Welcome)
-    asked = wire.DequeueRequest(useless.worker_id, useless.instance_id, 1, ["v0"], False, PATIENCE_S)
+    asked = wire.DequeueRequest(useless.worker_id, useless.instance_id, 1, ["v0"], False, 3600)
     in_vain = asyncio.create_task(useless.say("dequeue", asked, wire.DequeueReply))
     await until(lambda: asking_for_work(hubs[0]) == 1)
-    held = [asyncio.create_task(other.dequeue(wait_s=PATIENCE_S, free=1)) for other in (worker, *others)]
+    held = [asyncio.create_task(other.dequeue(wait_s=3600, free=1)) for other in (worker, *others)]
     await until(lambda: asking_for_work(hubs[0]) == 5)
     made = {(await client.trigger("echo", n))["id"] for n in range(4)}
-    taken = [given.run_id for reply in await asyncio.gather(*held) for given in reply]
+    taken = [given.run_id for reply in await asyncio.wait_for(asyncio.gather(*held), PATIENCE_S) for given in reply]
     assert (set(taken), len(taken)) == (made, 4)
     assert not in_vain.done()
     in_vain.cancel()
