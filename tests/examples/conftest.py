@@ -15,6 +15,8 @@ from torpor.cli.project import DevState, read_state
 from torpor.errors import TorporError
 from torpor.sdk.client import Client
 
+COMES_UP_S = 180.0
+"""Database, server and worker, and the look for a CRIU: ten seconds on an idle machine."""
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
@@ -37,9 +39,9 @@ def shop() -> Iterator[DevState]:
             start_new_session=True,
         )
     try:
-        state = eventually(lambda: read_state(project / ".torpor"), what="the server's address")
+        state = eventually(lambda: read_state(project / ".torpor"), what="the server's address", patience_s=COMES_UP_S)
         with Client(state.url, state.secret_key) as client:
-            eventually(lambda: _tasks(client), what="a version with tasks")
+            eventually(lambda: _tasks(client), what="a version with tasks", patience_s=COMES_UP_S)
         yield state
     finally:
         print(log.read_text(errors="replace"))  # shown when a test failed

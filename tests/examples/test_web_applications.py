@@ -17,7 +17,7 @@ from torpor.cli.project import DevState
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
-pytestmark = pytest.mark.criu
+pytestmark = [pytest.mark.criu, pytest.mark.timeout(400)]
 
 
 @contextmanager

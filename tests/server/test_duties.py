@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from facts import PATIENCE_S
 from fake_worker import KEY, TASKS, TOKEN, FakeWorker, Start
 
 from torpor import engine
@@ -142,7 +143,18 @@ async def test_a_worker_that_starts_anew_waits_for_no_lease(here: Hub, hands: Ha
     assert await hello(here, "i2") == 1
 
 
-async def test_a_run_goes_on_through_a_new_server_that_finds_its_lease_run_out(start: Start, database_url: str) -> None:
+async def test_a_run_goes_on_through_a_new_server_that_finds_its_lease_run_out(
+    start: Start, database_url: str, hubs: list[Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rescue, has_looked = loops.rescue, asyncio.Event()
+
+    async def noted(here: Hub, *given: Any) -> list[str]:
+        taken = await rescue(here, *given)
+        if here is not hubs[0]:
+            has_looked.set()
+        return taken
+
+    monkeypatch.setattr(loops, "rescue", noted)
     url = await start(database_url)
     worker = FakeWorker(url)
     await worker.come_up()
@@ -153,7 +165,7 @@ async def test_a_run_goes_on_through_a_new_server_that_finds_its_lease_run_out(s
     await connection.execute("update runs set lease_expires_at = now() - interval '1 hour'")
     second = FakeWorker(await start(database_url))
     second.worker_id, second.instance_id = worker.worker_id, worker.instance_id
-    await asyncio.sleep(0.3)  # its duties have looked once
+    await asyncio.wait_for(has_looked.wait(), PATIENCE_S)
     assert (await second.heartbeat(given)).news == []
     assert await second.finish(given, "kept") == "ok"
     await connection.close()
