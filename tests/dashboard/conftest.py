@@ -5,12 +5,13 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from browser import chromium
-from history import PATIENCE_MS, History, Site, lived_in, on_site
+from facts import PATIENCE_S
+from history import History, Site, lived_in, on_site
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
 from scratch_postgres import ScratchPostgres, create_database
 
-expect.set_options(timeout=PATIENCE_MS)
+expect.set_options(timeout=PATIENCE_S * 1000)
 
 
 @pytest.fixture(scope="session")

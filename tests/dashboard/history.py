@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import httpx2
+from facts import PATIENCE_S
 from fake_worker import KEY, FakeWorker, manifest
 from playwright.async_api import Browser, BrowserContext
 from said import say
@@ -19,9 +20,6 @@ from served import serving
 from scratch_postgres import create_database
 from torpor.sdk.async_client import AsyncClient
 from torpor.wire.runner import NewWait
-
-PATIENCE_MS = 60_000
-"""For what a page shows, or a browser does: on a machine with much else to do."""
 
 MARKUP = "<img src=x onerror=alert(1)><b>bold</b>"
 """What a user might have named something. It must stay text."""
@@ -39,7 +37,7 @@ class Site:
 
     async def link(self) -> str:
         """A link that signs one browser in."""
-        async with httpx2.AsyncClient(timeout=60) as http:
+        async with httpx2.AsyncClient(timeout=PATIENCE_S) as http:
             response = await http.post(f"{self.url}/api/v1/sign-in-links", headers={"authorization": f"Bearer {KEY}"})
         return response.json()["url"]
 
@@ -56,7 +54,7 @@ class Site:
         context = await browser.new_context(
             base_url=self.url, viewport={"width": 1280, "height": 900}, reduced_motion="reduce"
         )
-        context.set_default_timeout(PATIENCE_MS)
+        context.set_default_timeout(PATIENCE_S * 1000)
         complaints: list[str] = []
         context.on("weberror", lambda error: complaints.append(str(error.error)))
         context.on(
