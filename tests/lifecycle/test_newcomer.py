@@ -38,7 +38,7 @@ def stack(make_stack: StackMaker, tmp_path_factory: pytest.TempPathFactory) -> S
 
 async def test_everything_is_found_without_being_told(stack: Stack) -> None:
     async with chromium() as browser:
-        page = await browser.new_page(viewport={"width": 1200, "height": 860})
+        page = await browser.new_page(viewport={"width": 1200, "height": 860}, reduced_motion="reduce")
         page.set_default_timeout(60_000)
         expect.set_options(timeout=60_000)
         await page.goto(stack.client.create_sign_in_link()["url"])

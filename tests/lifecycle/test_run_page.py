@@ -20,7 +20,7 @@ def sign_in_link(stack: Stack) -> str:
 
 async def test_a_process_is_seen_to_freeze_is_approved_and_seen_to_come_back(stack: Stack) -> None:
     async with chromium() as browser:
-        page = await browser.new_page()
+        page = await browser.new_page(reduced_motion="reduce")
         page.set_default_timeout(60_000)
         expect.set_options(timeout=60_000)
         await page.goto(sign_in_link(stack))
