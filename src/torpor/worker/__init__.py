@@ -45,6 +45,7 @@
 `output.py`      a run's stdout and log lines, batched to the server
 `link.py`        what the worker says to the server
 `namespaces.py`  the system calls Python lacks
+`uninterrupted.py` what a thread does is waited for, also by who is canceled
 `seccomp.py`     what system calls a run is refused; `syscalls.py`: their numbers
 `faults.py`      the places where tests may stop us
 """

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -116,7 +117,8 @@ class Zygote:
         try:
             reply = await self._ask(request)
             while isinstance(reply, wire.Forked) and reply.name != request.name:
-                reply = await self._reply(FORK_TIMEOUT_S)  # that was the answer to somebody who no longer waited for it
+                _end(reply.pid)  # that was the answer to somebody who no longer waited for it
+                reply = await self._reply(FORK_TIMEOUT_S)
         except ZygoteDied as error:
             raise NotForked(str(error)) from None
         if isinstance(reply, wire.Forked) and reply.pid > 0:
@@ -158,7 +160,11 @@ class Zygote:
                 env=dict(environment),
             )
         self._control = ours
-        return await self._reply(timeout_s)
+        try:
+            return await self._reply(timeout_s)
+        except asyncio.CancelledError:
+            self.stop()  # what it says would be taken for the answer to something else
+            raise
 
     async def _ask(self, request: wire.Fork) -> wire.ZygoteMessage:
         assert self._control is not None
@@ -166,6 +172,9 @@ class Zygote:
             await asyncio.get_running_loop().sock_sendall(self._control, frame(wire.to_zygote.encode(request)))
         except OSError:
             raise self._gone("is gone") from None
+        except asyncio.CancelledError:
+            self.stop()  # it has a part of the request
+            raise
         return await self._reply(FORK_TIMEOUT_S)
 
     async def _reply(self, timeout_s: float) -> wire.ZygoteMessage:
@@ -189,3 +198,9 @@ class Zygote:
     def _gone(self, how: str) -> ZygoteDied:
         self.stop()
         return ZygoteDied(f"the zygote of version {self._project.version} {how}")
+
+
+def _end(pid: int) -> None:
+    if pid > 0:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

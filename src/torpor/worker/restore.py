@@ -22,6 +22,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from torpor.worker.network import Network
 from torpor.worker.process import Origin, RunProcess
 from torpor.worker.room import Room, Rooms
 from torpor.worker.trust import Trust
+from torpor.worker.uninterrupted import uninterrupted
 
 
 class Unfit(TorporError):
@@ -92,14 +94,14 @@ async def prepared(
         await reach(Fault.FETCHED)
         if machine is not None and (reason := await asyncio.to_thread(fitness.why_unfit, laid.facts, machine)):
             raise Unfit(reason)
-        yield await asyncio.to_thread(
-            lay, laid.facts, laid, run_root, rooms, output_base=laid.facts["output_position"], disk_bytes=disk_bytes
+        yield await lay(
+            laid.facts, laid, run_root, rooms, output_base=laid.facts["output_position"], disk_bytes=disk_bytes
         )
     finally:
         await asyncio.to_thread(images.release, laid)
 
 
-def lay(
+async def lay(
     facts: Mapping[str, Any],
     image: Draft | Laid,
     run_root: Path,
@@ -114,6 +116,19 @@ def lay(
         Unfit: it had, and there are none here.
         OSError: the disk is full or broken, or a room can't be mounted. Nothing is left.
     """
+    laying = partial(_lay, facts, image, run_root, rooms, output_base=output_base, disk_bytes=disk_bytes)
+    return await uninterrupted(laying, undo=lambda prepared: belongings.remove(prepared.home))
+
+
+def _lay(
+    facts: Mapping[str, Any],
+    image: Draft | Laid,
+    run_root: Path,
+    rooms: Rooms | None,
+    *,
+    output_base: int,
+    disk_bytes: int | None,
+) -> Prepared:
     home = run_root / ids.new("home")
     directory = home / facts["directory"]
     room = None

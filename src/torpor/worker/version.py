@@ -23,6 +23,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from torpor import ids
@@ -38,6 +39,7 @@ from torpor.worker.process import Origin, RunProcess
 from torpor.worker.room import Rooms
 from torpor.worker.router import NoNetwork
 from torpor.worker.trust import Trust
+from torpor.worker.uninterrupted import uninterrupted
 from torpor.worker.warm import Warm
 from torpor.worker.warming import Warming
 
@@ -260,7 +262,7 @@ class Version:
         process.trust = self.trust
         try:
             process.belongings.limit(self._cgroups)
-            await asyncio.to_thread(process.belongings.furnish, self._rooms, self.project.root)
+            await uninterrupted(partial(process.belongings.furnish, self._rooms, self.project.root))
             await process.belongings.join_network(self._networks, network)
             await process.listen()
             process.watch(await self._fork(process, parked=parked, tells=tells))

@@ -244,7 +244,7 @@ class Warm:
             OSError: the disk is full or broken.
         """
         place = self._place
-        prepared = await asyncio.to_thread(restore.lay, image.facts, image.files, place.run_root, place.rooms)
+        prepared = await restore.lay(image.facts, image.files, place.run_root, place.rooms)
         process = restore.process_of(prepared, image.image_id)
         try:
             process.belongings.limit(self._place.cgroups, holds_bytes=prepared.inherited_bytes)
