@@ -6,18 +6,16 @@ What the kernel takes along (processes, mounts, networks) and what the worker's 
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from stack import Stack, StackMaker, eventually
-from test_rough import small_disk
+from stack import ENDS, Stack, StackMaker, eventually
 
 from torpor.worker import router
-
-__all__ = ["small_disk"]
 
 pytestmark = pytest.mark.criu
 
@@ -108,9 +106,7 @@ def test_a_killed_supervisor_leaves_no_network_of_its_runs(make_stack: StackMake
 @pytest.mark.parametrize("after_ms", [0, 5, 15])
 def test_a_restore_that_is_killed_half_way_leaves_nothing(stack: Stack, after_ms: int) -> None:
     """CRIU dies while it builds the tree; the run is handed out again, and comes back once."""
-    run_id = begin(stack, "before_restore")
-    stack.go_on("before_restore")
-    criu = eventually(stack.criu, what="CRIU restores", interval_s=0.0005)
+    run_id, criu = caught_in_its_restore(stack)
     time.sleep(after_ms / 1000)
     for pid in criu:
         with suppress(ProcessLookupError):
@@ -119,27 +115,50 @@ def test_a_restore_that_is_killed_half_way_leaves_nothing(stack: Stack, after_ms
     stack.assert_nothing_left()
 
 
-@pytest.mark.parametrize("fault", ["dumped", "packed"])
-def test_a_disk_that_becomes_full_in_the_middle_of_a_freeze_keeps_nothing_of_it(
-    make_stack: StackMaker, small_disk: Path, fault: str
+def caught_in_its_restore(stack: Stack) -> tuple[str, list[int]]:
+    """A run, and the CRIU that restores it. It does so for some milliseconds: of as many runs as it takes until one is seen."""
+    for _ in range(20):
+        run_id = begin(stack, "before_restore")
+        stack.go_on("before_restore")
+        while stack.status(run_id) not in ENDS:
+            for _ in range(100):
+                if found := stack.criu():
+                    return run_id, found
+    raise AssertionError("CRIU was never seen")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(place)], check=True)
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_disk_that_becomes_full_in_the_middle_of_a_freeze_keeps_nothing_of_it_and_the_run_in_memory(
+    make_stack: StackMaker, small_disk: Path
 ) -> None:
+    """Its story says why, and it is frozen when there is room again."""
     stack = make_stack(TORPOR_DATA_DIR=str(small_disk / "data"))
     stack.start()
-    stack.pause_at(fault)
-    token = stack.client.create_token()["id"]
-    run_id = stack.trigger("holds", {"what": "many_files", "token_id": token})
-    stack.await_reached(fault)
-    filling = small_disk / "filling"
-    fill(filling)
-    stack.go_on(fault)
-    stack.await_event(run_id, "run.freeze_failed")
-    images = small_disk / "data" / "worker" / "images"
-    eventually(lambda: not list(images.iterdir()), what="nothing half made is left")
-    filling.unlink()
-    stack.await_event(run_id, "run.suspended")
-    stack.client.complete_token(token, None)
-    stack.output(run_id)
-    assert not list(images.iterdir())
+    images, filling = small_disk / "data" / "worker" / "images", small_disk / "filling"
+    for fault in ("dumped", "packed"):
+        stack.pause_at(fault)
+        token = stack.client.create_token()["id"]
+        run_id = stack.trigger("holds", {"what": "many_files", "token_id": token})
+        stack.await_reached(fault)
+        fill(filling)
+        stack.go_on(fault)
+        stack.await_event(run_id, "run.freeze_failed")
+        assert "no space" in stack.events(run_id, "run.freeze_failed")[0]["reason"].lower()
+        assert stack.process_of(run_id)
+        eventually(lambda: not list(images.iterdir()), what="nothing half made is left")
+        filling.unlink()
+        stack.await_event(run_id, "run.suspended")
+        stack.client.complete_token(token, None)
+        assert stack.output(run_id) == 500
+        eventually(lambda: not list(images.iterdir()), what="nothing that was laid is left")
 
 
 def command_of(pid: int) -> str:
