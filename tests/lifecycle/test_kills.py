@@ -245,9 +245,11 @@ def test_a_zygote_that_died_before_its_warm_image_was_made_has_one_all_the_same(
 
 
 def test_a_zygote_that_is_killed_while_it_imports_is_no_end_of_the_worker(stack: Stack) -> None:
-    """A worker whose first import was cut short would sit there with no version, and start nothing."""
+    """A worker whose first import was cut short would sit there with no version, and start nothing; one that has thawed it would
+    never fork."""
     stack.kill_worker()
     stack.launch_worker()
-    os.kill(eventually(stack.zygote, what="it imports", interval_s=0.01), signal.SIGKILL)
+    os.kill(killed := eventually(stack.zygote, what="it imports", interval_s=0.01), signal.SIGKILL)
     stack.await_version()
     assert stack.output(stack.trigger("adder", {"a": 1, "b": 2})) == 3
+    eventually(lambda: stack.zygote() not in (None, killed), what="it is imported once more")

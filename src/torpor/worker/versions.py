@@ -19,7 +19,7 @@ from torpor.worker import discovery
 from torpor.worker.forking import ImportFailed, ZygoteDied
 from torpor.worker.house import House
 from torpor.worker.router import NoNetwork
-from torpor.worker.version import Version
+from torpor.worker.version import Version, Way
 from torpor.worker.warm import Place as WarmPlace
 from torpor.worker.warm import Warm
 
@@ -224,13 +224,19 @@ class Versions:
         )
 
     async def _import_too(self, version: Version) -> None:
-        """A version that is thawed can be used already; forks are faster."""
-        try:
-            await version.start()
-            log.info(
-                "%s is imported here, too (in %.0f ms): its runs are forked from now on",
-                version.name,
-                version.import_ms,
-            )
-        except (ImportFailed, ZygoteDied) as error:
-            log.warning("%s is thawed, but can't be imported here: %s", version.name, error)
+        """A version that is thawed can be used already; forks are faster. What killed the import may be over by and by."""
+        pause_s = IMPORT_RETRY_S
+        while self._loaded.get(version.name) is version and version.way is not Way.FORKED:
+            try:
+                await version.start()
+                told = "%s is imported here, too (in %.0f ms): its runs are forked from now on"
+                log.info(told, version.name, version.import_ms)
+                return
+            except ImportFailed as failed:
+                log.warning("%s is thawed, but can't be imported here: %s", version.name, failed)
+                return
+            except (ZygoteDied, OSError) as error:
+                told = "%s is thawed, but can't be imported here: %s; trying again in %.0f s"
+                log.warning(told, version.name, error, pause_s)
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, LONGEST_IMPORT_RETRY_S)
