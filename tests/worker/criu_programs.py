@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -97,8 +98,10 @@ def dump(tool: criu.Criu, pid: int, place: Path) -> None:
     asyncio.run(criu.dump(tool, pid=pid, images=place, timeout_s=PATIENCE_S))
 
 
-def restore(tool: criu.Criu, place: Path, *, timeout_s: float = PATIENCE_S) -> int:
-    return asyncio.run(criu.restore(tool, images=place, timeout_s=timeout_s))
+def restore(
+    tool: criu.Criu, place: Path, *, timeout_s: float = PATIENCE_S, on_root: Callable[[int], None] | None = None
+) -> int:
+    return asyncio.run(criu.restore(tool, images=place, timeout_s=timeout_s, on_root=on_root))
 
 
 def kill(pid: int) -> None:
@@ -250,6 +253,28 @@ def a_restore_that_is_canceled_leaves_nothing(tool: criu.Criu) -> None:
     kill(pid)
 
 
+def a_process_that_is_killed_while_it_is_restored_is_no_riddle(tool: criu.Criu) -> None:
+    """Somebody kills it, or it has used up its memory: at some moments CRIU, whose child it isn't, waits for it for ever."""
+
+    def quietly(pid: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+    pid = in_child(lambda: True)
+    place = images()
+    dump(tool, pid, place)
+    kill(pid)
+    for ms in range(0, 32, 2):
+        told = ""
+        try:
+            kill(restore(tool, place, on_root=lambda root, ms=ms: threading.Timer(ms / 1000, quietly, [root]).start()))
+        except CriuError as error:
+            told = str(error)
+        assert "did not answer" not in told, told
+        assert_alone(f"by a kill after {ms} ms")
+    kill(restore(tool, place))
+
+
 def an_image_cut_short_leaves_nothing(tool: criu.Criu) -> None:
     """CRIU spins for ever on such an image, so the timeout is what ends it."""
     pid = in_child(lambda: True)
@@ -309,6 +334,7 @@ SCENARIOS = (
     an_io_uring_is_named,
     a_dump_that_is_canceled_leaves_the_process_running,
     a_restore_that_is_canceled_leaves_nothing,
+    a_process_that_is_killed_while_it_is_restored_is_no_riddle,
     an_image_cut_short_leaves_nothing,
     a_file_that_grew_is_named,
     no_space_is_said_and_the_process_goes_on,

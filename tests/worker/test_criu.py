@@ -177,6 +177,7 @@ def test_a_missing_image_directory_is_an_error_that_names_it(tmp_path: Path) -> 
         "an_io_uring_is_named",
         "a_dump_that_is_canceled_leaves_the_process_running",
         "a_restore_that_is_canceled_leaves_nothing",
+        "a_process_that_is_killed_while_it_is_restored_is_no_riddle",
         "an_image_cut_short_leaves_nothing",
         "a_file_that_grew_is_named",
         "no_space_is_said_and_the_process_goes_on",

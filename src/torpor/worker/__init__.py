@@ -40,7 +40,7 @@
 `drain.py`       a worker that is to stop gets rid of its runs
 `pressure.py`    the duty that freezes runs when memory is short
 `garbage.py`     the duty that deletes objects of the store which nobody needs
-`criu.py`        `criu swrk` over a socketpair; `criu_setup.py` finds or installs one
+`criu.py`        `criu swrk` over a socketpair; `criu_setup.py` finds or installs one; `process_tree.py`: to end what it makes
 `fitness.py`     whether an image can be restored on this machine; `cpu.py`: which instructions images need
 `output.py`      a run's stdout and log lines, batched to the server
 `link.py`        what the worker says to the server

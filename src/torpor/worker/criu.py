@@ -23,6 +23,7 @@ from torpor.worker import criu_rpc_pb2 as rpc
 from torpor.worker import namespaces
 from torpor.worker.criu_reasons import plain_reason
 from torpor.worker.lazy import LazyMemory
+from torpor.worker.process_tree import KILL_PATIENCE_S, Pinned, kill_group, kill_tree, processes, tree_of
 
 DUMP_LOG = "dump.log"
 RESTORE_LOG = "restore.log"
@@ -31,7 +32,6 @@ _LOG_TAIL = 4000
 _LEARNED = Path("/run/criu.kdat")
 """Where CRIU keeps what it has learned of the kernel, if /run is a tmpfs."""
 _GHOST_LIMIT = 1 << 30  # A deleted file that is still open travels in the image up to this size.
-_KILL_PATIENCE_S = 10.0
 _LAST_WORDS_S = 1.0
 
 
@@ -121,12 +121,14 @@ async def restore(
     options.notify_scripts = True
     options.lazy_pages = memory is not None
     await _learn_as_root(criu, real_uid)
-    root: _Process | None = None
+    root: Pinned | None = None
+    watching: asyncio.Task[None] | None = None
 
     async def remember_root(notify: rpc.Notify) -> None:
-        nonlocal root
+        nonlocal root, watching
         if notify.script == "setup-namespaces":
-            root = _Process(notify.pid)
+            root = Pinned(notify.pid)
+            watching = asyncio.create_task(give_up_without(root))
             if memory is not None:
                 memory.protect(notify.pid)
             if on_root is not None:
@@ -135,9 +137,15 @@ async def restore(
                 except OSError as error:
                     raise CriuError(f"the restored process can't be given what it needs: {error}") from error
 
-    try:
-        request = rpc.Request(type=rpc.RESTORE, opts=options)
-        answer = await _ask(
+    async def give_up_without(root: Pinned) -> None:
+        # It isn't CRIU's child: at some moments CRIU doesn't notice that it was killed, and waits for it for ever.
+        await root.ended(None)
+        await asyncio.wait({asking}, timeout=_LAST_WORDS_S)
+        asking.cancel()
+
+    request = rpc.Request(type=rpc.RESTORE, opts=options)
+    asking = asyncio.ensure_future(
+        _ask(
             criu,
             request,
             images,
@@ -147,15 +155,23 @@ async def restore(
             timeout_s=timeout_s,
             on_notify=remember_root,
         )
-    except BaseException:
-        # Killing CRIU leaves what it has built so far, spinning or stopped.
-        if root is not None:
-            await _kill_tree(root)
-        raise
+    )
+    is_back = False
+    try:
+        await asyncio.wait({asking})
+        if asking.cancelled():
+            raise _failure("the process was killed while it was being restored", (scratch or images) / RESTORE_LOG)
+        pid, is_back = asking.result().restore.pid, True
+        return pid
     finally:
+        for task in (asking, watching):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         if root is not None:
+            if not is_back:  # killing CRIU leaves what it has built so far, spinning or stopped
+                await kill_tree(root)
             root.forget()
-    return answer.restore.pid
 
 
 async def version(command: tuple[str, ...], *, timeout_s: float = 10.0) -> str:
@@ -197,7 +213,7 @@ async def _learn_as_root(criu: Criu, real_uid: tuple[int, int] | None) -> None:
 
 def let_run(pid: int) -> None:
     """Wake the tree under `pid` from the stop in which a dump leaves it. Harmless to processes that aren't stopped."""
-    for process in _tree(pid, list(_processes())):
+    for process in tree_of(pid, list(processes())):
         # Whatever its state: SIGCONT also takes back a stop which CRIU has sent and which has yet to arrive.
         try:
             os.kill(process.pid, signal.SIGCONT)
@@ -245,14 +261,14 @@ async def _ask(
             async with asyncio.timeout(timeout_s):
                 answer = await _converse_with(process, channel, request, on_notify)
         except TimeoutError:
-            await _kill_group(process)
+            await kill_group(process)
             raise _failure(f"CRIU did not answer within {timeout_s:g} s", log) from None
         except BaseException:
-            await _kill_group(process)
+            await kill_group(process)
             raise
         channel.close()
-        if answer is None or not await process.ended(_KILL_PATIENCE_S):
-            await _kill_group(process)
+        if answer is None or not await process.ended(KILL_PATIENCE_S):
+            await kill_group(process)
     if answer is None:
         raise _failure("CRIU ended without an answer", log)
     if not answer.success:
@@ -263,7 +279,7 @@ async def _ask(
 
 
 async def _converse_with(
-    process: "_Process",
+    process: "Pinned",
     channel: socket.socket,
     request: rpc.Request,
     on_notify: Callable[[rpc.Notify], Awaitable[None]] | None,
@@ -331,7 +347,7 @@ def _directory(path: Path | None) -> Iterator[int]:
 @contextmanager
 def _start(
     criu: Criu, enter: Callable[[], None] | None, real_uid: tuple[int, int] | None
-) -> Iterator[tuple["_Process", socket.socket]]:
+) -> Iterator[tuple["Pinned", socket.socket]]:
     """`criu swrk` and our end of the socket pair; in a session of its own, to be killed together with its helpers."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
@@ -344,7 +360,7 @@ def _start(
         except OSError as error:
             raise CriuError(f"CRIU can't be started: {error}") from error
         theirs.close()
-        process = _Process(started.pid)
+        process = Pinned(started.pid)
         try:
             yield process, ours
         finally:
@@ -410,108 +426,6 @@ def _place_of(pid: int) -> Callable[[], None] | None:
     except OSError:
         return None  # it has just ended: CRIU says so
     return (lambda: namespaces.join(pid, others)) if others else None
-
-
-class _Process:
-    """A process by pidfd, so that a number which was used again is never signaled."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        try:
-            self._fd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            self._fd = -1
-
-    def kill(self) -> None:
-        if self._fd >= 0:
-            try:
-                signal.pidfd_send_signal(self._fd, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-
-    async def ended(self, timeout_s: float | None) -> bool:
-        """Wait until it ends, whoever reaps it; False when it still runs after `timeout_s`, if there is one."""
-        if self._fd < 0:
-            return True
-        loop = asyncio.get_running_loop()
-        over = asyncio.Event()
-        loop.add_reader(self._fd, over.set)
-        try:
-            async with asyncio.timeout(timeout_s):
-                await over.wait()
-            return True
-        except TimeoutError:
-            return False
-        finally:
-            loop.remove_reader(self._fd)
-
-    def forget(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-
-async def _kill_group(leader: _Process) -> None:
-    """Kill CRIU, then the helpers that it had in its group, and wait until none of them runs."""
-    leader.kill()
-    await leader.ended(_KILL_PATIENCE_S)
-    # Looked for only now, because until its end it could start another one; the group's number lives on in them.
-    await _kill_all(process.pid for process in _processes() if process.group == leader.pid)
-
-
-async def _kill_tree(root: _Process) -> None:
-    """Kill a half-restored tree, wait until it is gone, and reap its first process, which is our child."""
-    members = [process.pid for process in _tree(root.pid, list(_processes())) if process.pid != root.pid]
-    root.kill()
-    await root.ended(_KILL_PATIENCE_S)
-    await _kill_all(members)
-    _reap(root.pid)
-
-
-async def _kill_all(pids: Iterable[int]) -> None:
-    processes = [_Process(pid) for pid in pids]
-    for process in processes:
-        process.kill()
-    for process in processes:
-        await process.ended(_KILL_PATIENCE_S)
-        process.forget()
-
-
-def _reap(pid: int) -> None:
-    """Take the exit status of a child that has ended."""
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        pass  # Our caller reaps every child by itself.
-
-
-# ---- What /proc says --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Stat:
-    pid: int
-    parent: int
-    group: int
-
-
-def _processes() -> Iterator[_Stat]:
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                text = Path("/proc", entry, "stat").read_text(errors="replace")
-            except OSError:
-                continue  # It has just ended.
-            # The name, in parentheses, may hold anything; the fields begin behind the last one.
-            _state, parent, group = text.rpartition(")")[2].split()[:3]
-            yield _Stat(int(entry), int(parent), int(group))
-
-
-def _tree(root: int, table: list[_Stat]) -> list[_Stat]:
-    found = [process for process in table if process.pid == root]
-    for process in found:  # The list grows while we walk it: breadth first.
-        found += [child for child in table if child.parent == process.pid]
-    return found
 
 
 def _connected_unix_sockets(pid: int) -> list[int]:
