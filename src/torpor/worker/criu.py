@@ -13,10 +13,11 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torpor.errors import CriuError
 from torpor.worker import criu_rpc_pb2 as rpc
@@ -56,7 +57,8 @@ async def dump(
     """Write the process tree under `pid` to `images`, an existing directory, and leave the tree stopped.
 
     The caller makes the images durable and then either kills the tree or calls `let_run`. After any failure the tree
-    runs on as if nothing had happened.
+    runs on as if nothing had happened. Who is canceled waits for CRIU's end all the same: it has put code of its own into the
+    processes, and killed in the middle of that it may leave them with it.
 
     Args:
         real_uid: user and group of the tree, if it isn't root's; see `_elsewhere`.
@@ -74,7 +76,7 @@ async def dump(
     try:
         await _learn_as_root(criu, real_uid)
         request = rpc.Request(type=rpc.DUMP, opts=options)
-        await _ask(criu, request, images, enter=_place_of(pid), real_uid=real_uid, timeout_s=timeout_s)
+        await _to_its_end(_ask(criu, request, images, enter=_place_of(pid), real_uid=real_uid, timeout_s=timeout_s))
     except CriuError as error:
         let_run(pid)
         if "unix socket" in error.reason and (numbers := _connected_unix_sockets(pid)):
@@ -82,9 +84,24 @@ async def dump(
             raise CriuError(f"{error.reason} ({' or '.join(f'fd {n}' for n in numbers)})", error.log) from None
         raise
     except BaseException:
-        # CRIU may have finished, and left the tree stopped, in the instant in which we were canceled.
+        # CRIU has finished most likely, and left the tree stopped.
         let_run(pid)
         raise
+
+
+async def _to_its_end(asking: Coroutine[Any, Any, object]) -> None:
+    """Wait for it, however often one is canceled meanwhile; then one is."""
+    asked = asyncio.ensure_future(asking)
+    canceled: asyncio.CancelledError | None = None
+    while not asked.done():
+        try:
+            await asyncio.wait({asked})
+        except asyncio.CancelledError as error:
+            canceled = error
+    if canceled is not None:
+        asked.exception()
+        raise canceled
+    asked.result()
 
 
 async def restore(
