@@ -128,8 +128,13 @@ async def test_what_is_ticked_focused_and_scrolled_to_stays(site: Site, page: Pa
     at = "(id) => document.getElementById(id).getBoundingClientRect().top"
     row = await page.locator("tr[data-row]").nth(20).get_attribute("id")
     was = await page.evaluate(at, row)
+    # What is sent in the very moment of a refresh has the ticks as well.
+    await page.evaluate("""() => document.addEventListener("htmx:afterSwap", () => {
+      (window.seen ??= []).push(document.querySelectorAll("[data-bulk] input[name=run]:checked").length);
+    })""")
     later = await site.client.trigger("mail/send", delay="1h")
     await expect(page.locator(f"#{later['id']}")).to_be_attached()
+    assert set(await page.evaluate("window.seen")) == {1}
     assert await page.evaluate(at, row) == was
     assert await page.evaluate("document.activeElement.textContent") == "Replay"
     await expect(page.get_by_label("all that fit the filters")).to_be_checked()

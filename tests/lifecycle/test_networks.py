@@ -62,7 +62,7 @@ def test_a_run_moves_between_machines_with_networks_of_their_own(
     workers: list[Stack] = []
     for number, (name, outside) in enumerate(networks):
         url = f"http://{outside}:{server.port}"
-        worker = server.beside(tmp_path / f"worker{number}", TORPOR_API_URL=url, **settings)
+        worker = server.beside(tmp_path / f"worker{number}", TORPOR_API_URL=url, TORPOR_DRAIN_S="40", **settings)
         worker.within = ("ip", "netns", "exec", name)
         workers.append(worker)
     one, other = workers
@@ -76,7 +76,11 @@ def test_a_run_moves_between_machines_with_networks_of_their_own(
         other.start_worker()
         one.stop_worker()
         seen = len(server.lines())
-        eventually(lambda: len(server.lines()) > seen + 2, what="it works on elsewhere")
+        eventually(
+            lambda: len(server.lines()) > seen + 2,
+            what="it works on elsewhere",
+            told=lambda: "\n".join([server.how_it_stands(moved), one.worker_log(), other.worker_log()]),
+        )
         server.client.complete_token(token, "the answer")
         server.journal("journal.go").touch()
         total, answer = server.output(moved)

@@ -224,6 +224,8 @@
       showTicked();
     }
   });
+  // At once: what is sent in the moment before all has settled is to have its ticks, too.
+  document.addEventListener("htmx:afterSwap", showTicked);
   document.addEventListener("htmx:afterSettle", showTicked);
   window.addEventListener("pageshow", showTicked);
 
