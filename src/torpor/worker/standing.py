@@ -35,7 +35,7 @@ def told(pid: int) -> str:
     of its pending and blocked signals.
 
     Example:
-        >>> told(os.getpid()).startswith(f"thread {os.getpid()}: R")
+        >>> told(os.getpid()).startswith(f"thread {os.getpid()}: ")
         True
     """
     try:
