@@ -23,6 +23,7 @@ async def test_lines_are_found_by_text_level_task_and_run(page: Page) -> None:
     await page.get_by_label("Level").select_option("debug")
     await expect(page.get_by_text("No line fits")).to_be_visible()
     await page.get_by_role("link", name="Clear").click()
+    await page.wait_for_url("**/logs")  # with all of its scripts
     link = page.locator("[data-row] a").first
     run_id = (await link.get_attribute("href") or "").removeprefix("/runs/")
     await page.get_by_label("Run", exact=True).fill(run_id)
