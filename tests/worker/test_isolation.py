@@ -98,8 +98,9 @@ def children() -> set[str]:
     return {pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
 
 
-def mounts() -> str:
-    return Path("/proc/self/mounts").read_text()
+def mounts() -> list[str]:
+    """Without the networks of other tests, each of which is mounted for the whole machine."""
+    return [line for line in Path("/proc/self/mounts").read_text().splitlines() if "/run/netns" not in line]
 
 
 def groups() -> list[str]:
