@@ -49,7 +49,7 @@ async def networks() -> AsyncIterator[Networks]:
 
 def left_over() -> tuple[list[str], list[int], list[str]]:
     """What networks could leave behind: devices, programs that were started for them, and mounts."""
-    names = sorted(name for _, name in socket.if_nameindex() if not name.startswith("tpi"))
+    names = sorted(name for _, name in socket.if_nameindex() if not name.startswith("tp"))
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     return names, sorted(ways_out()), [each for each in mounts if each == str(router._PINNED)]
 
